@@ -1,0 +1,63 @@
+"""What every test shares: one thread, seeds, a local Ray of two CPUs, the recorded material."""
+
+import os
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("NO_TORCH_COMPILE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from snac import SNAC
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A local Ray with two CPUs, started once for all tests that ask for it."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of recorded audio beside the checkout; tests that ask for it skip without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the recorded audio (../shared/data) is not here")
+    return folder
+
+
+@pytest.fixture
+def nano_snac() -> SNAC:
+    """A random SNAC with the published rates and strides, small enough for a CPU second."""
+    return build_nano_snac()
+
+
+def build_nano_snac(seed: int = 0, **overrides: object) -> SNAC:
+    torch.manual_seed(seed)
+    config = {
+        "sampling_rate": 24000,
+        "encoder_dim": 4,
+        "encoder_rates": [2, 4, 8, 8],
+        "decoder_dim": 64,
+        "decoder_rates": [8, 8, 4, 2],
+        "attn_window_size": None,
+        "codebook_size": 64,
+        "codebook_dim": 4,
+        "vq_strides": [4, 2, 1],
+    }
+    return SNAC(**{**config, **overrides}).eval()

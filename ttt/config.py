@@ -1,0 +1,41 @@
+"""The base of every configuration: frozen dataclasses beside their owner.
+
+A configuration class subclasses `Config`, is a frozen keyword-only dataclass, and puts one
+sentence under each field: editors, `--print-config` and configs/schema.json show it. Ranges and
+silent settings are checked in `__post_init__` with `ValueError`s that name the field and the
+fix. `ray_jobs.config` reads YAML into these classes with pydantic; nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, ClassVar
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A node of the configuration tree; the YAML tree has the same shape."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain tree (dicts, lists, numbers, strings) that YAML and JSON can hold."""
+        return _plain(dataclasses.asdict(self))
+
+    def digest(self) -> str:
+        """Twelve hex digits that identify this configuration's values."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
