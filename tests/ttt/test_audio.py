@@ -1,0 +1,113 @@
+"""Reading, converting and resampling audio."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+import torch
+
+from ttt.audio import from_int16, mix_to_mono, read_audio, resample, to_int16, write_wav
+from ttt.errors import UserError
+
+
+def _noise(samples: int = 4800, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, (samples, channels))
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "ogg", "mp3"])
+def test_reads_the_formats_of_libsndfile(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, _noise(channels=2), 48_000)
+    audio, rate = read_audio(path)
+    assert (audio.dtype, audio.shape, rate) == (np.float32, (2, 4800), 48_000)
+    assert mix_to_mono(audio).shape == (4800,)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "w64", "rf64", "au", "caf"])
+def test_a_file_cut_in_half_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    soundfile.write(whole, _noise(48_000), 48_000, subtype="PCM_16")
+    content = whole.read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"cut\.{suffix}: "):
+        read_audio(cut)
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
+def test_a_compressed_file_cut_in_half_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    soundfile.write(whole, _noise(48_000), 48_000)
+    content = whole.read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"cut\.{suffix}: cut short"):
+        read_audio(cut)
+
+
+def test_a_wav_written_into_a_pipe_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "piped.wav"
+    soundfile.write(path, _noise(4800), 48_000, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert read_audio(path)[0].shape == (1, 4800)
+
+
+@pytest.mark.parametrize("content", [b"", b"not audio", b"RIFF"])
+def test_what_is_not_audio_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.wav: cannot be read as audio"):
+        read_audio(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.wav: cannot be read as audio \(no such file\)"):
+        read_audio(tmp_path / "none.wav")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> None:
+    audio = _noise()
+    audio[7] = bad
+    soundfile.write(tmp_path / "a.wav", audio, 48_000, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"a\.wav: holds NaN or infinite samples"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_int16_survives_the_way_through_float() -> None:
+    every = np.arange(-32768, 32768).astype(np.int16)
+    assert np.array_equal(to_int16(from_int16(every)), every)
+
+
+def test_past_full_scale_saturates() -> None:
+    assert to_int16(np.array([1.0, 1.7, -1.0, -3.0])).tolist() == [32767, 32767, -32768, -32768]
+
+
+def test_wav_round_trip(tmp_path: Path) -> None:
+    audio = from_int16(to_int16(_noise()[:, 0]))
+    write_wav(tmp_path / "a.wav", torch.from_numpy(audio), 48_000)
+    again, rate = read_audio(tmp_path / "a.wav")
+    assert rate == 48_000
+    assert np.array_equal(again[0], audio)
+
+
+@pytest.mark.parametrize("from_rate", [44_100, 96_000, 48_000])
+def test_sharp_resampling_equals_an_independent_resampler_in_the_pass_band(from_rate: int) -> None:
+    seconds = np.arange(from_rate) / from_rate
+    tones = [100.0, 5_000.0, 15_000.0, 19_000.0]
+    audio = sum(np.sin(2 * np.pi * tone * seconds) for tone in tones) / 8
+    ours = resample(torch.from_numpy(audio).float(), from_rate, 48_000, sharp=True).numpy()
+    reference = scipy.signal.resample(audio, 48_000)
+    assert ours.shape == reference.shape
+    middle = slice(2_000, -2_000)
+    assert np.abs(ours[middle] - reference[middle]).max() < 1e-3
+
+
+def test_sharp_resampling_leaves_nothing_above_the_new_nyquist() -> None:
+    seconds = np.arange(48_000) / 48_000
+    tone = torch.from_numpy(np.sin(2 * np.pi * 12_500 * seconds)).float()
+    sharp = resample(tone, 48_000, 24_000, sharp=True)[1000:-1000]
+    assert sharp.abs().max() < 1e-4

@@ -1,0 +1,107 @@
+"""Audio files and sample rates.
+
+Audio in memory is float32 in [-1, 1]; on disk and in caches it is int16. One int16 step is
+1/32768, so int16 audio survives `from_int16` and `to_int16` unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio.functional
+
+from ttt.errors import UserError
+
+
+def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
+    """A whole audio file as float32 [channels, samples] and its sample rate in Hz.
+
+    Reads every format that libsndfile reads. Raises UserError with the file and the reason when
+    it is missing, not audio, cut short, or holds NaN or infinite samples.
+    """
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as file:
+            # libsndfile shortens a cut file silently; only its log says what the header promised.
+            if _is_cut_short(file.extra_info):
+                raise UserError(f"{path}: cut short, the header promises more audio than follows")
+            promised, rate = file.frames, file.samplerate
+            audio = file.read(dtype="float32", always_2d=True).T
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
+    if audio.shape[1] < promised:
+        raise UserError(
+            f"{path}: cut short, {audio.shape[1]:,} of {promised:,} samples could be decoded"
+        )
+    if not np.isfinite(audio).all():
+        raise UserError(f"{path}: holds NaN or infinite samples")
+    return np.ascontiguousarray(audio), rate
+
+
+def mix_to_mono(audio: np.ndarray) -> np.ndarray:
+    """The mean of the channels: [channels, samples] -> [samples]."""
+    return audio[0] if len(audio) == 1 else audio.mean(axis=0, dtype=np.float32)
+
+
+def resample(
+    audio: torch.Tensor, from_rate: int, to_rate: int, *, sharp: bool = False
+) -> torch.Tensor:
+    """Audio [..., T] at another sample rate: [..., ceil(T * to_rate / from_rate)].
+
+    The default filter is torchaudio's; the decoder's head and every reference row use it.
+    `sharp=True` takes the parameters known as "kaiser best" (a filter about ten times longer,
+    flat to 0.95 of the lower Nyquist frequency): for preparing audio that goes into a cache.
+    """
+    if not sharp:
+        return torchaudio.functional.resample(audio, from_rate, to_rate)
+    return torchaudio.functional.resample(
+        audio,
+        from_rate,
+        to_rate,
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    )
+
+
+def to_int16(audio: np.ndarray) -> np.ndarray:
+    """Float audio as int16, rounded; values past full scale saturate and never wrap round."""
+    return np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def from_int16(audio: np.ndarray) -> np.ndarray:
+    """int16 audio as float32 in [-1, 1)."""
+    return audio.astype(np.float32) / np.float32(32768)
+
+
+def write_wav(path: str | Path, audio: np.ndarray | torch.Tensor, rate: int) -> None:
+    """Write mono float audio [T] as a 16-bit WAV file."""
+    samples = np.asarray(audio.detach().cpu() if isinstance(audio, torch.Tensor) else audio)
+    soundfile.write(os.fspath(path), to_int16(samples), rate, format="WAV", subtype="PCM_16")
+
+
+def _is_cut_short(log: str) -> bool:
+    if "File ended unexpectedly" in log or "does not match value from 'ds64'" in log:
+        return True
+    sizes = (map(int, match.groups()) for match in _CHUNK_SIZE.finditer(log))
+    return any(follows < promised < _PLACEHOLDER_BYTES for promised, follows in sizes)
+
+
+# The line of a WAV, AIFF, AU or W64 header on its audio, when it disagrees with the file's size.
+_CHUNK_SIZE = re.compile(
+    r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+# Programs that write WAV into a pipe do not know its length and put a huge number there.
+_PLACEHOLDER_BYTES = 0x7FFF0000
+
+
+def _reason(error: Exception, path: str | Path) -> str:
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    if not os.path.exists(path):
+        return "no such file"
+    return text.strip().rstrip(".")
