@@ -1,0 +1,102 @@
+"""Intervals against hand values, scipy's bootstrap and coverage by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from ttt.stats import Interval, bootstrap_interval, difference_interval, ratio_interval
+
+
+def test_mean_and_interval_agree_with_scipy() -> None:
+    values = np.random.default_rng(3).gamma(2.0, size=40)
+    ours = bootstrap_interval(values, seed=0, resamples=20_000)
+    reference = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=1
+    ).confidence_interval
+    assert ours.mean == pytest.approx(values.mean(), rel=1e-12)
+    spread = reference.high - reference.low
+    assert ours.low == pytest.approx(reference.low, abs=0.03 * spread)
+    assert ours.high == pytest.approx(reference.high, abs=0.03 * spread)
+    assert ours.n == 40
+    assert ours.reason is None
+
+
+def test_clustered_interval_agrees_with_resampling_clusters_one_by_one() -> None:
+    generator = np.random.default_rng(5)
+    names = [f"speaker{k}" for k in range(8) for _ in range(k + 1)]
+    values = generator.normal(size=len(names)) + np.array([int(name[-1]) for name in names])
+    ours = bootstrap_interval(values, seed=1, resamples=8000, clusters=names)
+    groups = [values[[name == f"speaker{k}" for name in names]] for k in range(8)]
+    oracle = [
+        np.concatenate([groups[k] for k in generator.integers(0, 8, 8)]).mean() for _ in range(8000)
+    ]
+    low, high = np.quantile(oracle, [0.025, 0.975])
+    assert ours.mean == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(low, abs=0.05 * (high - low))
+    assert ours.high == pytest.approx(high, abs=0.05 * (high - low))
+    plain = bootstrap_interval(values, seed=1, resamples=8000)
+    assert ours.high - ours.low > 1.3 * (plain.high - plain.low)
+
+
+def test_interval_covers_the_true_mean_about_as_often_as_its_level_says() -> None:
+    generator = np.random.default_rng(11)
+    hits = 0
+    for trial in range(400):
+        interval = bootstrap_interval(generator.normal(size=30), seed=trial, resamples=400)
+        hits += interval.low <= 0 <= interval.high
+    # 95 % nominal; the percentile interval is a little short at n = 30.
+    assert 0.90 <= hits / 400 <= 0.975
+
+
+def test_ratio_by_hand_and_its_paired_interval() -> None:
+    # mean 3 over mean 6; every pair has the ratio 1/2, so that every resample has it too.
+    interval = ratio_interval([1.0, 3.0, 5.0], [2.0, 6.0, 10.0], seed=0)
+    assert (interval.mean, interval.low, interval.high, interval.n) == (0.5, 0.5, 0.5, 3)
+    # A ratio of means, not a mean of ratios: (1 + 9) / (1 + 3), not (1 + 3) / 2.
+    assert ratio_interval([1.0, 9.0], [1.0, 3.0], seed=0).mean == 2.5
+
+
+def test_difference_is_paired() -> None:
+    baseline = np.random.default_rng(0).normal(scale=100, size=20)
+    interval = difference_interval(baseline + 1.0, baseline, seed=0)
+    assert interval.mean == pytest.approx(1.0)
+    assert interval.high - interval.low < 1e-9
+
+
+def test_same_seed_same_bytes_and_another_seed_another_draw() -> None:
+    values = np.random.default_rng(1).normal(size=25)
+    assert bootstrap_interval(values, seed=4) == bootstrap_interval(values, seed=4)
+    assert bootstrap_interval(values, seed=4).low != bootstrap_interval(values, seed=5).low
+
+
+def test_blocks_bound_the_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(2).normal(size=50)
+    whole = bootstrap_interval(values, seed=9, resamples=300)
+    monkeypatch.setattr("ttt.stats._BLOCK_ENTRIES", 700)
+    blocked = bootstrap_interval(values, seed=9, resamples=300)
+    assert (blocked.low, blocked.high) == (whole.low, whole.high)
+
+
+def test_too_little_data_has_no_interval_and_says_why() -> None:
+    assert bootstrap_interval([], seed=0) == Interval(None, None, None, 0, "no values")
+    one = bootstrap_interval([2.0], seed=0)
+    assert one == Interval(2.0, None, None, 1, "one value has no spread; two are needed")
+    cluster = bootstrap_interval([1.0, 3.0], seed=0, clusters=["a", "a"])
+    assert (cluster.mean, cluster.low) == (2.0, None)
+    assert cluster.reason == "one cluster has no spread; two are needed"
+    assert ratio_interval([1.0, 2.0], [0.0, 0.0], seed=0).reason == "the baseline's mean is 0"
+    sometimes = ratio_interval([1.0, 2.0], [0.0, 1.0], seed=0)
+    assert (sometimes.mean, sometimes.low) == (3.0, None)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"values\[1\] is nan; leave it out and count it"):
+        bootstrap_interval([0.0, float("nan")], seed=0)
+    with pytest.raises(ValueError, match="2 values cannot be paired with a baseline of 1"):
+        ratio_interval([1.0, 2.0], [1.0], seed=0)
+    with pytest.raises(ValueError, match="level must lie between 0 and 1, got 95"):
+        bootstrap_interval([1.0, 2.0], seed=0, level=95)
+    with pytest.raises(ValueError, match="2 values but 1 cluster names"):
+        bootstrap_interval([1.0, 2.0], seed=0, clusters=["a"])
+    with pytest.raises(ValueError, match=r"one dimension, got shape \(1, 2\)"):
+        bootstrap_interval(np.ones((1, 2)), seed=0)
