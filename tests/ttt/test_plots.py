@@ -1,0 +1,83 @@
+"""Pictures are real images, show what was asked, repeat exactly and leave pyplot alone."""
+
+import io
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib import image as mpl_image
+
+from ttt.plots import Curve, curves, spectrograms
+
+RATE = 48_000
+
+
+def _tone(hertz: float, seconds: float = 0.5) -> np.ndarray:
+    return np.sin(2 * np.pi * hertz * np.arange(int(seconds * RATE)) / RATE)
+
+
+def test_spectrograms_put_a_tone_at_its_height_in_each_panel() -> None:
+    low, high = _tone(3_000), _tone(18_000)
+    pixels = mpl_image.imread(io.BytesIO(spectrograms({"low": low, "high": high}, RATE)))
+    brightness = pixels[:, :, :3].sum(axis=2)
+    # Magma is black to yellow; a bright row inside a dark panel is the tone.
+    width = pixels.shape[1]
+    left = brightness[:, int(0.25 * width)]
+    right = brightness[:, int(0.70 * width)]
+    dark = np.flatnonzero((left < 0.1) & (right < 0.1))
+    top, bottom = dark.min(), dark.max()
+
+    def kilohertz(column: np.ndarray) -> float:
+        inside = column[top:bottom]
+        return 24 * (1 - np.argmax(inside) / len(inside))
+
+    assert kilohertz(left) == pytest.approx(3, abs=0.5)
+    assert kilohertz(right) == pytest.approx(18, abs=0.5)
+
+
+def test_svg_names_axes_labels_and_legend() -> None:
+    x = [1.0, 2.0, 3.0]
+    picture = curves(
+        [
+            Curve(label="training loss", x=x, y=[3, 2, 1], low=[2, 1, 0.5], high=[4, 3, 2]),
+            Curve(label="resampling", x=x, y=[2, 2, 2], dashed=True),
+        ],
+        x_label="step",
+        y_label="loss",
+        title="Loss",
+        marks={"phase 2": 2.0},
+        image_format="svg",
+    )
+    ElementTree.fromstring(picture)
+    text = picture.decode()
+    for words in ("training loss", "resampling", "step", "phase 2", "Loss"):
+        assert words in text
+    bright = spectrograms({"true": _tone(440)}, RATE, image_format="svg").decode()
+    assert "frequency (kHz)" in bright
+    assert "dB" in bright
+
+
+@pytest.mark.parametrize("image_format", ["png", "svg"])
+def test_equal_input_gives_equal_bytes(image_format: str) -> None:
+    def draw() -> bytes:
+        line = Curve(label="a", x=[0, 1], y=[0, 1])
+        return curves([line], x_label="x", y_label="y", image_format=image_format)
+
+    assert draw() == draw()
+
+
+def test_silence_and_refusals() -> None:
+    assert spectrograms({"silence": np.zeros(RATE)}, RATE).startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"short: shape \(100,\); need \[T\] with T >= 2048"):
+        spectrograms({"short": np.zeros(100)}, RATE)
+    with pytest.raises(ValueError, match="at least one signal"):
+        spectrograms({}, RATE)
+    with pytest.raises(ValueError, match="at least one line"):
+        curves([], x_label="x", y_label="y")
+
+
+def test_pyplot_is_never_imported() -> None:
+    program = "import sys, ttt.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,163 @@
+"""Pictures for reports and trackers: spectrograms side by side, curves with bands.
+
+Every function returns the bytes of a PNG or SVG file and uses its own Figure, never pyplot's
+global state, so that it can run in any thread or Ray worker. Colours are Okabe and Ito's, which
+stay apart for colour-blind readers (https://jfly.uni-koeln.de/color/).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+ImageFormat = Literal["png", "svg"]
+Floats = npt.NDArray[np.floating[Any]]
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe-Ito colours, in the order in which curves take them."""
+
+_N_FFT, _HOP = 2048, 512
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.edgecolor": "#8a94a3",
+    "axes.labelcolor": "#2b3440",
+    "xtick.color": "#4a5564",
+    "ytick.color": "#4a5564",
+    "text.color": "#1b232d",
+    "svg.hashsalt": "ttt",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line of a plot, with an optional band around it."""
+
+    label: str
+    """The name in the legend."""
+    x: Sequence[float]
+    """Positions [n]."""
+    y: Sequence[float]
+    """Values [n]; NaN leaves a gap."""
+    low: Sequence[float] | None = None
+    """Lower edge of the band [n]; given together with `high`."""
+    high: Sequence[float] | None = None
+    """Upper edge of the band [n]."""
+    dashed: bool = False
+    """Draw the line dashed, as reference lines are."""
+
+
+def spectrograms(
+    signals: Mapping[str, Floats],
+    rate: int,
+    *,
+    range_db: float = 90.0,
+    title: str = "",
+    image_format: ImageFormat = "png",
+) -> bytes:
+    """Spectrograms of `signals` (label -> samples [T]) side by side on one dB scale.
+
+    0 dB is the loudest bin of the FIRST signal (give the true one first); `range_db` below it is
+    black in all of them. Frequency is in kHz up to rate / 2, time in seconds. Raises ValueError
+    when there is no signal or one is shorter than the 2,048-sample window.
+    """
+    if not signals:
+        raise ValueError("spectrograms: give at least one signal")
+    powers = {label: _power(signal, label) for label, signal in signals.items()}
+    peak = max(float(next(iter(powers.values())).max()), 1e-12)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(0.9 + 3.1 * len(powers), 3.3), layout="constrained")
+        row: Any = figure.subplots(1, len(powers), sharey=True, squeeze=False)[0]
+        picture = None
+        for axes, (label, power) in zip(row, powers.items(), strict=True):
+            picture = axes.imshow(
+                10 * np.log10(np.maximum(power / peak, 1e-12)),
+                origin="lower",
+                aspect="auto",
+                cmap="magma",
+                vmin=-range_db,
+                vmax=0,
+                extent=(0, len(signals[label]) / rate, 0, rate / 2000),
+            )
+            axes.set_title(label)
+            axes.set_xlabel("time (s)")
+        row[0].set_ylabel("frequency (kHz)")
+        if picture is not None:
+            figure.colorbar(picture, ax=list(row), label="dB", pad=0.015, aspect=30)
+        return _save(figure, title, image_format)
+
+
+def curves(
+    lines: Sequence[Curve],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    log_y: bool = False,
+    marks: Mapping[str, float] | None = None,
+    image_format: ImageFormat = "png",
+) -> bytes:
+    """Lines with optional bands and a legend; `marks` draws labelled vertical lines at x.
+
+    Raises ValueError when there is no line.
+    """
+    if not lines:
+        raise ValueError("curves: give at least one line")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+        axes = figure.subplots()
+        for place, line in enumerate(lines):
+            _draw(axes, line, PALETTE[place % len(PALETTE)])
+        for label, x in (marks or {}).items():
+            axes.axvline(x, color="#8a94a3", linewidth=1, linestyle=":")
+            axes.annotate(
+                label, (x, 1), xycoords=("data", "axes fraction"), xytext=(3, -11),
+                textcoords="offset points", fontsize=8, color="#4a5564",
+            )  # fmt: skip
+        if log_y:
+            axes.set_yscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(color="#e3e7ec", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        return _save(figure, title, image_format)
+
+
+def _draw(axes: Axes, line: Curve, colour: str) -> None:
+    style = "--" if line.dashed else "-"
+    marker = "o" if len(line.x) < 3 else None  # a line of one point would be invisible
+    axes.plot(line.x, line.y, style, color=colour, label=line.label, linewidth=1.8, marker=marker)
+    if line.low is not None and line.high is not None:
+        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _power(signal: Floats, label: str) -> npt.NDArray[np.float64]:
+    """Hann power spectrogram [bins, frames] of samples [T]."""
+    samples = np.asarray(signal, dtype=np.float64)
+    if samples.ndim != 1 or len(samples) < _N_FFT:
+        raise ValueError(f"{label}: shape {samples.shape}; need [T] with T >= {_N_FFT}")
+    frames = np.lib.stride_tricks.sliding_window_view(samples, _N_FFT)[::_HOP]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_N_FFT) / _N_FFT)
+    return np.abs(np.fft.rfft(frames * window, axis=1).T) ** 2
+
+
+def _save(figure: Figure, title: str, image_format: ImageFormat) -> bytes:
+    if title:
+        figure.suptitle(title)
+    buffer = io.BytesIO()
+    # A date or a version in the file would make equal pictures unequal bytes.
+    metadata = {"Date": None} if image_format == "svg" else {"Software": None}
+    figure.savefig(buffer, format=image_format, dpi=150, metadata=metadata)
+    return buffer.getvalue()
