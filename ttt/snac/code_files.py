@@ -1,0 +1,148 @@
+"""Codes in the files that other programs write, and file names for what they decode to.
+
+| file | layout |
+|---|---|
+| .safetensors | integer tensors `codes_0`, `codes_1`, ... coarsest first, each [L_k] or [1, L_k] |
+| .npy | integers interleaved [n, 7]: a row is one coarsest token with all the codes of its time |
+| .pt | a list of integer tensors, coarsest first, each [L_k] or [1, L_k]; read without pickle code |
+
+Inside the project a clip's codes are one interleaved array [n, codes_per_coarse]; for strides
+(4, 2, 1) a row is 1 coarse, 2 middle and 4 fine codes, in this order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from ttt.errors import UserError
+from ttt.snac.geometry import CodeGeometry
+
+CODE_SUFFIXES = (".npy", ".pt", ".safetensors")
+
+
+def read_codes(path: Path, geometry: CodeGeometry) -> np.ndarray:
+    """The codes of one file, interleaved int16 [n, codes_per_coarse].
+
+    Raises UserError with the file and the reason: not readable, another layout, scales that do
+    not cover the same time, or codes outside the codebook.
+    """
+    try:
+        if path.suffix == ".npy":
+            codes = _from_rows(np.load(path, allow_pickle=False), geometry)
+        elif path.suffix == ".pt":
+            codes = _from_scales(torch.load(path, weights_only=True, map_location="cpu"), geometry)
+        elif path.suffix == ".safetensors":
+            codes = _from_scales(_numbered(safetensors.torch.load_file(path)), geometry)
+        else:
+            raise UserError(f"{path}: not a file of codes; known are {', '.join(CODE_SUFFIXES)}")
+        return _checked(codes, geometry)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: holds more than tensors and is not read, since it could run code; "
+            "save a plain list of tensors"
+        ) from error
+    except (OSError, EOFError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: {_first_line(error)}") from error
+
+
+def find_code_files(folder: Path) -> list[Path]:
+    """Every file of codes below `folder`, sorted; `folder` may be one file."""
+    if folder.is_file():
+        return [folder]
+    return sorted(path for path in folder.rglob("*") if path.suffix in CODE_SUFFIXES)
+
+
+def wav_names(clip_ids: Sequence[str]) -> list[str]:
+    """A relative .wav path for each clip id: safe on any disk, all different, sub-folders kept.
+
+    An id cannot leave the output folder: roots, `..` and control characters are dropped or
+    replaced. Ids that would share a name, on a disk that ignores case too, each get eight hex
+    digits of their own.
+    """
+    plain = [_safe_stem(clip_id) for clip_id in clip_ids]
+    shared = Counter(stem.casefold() for stem in plain)
+    return [
+        f"{stem}-{_digest(clip_id)}.wav" if shared[stem.casefold()] > 1 else f"{stem}.wav"
+        for stem, clip_id in zip(plain, clip_ids, strict=True)
+    ]
+
+
+def _from_rows(rows: np.ndarray, geometry: CodeGeometry) -> np.ndarray:
+    if rows.ndim != 2 or rows.shape[1] != geometry.codes_per_coarse:
+        raise ValueError(
+            f"shape {rows.shape}; needed is [n, {geometry.codes_per_coarse}], "
+            "one row per coarsest token"
+        )
+    return rows
+
+
+def _from_scales(scales: object, geometry: CodeGeometry) -> np.ndarray:
+    if not isinstance(scales, list | tuple) or not all(isinstance(x, torch.Tensor) for x in scales):
+        raise ValueError(f"holds a {type(scales).__name__}; needed is a list of tensors")
+    if len(scales) != len(geometry.strides):
+        raise ValueError(f"holds {len(scales)} codebooks; the decoder has {len(geometry.strides)}")
+    arrays = [scale.numpy() for scale in scales]
+    arrays = [array[0] if array.ndim == 2 and len(array) == 1 else array for array in arrays]
+    if any(array.ndim != 1 for array in arrays):
+        shapes = [tuple(scale.shape) for scale in scales]
+        raise ValueError(f"shapes {shapes}; needed is one clip, [L] or [1, L] per codebook")
+    n_coarse = geometry.n_coarse_of([len(array) for array in arrays])
+    return np.concatenate([array.reshape(n_coarse, -1) for array in arrays], axis=1)
+
+
+def _numbered(tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    names = [f"codes_{scale}" for scale in range(len(tensors))]
+    if sorted(tensors) != names:
+        raise ValueError(f"holds tensors {sorted(tensors)}; needed are codes_0, codes_1, ...")
+    return [tensors[name] for name in names]
+
+
+def _checked(codes: np.ndarray, geometry: CodeGeometry) -> np.ndarray:
+    if codes.size == 0:
+        raise ValueError("holds no codes")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"holds {codes.dtype}; codes are integers")
+    low, high = int(codes.min()), int(codes.max())
+    if low < 0 or high >= geometry.codebook_size:
+        raise ValueError(
+            f"codes from {low} to {high}; the codebook has 0 to {geometry.codebook_size - 1}"
+        )
+    return codes.astype(np.int16)
+
+
+_AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus"}
+_LONGEST_PART = 120
+
+
+def _safe_stem(clip_id: str) -> str:
+    stem, suffix = os.path.splitext(clip_id)
+    known = suffix.lower() in _AUDIO_SUFFIXES or suffix in CODE_SUFFIXES
+    parts = [_safe_part(part) for part in (stem if known else clip_id).split("/")]
+    return "/".join(part for part in parts if part) or f"clip-{_digest(clip_id)}"
+
+
+def _safe_part(part: str) -> str:
+    safe = re.sub(r"[^\w.+=@-]+", "_", part).strip(".")
+    if len(safe.encode()) > _LONGEST_PART:
+        # Cutting could make two names equal; their digests keep them apart.
+        safe = safe.encode()[: _LONGEST_PART // 2].decode(errors="ignore") + "-" + _digest(part)
+    return safe
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
