@@ -15,12 +15,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 TARGET_RATE = 48_000
 """Sample rate of the decoder we train, in Hz."""
 
 TokenRule = Literal["floor_total", "floor_per_second"]
+Count = TypeVar("Count", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,22 @@ class CodeGeometry:
         """Samples at the codec's rate that `n_coarse` coarsest tokens decode to."""
         return n_coarse * self.coarse_samples
 
-    def samples_48k(self, n_coarse: int) -> int:
-        """Samples at 48 kHz that `n_coarse` coarsest tokens decode to."""
+    def samples_48k(self, n_coarse: Count) -> Count:
+        """Samples at 48 kHz that `n_coarse` coarsest tokens (or an array of such) decode to."""
         return n_coarse * self.coarse_samples_48k
+
+    def n_coarse_of_samples_48k(self, samples: int) -> int:
+        """The inverse of `samples_48k`. Raises ValueError between two coarsest tokens."""
+        if samples % self.coarse_samples_48k:
+            raise ValueError(
+                f"{samples} samples at 48 kHz are no whole number of coarsest tokens "
+                f"({self.coarse_samples_48k} samples each)"
+            )
+        return samples // self.coarse_samples_48k
+
+    def coarse_at_48k(self, sample: int) -> int:
+        """The coarsest token that the 48 kHz sample number `sample` belongs to."""
+        return sample // self.coarse_samples_48k
 
     def frames(self, n_coarse: int) -> int:
         """Latent frames in `n_coarse` coarsest tokens."""
