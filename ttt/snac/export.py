@@ -1,0 +1,176 @@
+"""The folder an exported decoder lives in: config.json, model.safetensors, README.md.
+
+config.json holds what is needed to build the modules without the encoder: SNAC's own keyword
+arguments, the head's init, the geometry, and the hash of the codec's weights, by which a cache
+and a decoder recognise each other. It is written last, so a folder that has it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import safetensors
+import safetensors.torch
+from snac import SNAC
+from snac.layers import Decoder, NoiseBlock
+from snac.vq import ResidualVectorQuantize
+from torch import nn
+
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.snac.geometry import CodeGeometry
+from ttt.snac.heads import Init
+
+if TYPE_CHECKING:
+    from ttt.snac.model import Decoder48k
+
+FORMAT = "ttt.snac.Decoder48k"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What config.json says."""
+
+    init: str
+    snac: dict[str, Any]
+    geometry: CodeGeometry
+    codec_sha256: str
+
+
+def save(model: Decoder48k, folder: Path, card: str | None) -> None:
+    """Write `model` into `folder`, which is made if needed. Raises UserError when it cannot."""
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    storage.write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
+    storage.write_bytes(folder / "README.md", (card or _short_card(model)).encode())
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "init": model.init,
+        "snac": model.snac_config,
+        "geometry": json.loads(model.geometry.to_json()),
+        "codec_sha256": model.codec_sha256,
+    }
+    records.write_json(folder / "config.json", config)
+
+
+def read_config(folder: Path) -> ExportConfig:
+    """Read and check config.json. Raises UserError when it is missing, damaged or another's."""
+    path = folder / "config.json"
+    try:
+        fields = records.read_json(path)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: not found; give a folder that save_pretrained or the export wrote"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise UserError(f"{path}: not an exported 48 kHz decoder (no format {FORMAT!r} in it)")
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {fields.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; use the version of the package that wrote it"
+        )
+    try:
+        config = ExportConfig(
+            init=fields["init"],
+            snac=fields["snac"],
+            geometry=CodeGeometry.from_json(json.dumps(fields["geometry"])),
+            codec_sha256=fields["codec_sha256"],
+        )
+        derived = _geometry(config.snac)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged, a field is missing or wrong ({error})") from error
+    if config.init not in get_args(Init):
+        raise UserError(f"{path}: unknown init {config.init!r}; known are {get_args(Init)}")
+    if derived != config.geometry:
+        raise UserError(
+            f"{path}: its geometry {config.geometry.to_json()} is not that of its snac "
+            f"arguments, {derived.to_json()}; export the decoder again"
+        )
+    return config
+
+
+def load_weights(model: Decoder48k, folder: Path) -> None:
+    """Fill `model` from model.safetensors. Raises UserError when it is missing or does not fit."""
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise UserError(f"{path}: not found; the export is incomplete, make it again")
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make the export again") from error
+    try:
+        model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: does not fit config.json ({' '.join(str(error).split())[:300]})"
+        ) from error
+
+
+def snac_config(snac_model: SNAC) -> dict[str, Any]:
+    """SNAC's keyword arguments as plain JSON values, `noise` and `depthwise` read off its layers
+    (SNAC does not keep them)."""
+    layers = snac_model.decoder.model
+    return {
+        "sampling_rate": int(snac_model.sampling_rate),
+        "encoder_dim": int(snac_model.encoder_dim),
+        "encoder_rates": [int(rate) for rate in snac_model.encoder_rates],
+        "latent_dim": int(snac_model.latent_dim),
+        "decoder_dim": int(snac_model.decoder_dim),
+        "decoder_rates": [int(rate) for rate in snac_model.decoder_rates],
+        "attn_window_size": snac_model.attn_window_size,
+        "codebook_size": int(snac_model.codebook_size),
+        "codebook_dim": int(snac_model.codebook_dim),
+        "vq_strides": [int(stride) for stride in snac_model.vq_strides],
+        "noise": any(isinstance(module, NoiseBlock) for module in layers.modules()),
+        "depthwise": cast(nn.Conv1d, layers[0]).groups > 1,
+    }
+
+
+def build_base(config: dict[str, Any]) -> tuple[ResidualVectorQuantize, Decoder]:
+    """SNAC's quantizer and decoder with random weights; no encoder."""
+    quantizer = ResidualVectorQuantize(
+        input_dim=config["latent_dim"],
+        codebook_size=config["codebook_size"],
+        codebook_dim=config["codebook_dim"],
+        vq_strides=config["vq_strides"],
+    )
+    decoder = Decoder(
+        config["latent_dim"],
+        config["decoder_dim"],
+        config["decoder_rates"],
+        config["noise"],
+        depthwise=config["depthwise"],
+        attn_window_size=config["attn_window_size"],
+    )
+    return quantizer, decoder
+
+
+def _geometry(config: dict[str, Any]) -> CodeGeometry:
+    return CodeGeometry.of(_Attributes(config))
+
+
+class _Attributes:
+    """SNAC's keyword arguments as the attributes that CodeGeometry.of reads."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        vars(self).update(config)
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+def _short_card(model: Decoder48k) -> str:
+    return (
+        "# A 48 kHz decoder for SNAC 24 kHz codes\n\n"
+        "```python\n"
+        "from ttt.snac.model import Decoder48k\n\n"
+        'audio = Decoder48k.from_pretrained("this folder").decode(codes)  # [B, 1, T], 48 kHz\n'
+        "```\n\n"
+        f"Codec weights: sha256 {model.codec_sha256}.\n"
+    )

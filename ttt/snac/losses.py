@@ -1,0 +1,188 @@
+"""What training minimises: multi-scale STFT distances, mel and L1, per row, over real audio only.
+
+The default compares Hann-window spectra linearly (levels), logarithmically (weak high bands,
+which a linear distance hardly sees) and on a log-mel scale, plus L1 on samples. The preset `seed`
+keeps the original project's loss verbatim: L1 plus the mean over three FFT sizes of the L1
+distance of linear magnitudes, with a rectangular window.
+
+Each row of a batch has its own mean, over its valid prefix: both signals are silent beyond it,
+and only frames centred in it count. So padding has no gradient and no weight, and a row's value
+does not depend on the other rows. All of it runs in float32 at least, whatever autocast says.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torchaudio.functional
+from torch import Tensor
+
+from ttt.config import Config
+from ttt.snac.geometry import TARGET_RATE
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Config):
+    """The training loss: total = sum of weight * term."""
+
+    preset: Literal["default", "seed"] = "default"
+    """`default`, or `seed` for the original project's loss, which takes no other setting."""
+    n_ffts: tuple[int, ...] = (512, 1024, 2048, 4096)
+    """FFT sizes of the STFT terms, in 48 kHz samples; the hop is a quarter."""
+    l1_weight: float = 1.0
+    """Weight of the mean absolute difference of samples."""
+    linear_weight: float = 1.0
+    """Weight of the mean absolute difference of STFT magnitudes."""
+    log_weight: float = 1.0
+    """Weight of the mean absolute difference of log10 STFT magnitudes."""
+    mel_weight: float = 1.0
+    """Weight of the mean absolute difference of log10 mel magnitudes (FFT size 2048)."""
+    mel_bands: int = 80
+    """Bands of the mel term, from 0 to 24 kHz."""
+
+    def __post_init__(self) -> None:
+        if not self.n_ffts or any(n < 16 or n & (n - 1) for n in self.n_ffts):
+            raise ValueError(f"n_ffts must be powers of two from 16 up, got {self.n_ffts}")
+        weights = {name: getattr(self, name) for name in _WEIGHTS}
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{name} must not be negative, got {weight}")
+        if not any(weights.values()):
+            raise ValueError(f"all of {', '.join(_WEIGHTS)} are 0; set one above 0")
+        if not 8 <= self.mel_bands <= 160:
+            raise ValueError(f"mel_bands must lie in 8..160, got {self.mel_bands}")
+        if self.preset == "seed":
+            changed = [name for name in _SETTINGS if getattr(self, name) != _default(name)]
+            if changed:
+                raise ValueError(
+                    f"preset seed is the original's loss verbatim and does not read "
+                    f"{', '.join(changed)}; remove it or use preset default"
+                )
+
+
+def reconstruction_loss(
+    estimate: Tensor, target: Tensor, valid_samples: Tensor, config: LossConfig
+) -> dict[str, Tensor]:
+    """Each row's loss terms, "total" among them: a dict of [B].
+
+    `estimate` and `target` are 48 kHz audio [B, T], `valid_samples` [B] the length of each row's
+    prefix that counts; a row with 0 has loss and gradient exactly 0. Terms of weight 0 are left
+    out. Raises ValueError when T is too short for the largest FFT.
+    """
+    largest = max(_recipe(config).n_ffts)
+    if estimate.shape != target.shape or estimate.ndim != 2:
+        raise ValueError(
+            f"estimate {tuple(estimate.shape)} and target {tuple(target.shape)} must be [B, T]"
+        )
+    if estimate.shape[1] <= largest // 2:
+        raise ValueError(
+            f"{estimate.shape[1]} samples are too short for an FFT of {largest}; use longer "
+            "segments or smaller n_ffts"
+        )
+    with torch.autocast(estimate.device.type, enabled=False):
+        return _terms(estimate, target, valid_samples, _recipe(config))
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    n_ffts: tuple[int, ...]
+    hann: bool
+    weights: dict[str, float]
+    mel_bands: int
+
+
+_WEIGHTS = ("l1_weight", "linear_weight", "log_weight", "mel_weight")
+_SETTINGS = ("n_ffts", *_WEIGHTS, "mel_bands")
+_SEED = _Recipe((1024, 2048, 4096), False, {"l1": 1.0, "stft_linear": 1.0}, 0)
+_MEL_FFT = 2048
+_LOG_FLOOR = 1e-5
+
+
+def _default(name: str) -> object:
+    return LossConfig.__dataclass_fields__[name].default
+
+
+def _recipe(config: LossConfig) -> _Recipe:
+    if config.preset == "seed":
+        return _SEED
+    weights = {
+        "l1": config.l1_weight,
+        "stft_linear": config.linear_weight,
+        "stft_log": config.log_weight,
+        "mel": config.mel_weight,
+    }
+    used = {name: weight for name, weight in weights.items() if weight > 0}
+    return _Recipe(config.n_ffts, True, used, config.mel_bands)
+
+
+def _terms(
+    estimate: Tensor, target: Tensor, valid_samples: Tensor, recipe: _Recipe
+) -> dict[str, Tensor]:
+    dtype = torch.promote_types(estimate.dtype, torch.float32)
+    valid = valid_samples.to(estimate.device)
+    beyond = torch.arange(estimate.shape[1], device=estimate.device) >= valid[:, None]
+    estimate = estimate.to(dtype).masked_fill(beyond, 0)
+    target = target.to(dtype).masked_fill(beyond, 0)
+
+    sums = {name: estimate.new_zeros(len(estimate)) for name in recipe.weights}
+    if "l1" in sums:
+        sums["l1"] = _row_mean((estimate - target).abs()[:, None], valid)
+    mel_fft = (_MEL_FFT,) if "mel" in sums else ()
+    for n_fft in dict.fromkeys((*recipe.n_ffts, *mel_fft)):
+        of_estimate = _magnitude(estimate, n_fft, recipe.hann)
+        of_target = _magnitude(target, n_fft, recipe.hann)
+        # Frame t is centred on sample t * hop; a prefix of T samples has 1 + T // hop of them.
+        frames = torch.where(valid > 0, valid // (n_fft // 4) + 1, 0)
+        if "stft_linear" in sums and n_fft in recipe.n_ffts:
+            sums["stft_linear"] += _row_mean((of_estimate - of_target).abs(), frames) / len(
+                recipe.n_ffts
+            )
+        if "stft_log" in sums and n_fft in recipe.n_ffts:
+            distance = (_log(of_estimate) - _log(of_target)).abs()
+            sums["stft_log"] += _row_mean(distance, frames) / len(recipe.n_ffts)
+        if n_fft in mel_fft:
+            bands = _mel_filters(recipe.mel_bands, dtype, estimate.device)
+            distance = (_log(bands @ of_estimate) - _log(bands @ of_target)).abs()
+            sums["mel"] = _row_mean(distance, frames)
+    sums["total"] = sum(
+        (weight * sums[name] for name, weight in recipe.weights.items()),
+        start=estimate.new_zeros(len(estimate)),
+    )
+    return sums
+
+
+def _magnitude(audio: Tensor, n_fft: int, hann: bool) -> Tensor:
+    """[B, T] -> [B, n_fft // 2 + 1, 1 + T // hop]; abs of a complex 0 has gradient 0, not NaN."""
+    make_window = torch.hann_window if hann else torch.ones
+    window = make_window(n_fft, dtype=audio.dtype, device=audio.device)
+    return torch.stft(audio, n_fft, n_fft // 4, window=window, return_complex=True).abs()
+
+
+def _log(magnitude: Tensor) -> Tensor:
+    return magnitude.clamp(min=_LOG_FLOOR).log10()
+
+
+def _row_mean(values: Tensor, counts: Tensor) -> Tensor:
+    """The mean of [B, F, T] over all F and each row's first `counts` of T; 0 where that is 0."""
+    inside = torch.arange(values.shape[-1], device=values.device) < counts[:, None]
+    sums = values.masked_fill(~inside[:, None], 0).sum(dim=(1, 2))
+    return sums / (values.shape[1] * counts.clamp(min=1))
+
+
+@functools.cache
+def _mel_filters(bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Outside inference mode, so that training may use what a validation made first.
+    with torch.inference_mode(False):
+        filters = torchaudio.functional.melscale_fbanks(
+            _MEL_FFT // 2 + 1,
+            0.0,
+            TARGET_RATE / 2,
+            bands,
+            TARGET_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        return filters.T.contiguous().to(device, dtype)

@@ -1,0 +1,251 @@
+"""The 48 kHz decoder: SNAC's own decoder with a new 2x head.
+
+    model = Decoder48k.from_snac(snac_model)            # or Decoder48k.from_pretrained(folder)
+    with deterministic(model):
+        audio = model.decode(codes)                     # [B, 1, T48]
+
+SNAC's decoder is split by type at its last DecoderBlock: `body` (.. last block -> h) and `tail`
+(Snake, convolution, tanh -> the 24 kHz audio). `head` makes 48 kHz audio of both; see
+`ttt.snac.heads` for the four inits. The quantizer turns codes into latents and is never trained.
+
+Codes are a list of integer tensors [B, n * tokens_per_coarse[k]], coarsest scale first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from snac import SNAC
+from snac.layers import DecoderBlock, NoiseBlock
+from snac.vq import ResidualVectorQuantize, VectorQuantize
+from torch import Tensor, nn
+
+from ttt.errors import UserError
+from ttt.snac import export
+from ttt.snac.geometry import TARGET_RATE, CodeGeometry
+from ttt.snac.heads import Head, Init, build_head, full_precision
+from ttt.snac.load import weights_sha256
+from ttt.snac.receptive_field import Reach
+
+
+@contextmanager
+def deterministic(model: nn.Module) -> Iterator[None]:
+    """Switch the noise of every NoiseBlock in `model` off inside a `with`.
+
+    SNAC's NoiseBlocks ignore eval(): outside, two decodes of the same codes differ (their draws
+    come from torch's global generator). Works on Decoder48k, on snac.SNAC and on wrappers of
+    either; may be nested; ends also when the block raises. No random number is drawn inside.
+    """
+    blocks = [block for block in _noise_blocks(model) if "forward" not in vars(block)]
+    for block in blocks:
+        block.forward = _without_noise
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def interleaved_to_codes(interleaved: Tensor, geometry: CodeGeometry) -> list[Tensor]:
+    """Codes as stored, [B, n, codes_per_coarse], as one int64 tensor per scale, coarsest first."""
+    return [interleaved[:, :, columns].flatten(1).long() for columns in geometry.columns()]
+
+
+class Decoder48k(nn.Module):
+    """Decodes SNAC 24 kHz codes to 48 kHz audio; built by `from_snac` or `from_pretrained`."""
+
+    body: nn.Sequential
+    tail: nn.Sequential
+    head: Head
+
+    def __init__(
+        self,
+        quantizer: ResidualVectorQuantize,
+        decoder_layers: nn.Sequential,
+        *,
+        init: Init,
+        snac_config: dict[str, Any],
+        geometry: CodeGeometry,
+        codec_sha256: str,
+    ) -> None:
+        super().__init__()
+        last = max(i for i, layer in enumerate(decoder_layers) if isinstance(layer, DecoderBlock))
+        self.quantizer = quantizer.requires_grad_(False)
+        self.body = decoder_layers[: last + 1]
+        self.tail = decoder_layers[last + 1 :]
+        self.head = build_head(init, self.body, self.tail)
+        self.init: Init = init
+        self.snac_config = snac_config
+        self.geometry = geometry
+        self.codec_sha256 = codec_sha256
+        self.freeze_body(False)
+
+    @classmethod
+    def from_snac(cls, snac_model: SNAC, init: Init = "interp", *, seed: int = 0) -> Self:
+        """A decoder with copies of `snac_model`'s weights and a new head.
+
+        The head's fresh weights follow from `seed` alone. `snac_model` is left as it is. Raises
+        UserError for a codec that is not at 24 kHz or that uses local attention.
+        """
+        geometry = CodeGeometry.of(snac_model)
+        _refuse_unfit(geometry)
+        layers = copy.deepcopy(snac_model.decoder.model)
+        for block in _noise_blocks(layers):
+            vars(block).pop("forward", None)  # copied inside deterministic(snac_model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = cls(
+                copy.deepcopy(snac_model.quantizer),
+                layers,
+                init=init,
+                snac_config=export.snac_config(snac_model),
+                geometry=geometry,
+                codec_sha256=weights_sha256(snac_model),
+            )
+        return model.train(snac_model.training)
+
+    def forward(self, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Audio (y48 [B, 1, T48], y24 [B, 1, T24]) with gradients, for training.
+
+        Under torch.autocast the convolutions run in its type; the 24 kHz output layers, the
+        resampling and the head's last convolution keep the weights' own precision, and so does
+        the audio. Raises ValueError for codes of the wrong shape; values are not looked at.
+        """
+        hidden, audio_24k = self._base(codes)
+        return self.head(hidden, audio_24k), audio_24k
+
+    @torch.no_grad()
+    def decode(self, codes: Sequence[Tensor]) -> Tensor:
+        """48 kHz audio [B, 1, T48]; noise as SNAC's unless inside `deterministic`.
+
+        Raises ValueError for codes of the wrong shape or out of the codebook's range.
+        """
+        return self.decode_both(codes)[0]
+
+    @torch.no_grad()
+    def decode_24k(self, codes: Sequence[Tensor]) -> Tensor:
+        """24 kHz audio [B, 1, T24], as SNAC's decode until the body is trained."""
+        self._check_range(codes)
+        return self._base(codes)[1]
+
+    @torch.no_grad()
+    def decode_both(self, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """`decode` and `decode_24k` in one pass, from the same noise."""
+        self._check_range(codes)
+        return self.forward(codes)
+
+    def freeze_body(self, frozen: bool) -> None:
+        """Phase 1 (True) trains the head alone and keeps no activation of the body.
+
+        Phase 2 (False) trains the body as well; the 24 kHz output layers only where the head
+        reads their output (init `interp`), since nothing else would give them a gradient.
+        """
+        self.body.requires_grad_(not frozen)
+        self.tail.requires_grad_(not frozen and self.head.reads_24k)
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """SNAC's own decoder, its 24 kHz output layers included."""
+        return [*self.body.parameters(), *self.tail.parameters()]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The new layers."""
+        return list(self.head.parameters())
+
+    @property
+    def reach_samples_48k(self) -> int:
+        """48 kHz samples at each end of a slice that depend on what lies outside it, at most."""
+        hidden = Reach().through(self.body)
+        reach = self.head.reach(hidden, hidden.through(self.tail))
+        return max(reach.start, reach.end)
+
+    def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
+        """Write config.json, model.safetensors and README.md (`card`, or a short one)."""
+        export.save(self, Path(folder), card)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """A decoder in eval mode from a folder that `save_pretrained` wrote.
+
+        Raises UserError when a file is missing, damaged, or of another format or geometry.
+        """
+        config = export.read_config(Path(folder))
+        quantizer, decoder = export.build_base(config.snac)
+        model = cls(
+            quantizer,
+            decoder.model,
+            init=cast(Init, config.init),
+            snac_config=config.snac,
+            geometry=config.geometry,
+            codec_sha256=config.codec_sha256,
+        )
+        export.load_weights(model, Path(folder))
+        return model.eval().to(device)
+
+    def _base(self, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """h [B, C, T24] and y24 [B, 1, T24]."""
+        hidden = self.body(self._latents(codes))
+        with full_precision(hidden):
+            return hidden, self.tail(hidden.to(_dtype(self.tail)))
+
+    def _latents(self, codes: Sequence[Tensor]) -> Tensor:
+        """What SNAC's quantizer.from_codes gives, the same sums in the same order."""
+        self._check_shape(codes)
+        latents: list[Tensor] = []
+        for module, scale in zip(self.quantizer.quantizers, codes, strict=True):
+            quantizer = cast(VectorQuantize, module)
+            indices = scale.to(quantizer.codebook.weight.device, torch.int64)
+            projected = quantizer.out_proj(quantizer.decode_code(indices))
+            latents.append(projected.repeat_interleave(quantizer.stride, dim=-1))
+        return sum(latents[1:], start=latents[0])
+
+    def _check_shape(self, codes: Sequence[Tensor]) -> None:
+        strides = self.geometry.strides
+        if len(codes) != len(strides):
+            raise ValueError(f"codes of {len(codes)} scales given; this codec has {len(strides)}")
+        if any(scale.ndim != 2 or scale.is_floating_point() for scale in codes):
+            found = [f"{tuple(scale.shape)} {scale.dtype}" for scale in codes]
+            raise ValueError(f"each scale's codes must be integers [batch, tokens], got {found}")
+        if len({len(scale) for scale in codes}) > 1:
+            raise ValueError(f"scales of unequal batch sizes: {[len(scale) for scale in codes]}")
+        if self.geometry.n_coarse_of([scale.shape[1] for scale in codes]) == 0:
+            raise ValueError("codes are empty; give at least one coarsest token")
+
+    def _check_range(self, codes: Sequence[Tensor]) -> None:
+        self._check_shape(codes)
+        size = self.geometry.codebook_size
+        for k, scale in enumerate(codes):
+            low, high = (int(bound) for bound in scale.aminmax())
+            if low < 0 or high >= size:
+                raise ValueError(
+                    f"scale {k} holds codes from {low} to {high}; this codec has 0 to {size - 1}"
+                )
+
+
+def _refuse_unfit(geometry: CodeGeometry) -> None:
+    if geometry.attention_window is not None:
+        raise UserError(
+            f"this codec uses local attention over {geometry.attention_window} frames, which the "
+            "48 kHz decoder does not support; use one without, such as snac_24khz"
+        )
+    if geometry.sample_rate * 2 != TARGET_RATE:
+        raise UserError(
+            f"this codec is at {geometry.sample_rate:,} Hz; the 2x head needs one at "
+            f"{TARGET_RATE // 2:,} Hz, such as snac_24khz"
+        )
+
+
+def _noise_blocks(model: nn.Module) -> list[NoiseBlock]:
+    return [module for module in model.modules() if isinstance(module, NoiseBlock)]
+
+
+def _without_noise(x: Tensor) -> Tensor:
+    return x
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
