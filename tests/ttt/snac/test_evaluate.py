@@ -1,0 +1,118 @@
+"""A clip's numbers on hand-made signals and against the published package."""
+
+import numpy as np
+import pytest
+import torch
+from snac import SNAC
+
+from tests.conftest import build_nano_snac
+from ttt.audio import resample
+from ttt.errors import UserError
+from ttt.snac.evaluate import EvaluationClip, Evaluator, decode_pieces
+from ttt.snac.geometry import CodeGeometry
+from ttt.snac.load import LoadedCodec, weights_sha256
+from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
+from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K
+
+
+def _codec(model: SNAC) -> LoadedCodec:
+    return LoadedCodec(model, "nano", weights_sha256(model), CodeGeometry.of(model))
+
+
+def _codes(n_coarse: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 64, (n_coarse, 7)).astype(np.int16)
+
+
+def _noise(samples: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(1).standard_normal(samples)).astype(np.float32)
+
+
+def test_an_untrained_interp_decoder_equals_resampling_exactly(nano_snac: SNAC) -> None:
+    evaluator = Evaluator(Decoder48k.from_snac(nano_snac), _codec(nano_snac))
+    clip = EvaluationClip("a", _codes(9), _noise(9 * 4096 - 1000))
+    row = evaluator.measure(clip)
+    assert list(row) == [OURS, BASELINE, CEILING]
+    assert row[OURS] == row[BASELINE]
+
+
+def test_the_baseline_is_the_published_package_resampled(nano_snac: SNAC) -> None:
+    codes, samples = _codes(9), 9 * 4096 - 1000
+    audio = Evaluator(Decoder48k.from_snac(nano_snac), _codec(nano_snac)).render(
+        EvaluationClip("a", codes, _noise(samples))
+    )
+    scales = interleaved_to_codes(torch.from_numpy(codes)[None], CodeGeometry.of(nano_snac))
+    with torch.no_grad(), deterministic(nano_snac):
+        expected = resample(nano_snac.decode(scales), 24_000, 48_000)[0, 0, :samples]
+    assert np.abs(audio[BASELINE] - expected.numpy()).max() < 1e-6
+
+
+def test_a_copy_of_the_truth_has_distance_zero(nano_snac: SNAC) -> None:
+    evaluator = Evaluator(Decoder48k.from_snac(nano_snac), _codec(nano_snac))
+    codes = _codes(6)
+    decoded = torch.cat(list(decode_pieces(Decoder48k.from_snac(nano_snac).eval(), codes)))
+    row = evaluator.measure(EvaluationClip("copy", codes, decoded.numpy()))
+    for metric in ("lsd", "lsd_lf", "lsd_hf", "l1"):
+        assert row[OURS][metric] == 0
+    assert row[OURS]["si_sdr"] >= 99
+
+
+def test_true_audio_below_12_khz_survives_24_khz_and_above_does_not(nano_snac: SNAC) -> None:
+    evaluator = Evaluator(Decoder48k.from_snac(nano_snac), _codec(nano_snac))
+    time = np.arange(8 * 4096) / 48_000
+
+    def ceiling(hertz: float) -> dict[str, float | None]:
+        tone = (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+        return evaluator.measure(EvaluationClip("tone", _codes(8), tone))[CEILING]
+
+    assert ceiling(3_000)["si_sdr"] > 40
+    lost = ceiling(18_100)  # 18,000 would repeat after 8 samples, none of them typical
+    assert lost["si_sdr"] < 0
+    assert lost["l1"] == pytest.approx(0.5 * 2 / np.pi, rel=0.02)
+
+
+def test_tuned_24k_output_is_a_row_of_its_own(nano_snac: SNAC) -> None:
+    decoder = Decoder48k.from_snac(nano_snac)
+    with torch.no_grad():
+        decoder.tail[0].alpha.add_(0.3)
+    codes = _codes(6)
+    clip = EvaluationClip("a", codes, _noise(6 * 4096))
+    audio = Evaluator(decoder, _codec(nano_snac)).render(clip)
+    scales = interleaved_to_codes(torch.from_numpy(codes)[None], decoder.geometry)
+    with deterministic(decoder):
+        expected = resample(decoder.decode_24k(scales), 24_000, 48_000)[0, 0]
+    assert np.abs(audio[OURS_24K] - expected.numpy()).max() < 1e-6
+    assert np.abs(audio[OURS_24K] - audio[BASELINE]).max() > 1e-4
+
+
+@pytest.mark.parametrize("piece_coarse", [1, 5, 64])
+def test_pieces_are_the_whole_decode(nano_snac: SNAC, piece_coarse: int) -> None:
+    decoder = Decoder48k.from_snac(nano_snac, init="random").eval()
+    codes = _codes(17)
+    pieces = torch.cat(list(decode_pieces(decoder, codes, piece_coarse)))
+    with deterministic(decoder):
+        whole = decoder.decode(interleaved_to_codes(torch.from_numpy(codes)[None], decoder.geometry))
+    assert pieces.shape == (17 * 4096,)
+    assert (pieces - whole[0, 0]).abs().max() < 1e-5
+
+
+def test_measuring_twice_gives_the_same_numbers(nano_snac: SNAC) -> None:
+    evaluator = Evaluator(Decoder48k.from_snac(nano_snac, init="random"), _codec(nano_snac))
+    clip = EvaluationClip("a", _codes(6), _noise(6 * 4096))
+    first = evaluator.measure(clip)
+    torch.manual_seed(99)
+    assert evaluator.measure(clip) == first
+
+
+def test_silence_has_no_si_sdr_and_short_clips_are_refused(nano_snac: SNAC) -> None:
+    evaluator = Evaluator(Decoder48k.from_snac(nano_snac), _codec(nano_snac))
+    silent = evaluator.measure(EvaluationClip("s", _codes(4), np.zeros(4 * 4096, np.float32)))
+    assert silent[OURS]["si_sdr"] is None
+    assert silent[OURS]["lsd"] is not None
+    with pytest.raises(UserError, match="x: 4,095 samples are too short to measure"):
+        evaluator.measure(EvaluationClip("x", _codes(1), np.zeros(4095, np.float32)))
+
+
+def test_a_decoder_of_another_codec_is_refused(nano_snac: SNAC) -> None:
+    decoder = Decoder48k.from_snac(build_nano_snac(seed=1))
+    with pytest.raises(UserError, match="made from a codec with weights .* name the codec"):
+        Evaluator(decoder, _codec(nano_snac))

@@ -1,0 +1,131 @@
+"""One clip, measured: our 48 kHz beside resampling, on the clip's real samples.
+
+Systems (the keys of every row):
+- ours_48k: the trained decoder;
+- ours_24k_tuned_resampled: the trained decoder's own 24 kHz output, resampled; only where
+  training has changed that output;
+- resampled_decode24: the untouched codec's 24 kHz output, resampled; what users have today;
+- resampled_true24: the true audio through 24 kHz and back; what no 24 kHz codec can beat.
+
+Codes are decoded in pieces, so that memory grows with the audio alone; noise is off, so that the
+same clip gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttt.audio import resample
+from ttt.errors import UserError
+from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.load import LoadedCodec
+from ttt.snac.metrics import all_metrics
+from ttt.snac.model import Decoder48k, interleaved_to_codes
+from ttt.snac.streaming import StreamingDecoder
+from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K
+
+SHORTEST_SAMPLES = 4096
+"""A clip with fewer real samples is too short for a spectral distance and is left out."""
+
+PIECE_COARSE = 64
+"""Coarsest tokens decoded at once: 5.5 s of snac_24khz."""
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationClip:
+    """What a clip's numbers are made from."""
+
+    clip_id: str
+    codes: np.ndarray
+    """Interleaved codes of the whole clip [n, codes_per_coarse], integers."""
+    audio: np.ndarray
+    """The true audio at 48 kHz, float32 [T], real samples only; T <= samples_48k(n)."""
+
+
+class Evaluator:
+    """A trained decoder and the untouched codec, ready to be compared clip by clip."""
+
+    def __init__(self, decoder: Decoder48k, codec: LoadedCodec) -> None:
+        """Raises UserError when the decoder was made from another codec's weights."""
+        if decoder.codec_sha256 != codec.weights_sha256:
+            raise UserError(
+                f"the decoder was made from a codec with weights {decoder.codec_sha256[:12]}, "
+                f"but codec {codec.name} has {codec.weights_sha256[:12]}; name the codec that it "
+                "was trained from"
+            )
+        device = next(decoder.parameters()).device
+        # With init interp and an untrained head, decode() IS resample(decode_24k()), bit for bit;
+        # so these decoders are the reference rows, and are streamed like ours.
+        untouched = Decoder48k.from_snac(codec.model, init="interp").eval().to(device)
+        self._decoders = {OURS: decoder.eval(), BASELINE: untouched}
+        if not _same_24k(decoder, untouched):
+            tuned = Decoder48k.from_snac(codec.model, init="interp").eval().to(device)
+            tuned.body.load_state_dict(decoder.body.state_dict())
+            tuned.tail.load_state_dict(decoder.tail.state_dict())
+            self._decoders[OURS_24K] = tuned
+
+    def measure(self, clip: EvaluationClip) -> dict[str, dict[str, float | None]]:
+        """System -> metric -> value; None where a metric is undefined (SI-SDR of silence).
+
+        Raises UserError when the clip is too short to measure.
+        """
+        if len(clip.audio) < SHORTEST_SAMPLES:
+            raise UserError(
+                f"{clip.clip_id}: {len(clip.audio):,} samples are too short to measure; "
+                f"at least {SHORTEST_SAMPLES:,} are needed"
+            )
+        truth = torch.from_numpy(clip.audio)[None]
+        row: dict[str, dict[str, float | None]] = {}
+        for system, audio in self._outputs(clip):
+            metrics = all_metrics(audio[None], truth)
+            row[system] = {name: _number(value) for name, value in metrics.items()}
+        return row
+
+    def render(self, clip: EvaluationClip) -> dict[str, np.ndarray]:
+        """System -> 48 kHz audio float32 [T], for pictures and players."""
+        return {system: audio.numpy() for system, audio in self._outputs(clip)}
+
+    def _outputs(self, clip: EvaluationClip) -> Iterator[tuple[str, Tensor]]:
+        samples = len(clip.audio)
+        for system, decoder in self._decoders.items():
+            pieces = [piece.cpu() for piece in decode_pieces(decoder, clip.codes)]
+            yield system, torch.cat(pieces)[:samples]
+        rate = self._decoders[OURS].geometry.sample_rate
+        limited = resample(torch.from_numpy(clip.audio), TARGET_RATE, rate, sharp=True)
+        yield CEILING, resample(limited, rate, TARGET_RATE)[:samples]
+
+
+def decode_pieces(
+    decoder: Decoder48k, codes: np.ndarray, piece_coarse: int = PIECE_COARSE
+) -> Iterator[Tensor]:
+    """The decode of interleaved codes [n, codes_per_coarse], in pieces of 48 kHz audio [t].
+
+    Together they are samples_48k(n) samples, equal to the decode of all codes at once (noise
+    off); memory stays that of a piece.
+    """
+    stream = StreamingDecoder(decoder)
+    device = next(decoder.parameters()).device
+    for start in range(0, len(codes), piece_coarse):
+        chunk = torch.from_numpy(codes[start : start + piece_coarse]).to(device)
+        yield stream.push(interleaved_to_codes(chunk[None], decoder.geometry))[0, 0]
+    yield stream.finish()[0, 0]
+
+
+def _same_24k(decoder: Decoder48k, untouched: Decoder48k) -> bool:
+    return all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(
+            decoder.body_parameters(), untouched.body_parameters(), strict=True
+        )
+    )
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value[0])
+    return number if math.isfinite(number) else None
