@@ -1,0 +1,197 @@
+"""TTT-Linear and TTT-MLP against the published layers and against a slow one, token by token."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.nn import functional as F
+
+from ttt.errors import UserError
+from ttt.layers import TTTConfig, TTTLayer, load_reference_parameters
+
+KINDS = ("linear", "mlp")
+
+
+def golden(folder, kind):
+    """The published layer's metadata, parameters, input and output."""
+    with safe_open(folder / f"ttt_{kind}.safetensors", framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata = file.metadata()
+    parameters = {k.removeprefix("param."): t for k, t in tensors.items() if k.startswith("param.")}
+    return metadata, parameters, tensors["input"], tensors["output"]
+
+
+def layer_of(metadata, parameters):
+    config = TTTConfig(
+        dim=int(metadata["hidden_size"]),
+        num_heads=int(metadata["num_heads"]),
+        kind=metadata["kind"],
+        mini_batch_size=int(metadata["mini_batch_size"]),
+        base_lr=float(metadata["base_lr"]),
+        rope_theta=float(metadata["rope_theta"]),
+    )
+    layer = TTTLayer(config).double()
+    load_reference_parameters(layer, parameters)
+    return layer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_equals_the_published_layer(golden_ttt, kind):
+    metadata, parameters, x, expected = golden(golden_ttt, kind)
+    layer = layer_of(metadata, parameters)
+    y, _ = layer(x, layer.init_state(len(x)))
+    assert (y - expected).abs().max() < 1e-10
+    state, pieces = layer.init_state(len(x)), []
+    for piece in x.split(1, dim=1):
+        y, state = layer(piece, state)
+        pieces.append(y)
+    assert (torch.cat(pieces, dim=1) - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_of_another_layer_are_refused(golden_ttt, kind):
+    metadata, parameters, _, _ = golden(golden_ttt, kind)
+    layer = layer_of(metadata, parameters)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    smaller = {**parameters, "b1": parameters["b1"][:1], "g_proj.weight": torch.zeros(2, 2)}
+    with pytest.raises(UserError) as error:
+        load_reference_parameters(layer, smaller)
+    assert "b1: needed" in str(error.value)
+    assert "g_proj.weight: needed nothing, given (2, 2)" in str(error.value)
+    with pytest.raises(UserError, match=r"W1: needed .*, given nothing"):
+        load_reference_parameters(layer, {k: t for k, t in parameters.items() if k != "W1"})
+    assert all(torch.equal(layer.state_dict()[name], old) for name, old in before.items())
+
+
+@torch.no_grad()
+def test_equals_a_slow_layer_that_knows_only_the_definition(make_layer):
+    layer = make_layer()
+    x = torch.randn(2, 27, layer.config.dim, dtype=torch.float64)
+    y, _ = layer(x, layer.init_state(2))
+    # The layer's gelu derivative has the reference's shortened constants: not exact for the MLP.
+    tolerance = 1e-12 if layer.config.kind == "linear" else 1e-6
+    for row in range(2):
+        assert (slow_layer(layer, x[row]) - y[row]).abs().max() < tolerance
+
+
+def slow_layer(layer, x):
+    """x [T, dim] -> y [T, dim], head by head and token by token, gradients by autograd."""
+    config = layer.config
+    width, size = config.head_dim, config.mini_batch_size
+    heads = []
+    for head in range(config.num_heads):
+        own = slice(head * width, (head + 1) * width)
+        norm = (layer.ttt_norm_weight[head], layer.ttt_norm_bias[head])
+        names = ("W1", "b1", "W2", "b2") if config.kind == "mlp" else ("W1", "b1")
+        weights = [layer.get_parameter(name)[head].detach().clone() for name in names]
+        sums = [torch.zeros_like(weight) for weight in weights]
+        answers = []
+        for t, token in enumerate(x):
+            place = t % size
+            q, k, v = (
+                F.linear(token, p.weight[own], p.bias[own] if p.bias is not None else None)
+                for p in (layer.q_proj, layer.k_proj, layer.v_proj)
+            )
+            if config.flavour == "video_dit":
+                q, k = q / q.norm(), k / k.norm()
+            q, k = turn(q, place, config.rope_theta), turn(k, place, config.rope_theta)
+            target = v - k
+            if config.flavour == "ttt_lm":
+                falling = torch.tensor(1 / (place + 1), dtype=torch.float32).double()
+                eps, rate = 1e-6, (falling + layer.learnable_token_idx[place]).clamp(min=0)
+            else:
+                target = (target - target.mean()) / (target.std() + 1e-8) * norm[0] + norm[1]
+                eps, rate = 1e-8, 1 / size
+            gate = (
+                layer.learnable_ttt_lr_weight[head, 0] @ token + layer.learnable_ttt_lr_bias[head]
+            )
+            step = config.base_lr * torch.sigmoid(gate) / width
+            with torch.enable_grad():
+                leaves = [weight.clone().requires_grad_() for weight in weights]
+                error = F.layer_norm(small_model(leaves, k), (width,), *norm, eps) - target
+                gradients = torch.autograd.grad(0.5 * error.square().sum(), leaves)
+            sums = [s + step * g for s, g in zip(sums, gradients, strict=True)]
+            now = [w - rate * s for w, s in zip(weights, sums, strict=True)]
+            answers.append(q + F.layer_norm(small_model(now, q), (width,), *norm, eps))
+            if place == size - 1:
+                weights, sums = now, [torch.zeros_like(weight) for weight in weights]
+        heads.append(torch.stack(answers))
+    return layer.o_proj(layer.post_norm(torch.cat(heads, dim=-1)))
+
+
+def small_model(weights, x):
+    hidden = x @ weights[0] + weights[1][0]
+    for weight, bias in zip(weights[2::2], weights[3::2], strict=True):
+        hidden = F.gelu(hidden, approximate="tanh") @ weight + bias[0]
+    return hidden
+
+
+def turn(x, place, theta):
+    """Rotary embedding as a product of complex numbers (float32 angles, as published)."""
+    rates = 1.0 / theta ** (torch.arange(0, len(x), 2, dtype=torch.float32) / len(x))
+    angles = place * rates
+    factors = torch.complex(angles.cos().double(), angles.sin().double())
+    return torch.view_as_real(torch.view_as_complex(x.view(-1, 2)) * factors).flatten()
+
+
+@torch.no_grad()
+def test_with_updates_off_nothing_is_learnt(make_layer):
+    layer = make_layer()
+    layer.updates = False
+    x = torch.randn(2, 30, layer.config.dim, dtype=torch.float64)
+    y, state = layer(x, layer.init_state(2))
+    assert torch.equal(layer.fast_weight_change(state), torch.zeros(2, dtype=torch.float64))
+    other = x.clone()
+    other[:, 3] += 1
+    y_other, _ = layer(other, layer.init_state(2))
+    assert torch.equal(y_other[:, 4:], y[:, 4:])
+
+
+@torch.no_grad()
+def test_the_change_of_the_fast_weights_is_per_stream_and_relative(make_layer):
+    layer = make_layer()
+    x = torch.randn(2, 30, layer.config.dim, dtype=torch.float64)
+    _, state = layer(x, layer.init_state(2))
+    change = layer.fast_weight_change(state)
+    start = torch.cat([p.flatten() for n, p in layer.named_parameters() if n[0] in "Wb"])
+    for row in range(2):
+        now = torch.cat([t[row].flatten() for affine in state.weights for t in affine])
+        assert change[row].item() == pytest.approx(((now - start).norm() / start.norm()).item())
+    _, first = layer(x[:, :8], layer.init_state(2))
+    assert torch.equal(layer.fast_weight_change(first), torch.zeros(2, dtype=torch.float64))
+
+
+def test_inference_first_does_not_hinder_training():
+    layer = TTTLayer(TTTConfig(dim=24, num_heads=2, mini_batch_size=5))
+    x = torch.randn(1, 12, 24)
+    with torch.inference_mode():
+        layer(x, layer.init_state(1))
+    y, _ = layer(x, layer.init_state(1))
+    y.sum().backward()
+    assert layer.k_proj.weight.grad is not None
+
+
+def test_initial_parameters_follow_the_generator():
+    layers = [TTTLayer(TTTConfig(dim=16, num_heads=2)) for _ in range(2)]
+    for layer in layers:
+        layer.reset_parameters(torch.Generator().manual_seed(3))
+    first, second = (layer.state_dict() for layer in layers)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["W1"].std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"num_heads": 3}, "num_heads=3 must divide dim=16 into heads of even width"),
+        ({"num_heads": 16}, "num_heads=16 must divide dim=16 into heads of even width"),
+        ({"mini_batch_size": 0}, "mini_batch_size must be above 0, not 0"),
+        ({"base_lr": -1.0}, "base_lr must be above 0, not -1.0"),
+        ({"kind": "conv"}, "kind must be one of"),
+        ({"flavour": "titans"}, "flavour must be one of"),
+        ({"checkpoint_mini_batches": -1}, "checkpoint_mini_batches must be 0"),
+    ],
+)
+def test_a_layer_that_cannot_be_is_refused(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        TTTConfig(**{"dim": 16, "num_heads": 2, **fields})
