@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,31 @@ import torch
 import torchaudio.functional
 
 from ttt.errors import UserError
+
+
+@dataclass(frozen=True)
+class AudioHeader:
+    """What a file says of itself; the audio behind it may still be cut short."""
+
+    rate: int
+    """Samples per second."""
+    channels: int
+    samples: int
+    """Samples of each channel."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the file lasts."""
+        return self.samples / self.rate
+
+
+def read_header(path: str | Path) -> AudioHeader:
+    """Rate, channels and length without decoding. Raises UserError as `read_audio` does."""
+    try:
+        info = soundfile.info(os.fspath(path))
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
+    return AudioHeader(rate=info.samplerate, channels=info.channels, samples=info.frames)
 
 
 def read_audio(path: str | Path) -> tuple[np.ndarray, int]:

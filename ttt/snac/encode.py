@@ -28,7 +28,7 @@ class EncodeConfig(Config):
     """How much audio the encoder takes at once; it bounds memory, not what is encoded."""
 
     max_batch_seconds: float = 60.0
-    """Seconds of audio in one batch of equally long clips; full-size SNAC takes about 20 MB each."""
+    """Seconds of audio in one batch of equally long clips; full-size SNAC needs 20 MB each."""
     chunk_seconds: float = 60.0
     """Clips longer than this are encoded in chunks of this length, with context on both sides."""
 

@@ -1,0 +1,184 @@
+"""`python -m ray_jobs.cache_codes`: audio to a cache of full-length codes and 48 kHz targets.
+
+Every input ends in a shard or in manifest.jsonl with its reason. Killed at any moment and run
+again with the same configuration, the job encodes only the shards that are missing and ends
+with the same bytes.
+
+    python -m ray_jobs.cache_codes --config configs/cache_folder.yaml input.audio=DIR output=DIR
+    python -m ray_jobs.cache_codes --verify DIR
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ray_jobs.cache_plan import CachePlan, claim_output, describe, make_plan, pending_shards
+from ray_jobs.cache_worker import CacheConfig, ShardEncoder, shard_row
+from ray_jobs.cli import Action, Invocation, run
+from ray_jobs.progress import Progress
+from ray_jobs.runtime import ray_session
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.snac.cache_shard import check_manifest, merge_manifest
+from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.shards import build_index, read_catalogue, verify_cache
+
+
+def execute(config: CacheConfig, invocation: Invocation) -> None:
+    """Cache what is missing, then write manifest, index and summary."""
+    plan = make_plan(config)
+    claim_output(config, plan)
+    pending = pending_shards(config, plan)
+    summary_uri = storage.join(config.output, "summary.json")
+    if pending or not storage.exists(summary_uri):
+        started = time.monotonic()
+        timing: dict[str, Any] = {"shards": 0}
+        if pending:
+            with ray_session(invocation.address or config.ray.address, config.ray.local_cpus):
+                timing = _encode(config, plan, pending)
+        summary = _finish(config, plan, timing, time.monotonic() - started)
+        records.write_json(summary_uri, summary)
+    else:
+        print(f"{config.output}: already complete, nothing to do")
+    _report(config, records.read_json(summary_uri))
+
+
+def verify(cache: str) -> None:
+    """Print what is broken in a cache, or that it is sound. Raises UserError when it is broken."""
+    problems = verify_cache(cache) or check_manifest(cache)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise UserError(f"{cache}: {len(problems)} problem(s), listed above; run its job again")
+    n_samples = read_catalogue(cache)["n_samples"].to_numpy()
+    hours = n_samples.sum() / TARGET_RATE / 3600
+    print(f"ok: {len(n_samples):,} clips, {hours:.2f} hours")
+
+
+def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[str, Any]:
+    """Run the pending shards through a pool of encoders; returns what it took."""
+    workers = min(_count_workers(config), len(pending))
+    done = sum(len(inputs) for inputs in plan.shards) - sum(len(plan.shards[n]) for n in pending)
+    audio_seconds, began, ended = 0.0, float("inf"), 0.0
+    shards_done = len(plan.shards) - len(pending)
+    with Progress("caching", plan.n_inputs, "clips", done=done) as progress:
+        for status in _statuses(config, plan, pending, workers):
+            shards_done += 1
+            audio_seconds += status["audio_seconds"]
+            began, ended = min(began, status["began"]), max(ended, status["ended"])
+            progress.advance(
+                status["inputs"],
+                shards=f"{shards_done:,}/{len(plan.shards):,}",
+                x_real_time=audio_seconds / max(ended - began, 1e-9),
+            )
+    return {
+        "shards": len(pending),
+        "workers": workers,
+        "encoding_seconds": ended - began,
+        "times_real_time": audio_seconds / (ended - began),
+    }
+
+
+def _statuses(
+    config: CacheConfig, plan: CachePlan, pending: list[int], workers: int
+) -> Iterator[dict[str, Any]]:
+    """The encoders' reports, each as soon as its shard is finished."""
+    import ray.data  # Only now: reading a configuration must not cost the import.
+
+    rows = [shard_row(number, plan.shards[number]) for number in pending]
+    statuses = ray.data.from_arrow(rows).map_batches(
+        ShardEncoder,
+        fn_constructor_args=(config,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        num_cpus=1,
+        num_gpus=config.workers.num_gpus or None,
+        # A killed encoder starts again and its shard with it; one that dies again and again
+        # (too little memory) must not go on for ever.
+        max_restarts=10,
+        max_task_retries=3,
+    )
+    # One row per shard, as soon as it is there.
+    yield from statuses.iter_rows()
+
+
+def _count_workers(config: CacheConfig) -> int:
+    import ray
+
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+    share = config.workers.num_gpus
+    room = min(cpus, int(gpus / share)) if share else cpus
+    if config.workers.count is None:
+        count = room if share else max(1, cpus - 1)
+    else:
+        count = config.workers.count
+    if count > room or room == 0:
+        raise UserError(
+            f"workers: {max(count, 1)} encoders need a CPU each"
+            + (f" and {share:g} GPU each" if share else "")
+            + f", but Ray has {cpus} CPUs and {gpus:g} GPUs; "
+            + "lower workers.count or workers.num_gpus"
+        )
+    return count
+
+
+def _finish(
+    config: CacheConfig, plan: CachePlan, timing: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    counts = merge_manifest(config.output, len(plan.shards))
+    if counts["cached"]:
+        build_index(config.output)
+    return {
+        **counts,
+        "shards": len(plan.shards),
+        "notes": list(plan.notes),
+        "codec": {"name": plan.codec.name, "weights_sha256": plan.codec.weights_sha256},
+        "last_run": {**timing, "seconds": seconds},
+        "provenance": records.provenance(config),
+    }
+
+
+def _report(config: CacheConfig, summary: dict[str, Any]) -> None:
+    """Say how it ended. Raises UserError when too few inputs could be cached."""
+    reasons = ", ".join(f"{n:,} {name}" for name, n in summary["left_out_by_reason"].items())
+    manifest = storage.join(config.output, "manifest.jsonl")
+    print(
+        f"cached {summary['cached']:,} of {summary['inputs']:,} clips, {summary['hours']:.2f} h"
+        + (f"; left out: {reasons} (see {manifest})" if reasons else "")
+    )
+    alignment = summary["alignment"]
+    if alignment is not None:
+        gain, lag = alignment["gain_db"], alignment["lag_samples"]
+        print(
+            f"aligned: median gain {gain['median']:+.2f} dB, "
+            f"{alignment['clips_with_gain_beyond_1_db']:,} clips beyond 1 dB; "
+            f"lag {lag['min']:g} to {lag['max']:g} samples at 48 kHz"
+        )
+    share = summary["cached"] / summary["inputs"]
+    if summary["cached"] == 0 or share < config.min_cached_share:
+        raise UserError(
+            f"{config.output}: only {share:.1%} of the inputs were cached ({reasons}), "
+            f"min_cached_share is {config.min_cached_share:.1%}; see {manifest}"
+        )
+    last = summary["last_run"]
+    if "times_real_time" in last:
+        print(f"{last['times_real_time']:.1f} x real time with {last['workers']} encoder(s)")
+    print(config.output)
+
+
+if __name__ == "__main__":
+    verify_action = Action("--verify", "DIR", "check an existing cache and stop", verify)
+    sys.exit(
+        run(
+            CacheConfig,
+            execute=execute,
+            describe=describe,
+            doc=__doc__ or "",
+            actions=[verify_action],
+        )
+    )

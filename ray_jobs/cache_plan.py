@@ -1,0 +1,230 @@
+"""What a caching job will do, decided before any resource is taken; and whose folder it is.
+
+The cache folder's cache.json says which settings and inputs its shards come from. The same ones
+may be run again at any time and finish what is missing; others are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from ray_jobs.cache_worker import CacheConfig
+from ray_jobs.config import dump_yaml
+from ttt import records, storage
+from ttt.audio import read_header
+from ttt.errors import UserError
+from ttt.snac.cache_shard import is_finished
+from ttt.snac.clip_input import ClipInput
+from ttt.snac.clip_sources import list_folder, list_pairs
+from ttt.snac.geometry import TARGET_RATE, CodeGeometry
+from ttt.snac.load import load_codec
+from ttt.snac.original_cache import list_original
+from ttt.snac.shards import CodecIdentity
+
+_HEADERS_SAMPLED = 200
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """The inputs in order, cut into shards, and the codec they meet."""
+
+    shards: tuple[tuple[ClipInput, ...], ...]
+    geometry: CodeGeometry
+    codec: CodecIdentity
+    encoder_dim: int
+    notes: tuple[str, ...]
+    """What was ignored in the input, for the log and the summary."""
+
+    @property
+    def n_inputs(self) -> int:
+        """Inputs in all shards."""
+        return sum(map(len, self.shards))
+
+
+@functools.lru_cache(maxsize=1)
+def make_plan(config: CacheConfig) -> CachePlan:
+    """List the inputs and load the codec. Raises UserError for what is missing or unfit."""
+    codec = load_codec(config.codec.name)
+    geometry = codec.geometry
+    if geometry.sample_rate * geometry.upsampling != TARGET_RATE:
+        raise UserError(
+            f"{config.codec.name}: a codec of {geometry.sample_rate:,} Hz has no whole ratio to "
+            f"{TARGET_RATE:,} Hz; use one of 24,000 Hz"
+        )
+    inputs, notes = _list_inputs(config, geometry)
+    size = config.clips_per_shard
+    shards = tuple(tuple(inputs[at : at + size]) for at in range(0, len(inputs), size))
+    identity = CodecIdentity(codec.name, codec.weights_sha256)
+    return CachePlan(shards, geometry, identity, codec.model.encoder_dim, tuple(notes))
+
+
+def describe(config: CacheConfig) -> str:
+    """The plan in words; raises UserError for all that can be known to be wrong by now."""
+    plan = make_plan(config)
+    claim = _claimed(config, plan)
+    pending = pending_shards(config, plan) if claim else list(range(len(plan.shards)))
+    done = len(plan.shards) - len(pending)
+    clip_seconds = _mean_seconds(plan)
+    hours = clip_seconds * plan.n_inputs / 3600
+    weights = plan.codec.weights_sha256[:12]
+    progress = f"; {done:,} are finished, the run goes on from there" if claim else ""
+    files = "index.arrow, codes.bin, manifest.jsonl, summary.json, config.yaml, cache.json"
+    lines = [
+        f"input    {plan.n_inputs:,} inputs ({_suffixes(plan)}), about {hours:.2f} h of audio",
+        f"codec    {plan.codec.name} (weights {weights}): {_geometry(plan.geometry)}",
+        f"shards   {len(plan.shards):,} of at most {config.clips_per_shard:,} inputs{progress}",
+        f"workers  {_workers(config)}; each needs about {_worker_gib(config, plan):.1f} GiB",
+        f"output   {config.output}: about {_written_gib(hours):.2f} GiB in shards/, and {files}",
+    ]
+    return "\n".join([*lines, *(f"note     {note}" for note in plan.notes)])
+
+
+def claim_output(config: CacheConfig, plan: CachePlan) -> None:
+    """Make the output folder this configuration's, or see that it is already.
+
+    Raises UserError when it holds a cache of other settings or inputs, or anything else.
+    """
+    if _claimed(config, plan):
+        _remove_abandoned_files(config.output)
+        return
+    storage.write_bytes(storage.join(config.output, "config.yaml"), dump_yaml(config).encode())
+    records.write_json(_claim_uri(config), _identity(config, plan))
+
+
+def pending_shards(config: CacheConfig, plan: CachePlan) -> list[int]:
+    """Numbers of the shards that are not finished."""
+    return [
+        number
+        for number, inputs in enumerate(plan.shards)
+        if not is_finished(config.output, number, len(inputs))
+    ]
+
+
+def _list_inputs(config: CacheConfig, geometry: CodeGeometry) -> tuple[list[ClipInput], list[str]]:
+    where = config.input
+    if where.audio is not None:
+        return list_folder(where.audio), []
+    if where.source_24k is not None and where.target_48k is not None:
+        return list_pairs(where.source_24k, where.target_48k), []
+    return list_original(str(where.codes), str(where.audio_48k), geometry)
+
+
+def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
+    """Whether the output is this configuration's already. Raises UserError when another's."""
+    names = [name for name in storage.list_names(config.output) if not name.startswith(".")]
+    if "cache.json" not in names:
+        if names and names != ["config.yaml"]:
+            raise UserError(
+                f"{config.output}: holds {', '.join(names[:3])} but no cache.json, so it is no "
+                "cache; choose an empty or new folder as output"
+            )
+        return False
+    found, wanted = records.read_json(_claim_uri(config)), _identity(config, plan)
+    if found != wanted:
+        raise UserError(
+            f"{config.output}: holds a cache made with other settings or inputs "
+            f"({'; '.join(_differences(found, wanted))}); choose another output or delete it"
+        )
+    return True
+
+
+def _identity(config: CacheConfig, plan: CachePlan) -> dict[str, Any]:
+    """Everything that the bytes of the shards depend on."""
+    tree = config.to_dict()
+    digest = hashlib.sha256()
+    for inputs in plan.shards:
+        for clip in inputs:
+            digest.update(f"{clip.clip_id}\0{clip.problem}\n".encode())
+    return {
+        "input": {
+            key: os.path.abspath(value) if key != "kind" and value else value
+            for key, value in tree["input"].items()
+        },
+        "inputs": plan.n_inputs,
+        "inputs_sha256": digest.hexdigest(),
+        "codec": {"name": plan.codec.name, "weights_sha256": plan.codec.weights_sha256},
+        "device": "gpu" if config.workers.num_gpus else "cpu",
+        **{key: tree[key] for key in ("clips_per_shard", "quality", "align", "encode")},
+    }
+
+
+def _differences(found: Any, wanted: Any, key: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return [
+            line
+            for name in sorted({*found, *wanted})
+            for line in _differences(found.get(name), wanted.get(name), f"{key}.{name}".strip("."))
+        ]
+    return [] if found == wanted else [f"{key} was {found}, is {wanted}"]
+
+
+def _remove_abandoned_files(output: str) -> None:
+    # A killed process leaves the temporary file that it was writing.
+    if not storage.is_local(output):
+        return
+    for folder in (output, storage.join(output, "shards")):
+        for name in storage.list_names(folder):
+            if name.startswith(".") and name.endswith(".tmp"):
+                storage.delete(storage.join(folder, name))
+
+
+def _claim_uri(config: CacheConfig) -> str:
+    return storage.join(config.output, "cache.json")
+
+
+def _mean_seconds(plan: CachePlan) -> float:
+    """Mean length of the audio, from the headers of some inputs, always the same ones."""
+    paths = [clip.target or clip.source for shard in plan.shards for clip in shard]
+    paths = [path for path in paths if path]
+    seconds = []
+    for path in random.Random(0).sample(paths, min(_HEADERS_SAMPLED, len(paths))):
+        try:
+            seconds.append(read_header(path).seconds)
+        except UserError:
+            continue  # Only an estimate; the run itself records the file with its reason.
+    return sum(seconds) / len(seconds) if seconds else 0.0
+
+
+def _suffixes(plan: CachePlan) -> str:
+    counts = Counter(
+        PurePosixPath(clip.source or clip.target).suffix.lower() or "no file"
+        for shard in plan.shards
+        for clip in shard
+    )
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
+
+
+def _geometry(geometry: CodeGeometry) -> str:
+    return (
+        f"{geometry.sample_rate:,} Hz, hop {geometry.hop_samples}, strides {geometry.strides}, "
+        f"codebooks of {geometry.codebook_size:,}"
+    )
+
+
+def _workers(config: CacheConfig) -> str:
+    share = config.workers.num_gpus
+    kind = f"with {share:g} GPU each" if share else "on the CPU, one core each"
+    if config.workers.count is not None:
+        return f"{config.workers.count} encoders {kind}"
+    return f"encoders {kind}, " + ("one per GPU share" if share else "one per CPU but one")
+
+
+def _worker_gib(config: CacheConfig, plan: CachePlan) -> float:
+    """The shard's audio (16-bit, and as float until it is encoded), the encoder, a row group."""
+    clips = min(config.clips_per_shard, plan.n_inputs)
+    audio_bytes = clips * _mean_seconds(plan) * (2 * TARGET_RATE + 4 * plan.geometry.sample_rate)
+    encoder_bytes = (
+        config.encode.max_batch_seconds * plan.geometry.sample_rate * plan.encoder_dim * 4 * 5
+    )
+    return (audio_bytes + encoder_bytes) / 2**30 + 0.7
+
+
+def _written_gib(hours: float) -> float:
+    return hours * 3600 * TARGET_RATE * 2 / 2**30
