@@ -1,0 +1,125 @@
+"""From a YAML file and `key.path=value` words to a typed configuration, or every problem at once.
+
+`load_config` reads the file (and the one it names as `base`), applies the overrides and checks
+the tree against a frozen dataclass of the library with pydantic. A problem is one line with its
+full key. `dump_yaml` is the way back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ray_jobs import config_problems, yaml_tree
+from ttt.config import Config
+from ttt.errors import UserError
+
+C = TypeVar("C", bound=Config)
+
+BASE_KEY = "base"
+"""The one top-level key that is not part of the tree: the file whose values this one extends."""
+
+
+class ConfigError(UserError):
+    """All problems of one configuration: a heading line, then one line for each."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n".join([f"{source}: {count}", *self.problems]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception travels between processes by its arguments, which here are not `args`.
+        return type(self), (self.source, self.problems)
+
+
+def load_config(config_class: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
+    """The configuration in the file `path` (defaults alone without one) with `overrides` applied.
+
+    An override is `key.path=value`; its value is read as YAML, so `null` switches a thing off.
+    Nothing is coerced but whole numbers to floats. Raises ConfigError with all problems.
+    """
+    source = str(path) if path is not None else "command line"
+    tree = _read_with_base(Path(path), seen=()) if path is not None else {}
+    problems = [problem for text in overrides if (problem := yaml_tree.apply_override(tree, text))]
+    config, found = validate_tree(config_class, tree)
+    if config is None or problems or found:
+        raise ConfigError(source, [*problems, *found])
+    return config
+
+
+def validate_tree(config_class: type[C], tree: Mapping[str, Any]) -> tuple[C | None, list[str]]:
+    """`tree` as a `config_class`, or None and a line for each problem."""
+    adapter = TypeAdapter(config_class)
+    unwritable = config_problems.not_finite(tree)
+    if unwritable:
+        return None, unwritable
+    try:
+        return _validate(adapter, tree), []
+    except ValidationError as error:
+        first = error.errors()
+    # A node with an unknown key never reaches its range checks: they are asked for again
+    # without those keys, so that one run names everything.
+    known = config_problems.without_unknown_keys(tree, first)
+    second: Sequence[Any] = ()
+    try:
+        _validate(adapter, known)
+    except ValidationError as error:
+        second = error.errors()
+    return None, config_problems.describe(config_class, tree, [*first, *second])
+
+
+def dump_yaml(config: Config) -> str:
+    """`config` as YAML that `load_config` reads back, each key under the sentence on its field."""
+    return "".join(line + "\n" for line in _node_lines(config, indent=0))
+
+
+def _validate(adapter: TypeAdapter[C], tree: Mapping[str, Any]) -> C:
+    # Strict mode coerces nothing; read from JSON, it still takes lists as tuples and mappings as
+    # dataclasses, which is what a YAML file holds.
+    return adapter.validate_json(json.dumps(tree), strict=True)
+
+
+def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        chain = " -> ".join(file.name for file in (*seen, path))
+        raise UserError(f"{path}: its base leads back to itself ({chain}); remove one `base`")
+    tree = yaml_tree.read(path)
+    if BASE_KEY not in tree:
+        return tree
+    base = tree.pop(BASE_KEY)
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base must name one YAML file, got {yaml_tree.show(base)}")
+    base_path = path.parent / base
+    if not base_path.is_file():
+        raise UserError(f"{path}: its base {base} is not a file; looked for {base_path}")
+    return yaml_tree.merge(_read_with_base(base_path, (*seen, path.resolve())), tree)
+
+
+def _node_lines(config: Config, indent: int) -> list[str]:
+    sentences = _field_sentences(type(config))
+    plain = config.to_dict()
+    lines: list[str] = []
+    for field in dataclasses.fields(config):
+        margin = " " * indent
+        comment = textwrap.wrap(sentences[field.name], 96 - indent, break_on_hyphens=False)
+        lines += [f"{margin}# {line}" for line in comment]
+        value = getattr(config, field.name)
+        if isinstance(value, Config):
+            lines += [f"{margin}{field.name}:", *_node_lines(value, indent + 2)]
+        else:
+            text = yaml_tree.dump({field.name: plain[field.name]})
+            lines += textwrap.indent(text, margin).splitlines()
+    return lines
+
+
+def _field_sentences(config_class: type[Config]) -> dict[str, str]:
+    properties = TypeAdapter(config_class).json_schema()["properties"]
+    return {name: field.get("description", "") for name, field in properties.items()}

@@ -1,0 +1,215 @@
+"""The shared command line: exit codes, what is printed where, and errors wrapped by Ray."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+
+import pytest
+
+from ray_jobs.cli import Action, Invocation, find_user_error, run
+from ttt.config import Config
+from ttt.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountConfig(Config):
+    """A job that counts."""
+
+    top: int = 3
+    """Where it ends."""
+    folder: str = "runs/count"
+    """Where it writes."""
+
+
+class Job:
+    """Records what it was called with."""
+
+    def __init__(self, error=None):
+        self.calls = []
+        self.error = error
+
+    def execute(self, config, invocation):
+        self.calls.append((config, invocation))
+        if self.error is not None:
+            raise self.error
+
+    def describe(self, config):
+        if config.top > 100:
+            raise UserError(f"top {config.top} is beyond 100; count less far")
+        return f"counts to {config.top}"
+
+    def __call__(self, *argv, actions=()):
+        return run(
+            CountConfig,
+            execute=self.execute,
+            describe=self.describe,
+            argv=argv,
+            doc="Count.",
+            actions=actions,
+        )
+
+
+def test_runs_with_words_in_any_order(tmp_path, capsys):
+    path = tmp_path / "count.yaml"
+    path.write_text("top: 5\n")
+    job = Job()
+    words = ["top=7", "--resume", "folder=x", "--config", str(path), "--address", "auto"]
+    assert job(*words) == 0
+    assert job.calls == [(CountConfig(top=7, folder="x"), Invocation(True, "auto", str(path)))]
+    assert capsys.readouterr().out == "counts to 7\n"
+
+
+def test_dry_run_prints_the_plan_and_does_nothing(capsys):
+    job = Job()
+    assert job("--dry-run", "top=4") == 0
+    assert capsys.readouterr().out == "counts to 4\n"
+    assert job.calls == []
+
+
+def test_print_config(capsys):
+    assert Job()("--print-config", "top=4") == 0
+    expected = "# Where it ends.\ntop: 4\n# Where it writes.\nfolder: runs/count\n"
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["tpo=4"], "error: command line: 1 problem\ntpo: unknown key; did you mean top?\n"),
+        (["top=101"], "error: top 101 is beyond 100; count less far\n"),
+        (
+            ["--config", "nowhere.yaml"],
+            "error: nowhere.yaml: no such file; --config takes the path of a YAML file\n",
+        ),
+    ],
+)
+def test_mistakes_exit_with_2_and_no_traceback(words, message, capsys):
+    job = Job()
+    assert job(*words) == 2
+    assert capsys.readouterr().err == message
+    assert job.calls == []
+
+
+def test_unknown_options_exit_with_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        Job()("--dry", "top=4")
+    assert caught.value.code == 2
+    assert "unrecognized arguments: --dry" in capsys.readouterr().err
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        Job(ZeroDivisionError())()
+
+
+def test_interruption(capsys):
+    assert Job(KeyboardInterrupt())() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_action_replaces_the_job(capsys):
+    seen = []
+    verify = Action("--verify", "DIR", "check a folder", seen.append)
+    job = Job()
+    assert job("--verify", "cache", actions=[verify]) == 0
+    assert seen == ["cache"]
+    assert job.calls == []
+
+    def refuse(folder):
+        raise UserError(f"{folder}: is not a cache")
+
+    assert job("--verify", "x", actions=[Action("--verify", "DIR", "", refuse)]) == 2
+    assert capsys.readouterr().err == "error: x: is not a cache\n"
+
+
+def test_sigterm_unwinds_the_job(tmp_path):
+    marker = tmp_path / "closed"
+    script = f"""
+        import time
+        from pathlib import Path
+        from ray_jobs.cli import run
+        from tests.ray_jobs.test_cli import CountConfig
+
+        def execute(config, invocation):
+            try:
+                print("ready", flush=True)
+                time.sleep(60)
+            finally:
+                Path({str(marker)!r}).touch()
+
+        run(CountConfig, execute=execute, describe=lambda config: "", argv=[], doc="")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "ready\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert marker.exists()
+
+
+def test_a_typo_costs_neither_ray_nor_torch():
+    script = """
+        import sys
+        from dataclasses import dataclass
+        from ray_jobs.cli import run
+        from ray_jobs import progress, runtime
+        from ttt.config import Config
+
+        @dataclass(frozen=True, kw_only=True)
+        class C(Config):
+            top: int = 3
+
+        assert run(C, execute=print, describe=str, argv=["tpo=1"], doc="") == 2
+        assert not {"ray", "torch"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+
+
+def test_a_user_error_is_found_in_what_ray_train_raises():
+    # The real classes, filled as ray.train.v2 fills them.
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    mistake = UserError("the cache is empty")
+    bug = ValueError("other")
+    assert find_user_error(WorkerGroupError("m", {1: bug, 0: mistake})) is mistake
+    assert find_user_error(ControllerError(mistake)) is mistake
+    assert find_user_error(UserExceptionWithTraceback(mistake, "trace")) is mistake
+    assert find_user_error(ControllerError(WorkerGroupError("m", {3: mistake}))) is mistake
+    assert find_user_error(WorkerGroupError("m", {0: bug})) is None
+
+
+def test_an_exception_met_while_handling_a_mistake_is_a_bug():
+    def stumble():
+        try:
+            raise UserError("first")
+        except UserError:
+            return {}["while handling it"]
+
+    with pytest.raises(KeyError) as caught:
+        stumble()
+    assert isinstance(caught.value.__context__, UserError)
+    assert find_user_error(caught.value) is None
+
+
+def test_a_user_error_is_found_through_ray(ray_local):
+    import ray
+    import ray.data
+
+    @ray.remote(num_cpus=0)
+    def inner():
+        raise UserError("clip.wav: holds no sample")
+
+    @ray.remote(num_cpus=0)
+    def outer():
+        return ray.get(inner.remote())
+
+    with pytest.raises(Exception) as caught:
+        ray.get(outer.remote())
+    found = find_user_error(caught.value)
+    assert str(found) == "clip.wav: holds no sample"
+    assert type(found) is UserError

@@ -1,0 +1,76 @@
+"""The two faces of progress, read off the characters that were written."""
+
+import io
+
+from ray_jobs.progress import Progress
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_log_gets_a_plain_line_every_few_seconds():
+    clock, log = Clock(), io.StringIO()
+    with Progress("cache", 100, "clips", stream=log, clock=clock) as progress:
+        for _ in range(20):
+            clock.now += 0.5
+            progress.advance(2, data_wait="1.2%", loss=0.123456)
+    assert log.getvalue().splitlines() == [
+        "cache:  20/100 clips  20%  4 clips/s  ETA 0:20  data_wait=1.2%  loss=0.1235",
+        "cache:  40/100 clips  40%  4 clips/s  ETA 0:15  data_wait=1.2%  loss=0.1235",
+        "cache:  40/100 clips  40%  4 clips/s  in 0:10  data_wait=1.2%  loss=0.1235",
+    ]
+
+
+def test_work_done_before_does_not_count_into_the_rate():
+    clock, log = Clock(), io.StringIO()
+    progress = Progress("train", 10_000, "steps", done=5000, stream=log, clock=clock)
+    clock.now += 10
+    progress.advance(10)
+    progress.close()
+    progress.close()
+    assert log.getvalue().splitlines() == [
+        "train:  5,010/10,000 steps  50%  1 steps/s  ETA 1:23:10",
+        "train:  5,010/10,000 steps  50%  1 steps/s  in 0:10",
+    ]
+
+
+def test_a_terminal_gets_one_live_line():
+    clock, terminal = Clock(), Terminal()
+    with Progress("cache", 4, "clips", stream=terminal, clock=clock) as progress:
+        for _ in range(4):
+            clock.now += 1
+            progress.advance()
+    written = terminal.getvalue()
+    assert written.count("\n") == 1
+    assert written.endswith("\n")
+    frames = written.split("\r")[1:]
+    assert frames[0].startswith("cache:  [######------------------]  1/4 clips  25%  1 clips/s")
+    assert "[########################]  4/4 clips  100%" in frames[-1]
+    assert all(frame.rstrip("\n").endswith("\x1b[K") for frame in frames)
+
+
+def test_a_live_line_never_wraps(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    clock, terminal = Clock(), Terminal()
+    progress = Progress("a long label", 4, "clips", stream=terminal, clock=clock)
+    clock.now += 1
+    progress.advance()
+    assert len(terminal.getvalue().strip("\r").removesuffix("\x1b[K")) == 29
+
+
+def test_nothing_to_do():
+    log = io.StringIO()
+    Progress("cache", 0, "clips", stream=log, clock=Clock()).close()
+    assert log.getvalue() == "cache:  0/0 clips  in 0:00\n"
