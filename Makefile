@@ -1,0 +1,60 @@
+# Every target sets up .venv when it is missing or out of date.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
+BIN := .venv/bin
+STAMP := .venv/.stamp
+SOURCES := ttt ray_jobs tests benchmarks
+
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-faults check format bench schema lock
+
+help:
+	@echo 'make demo         the whole story on this CPU, ending with the path of a report'
+	@echo 'make test         all tests but the fault tests'
+	@echo 'make test-faults  kills workers and checks that nothing is lost'
+	@echo 'make check        ruff and the type checker;  make format mends what ruff can'
+	@echo 'make bench        the benchmarks of benchmarks/README.md'
+	@echo 'make schema       writes configs/schema.json from the configuration classes'
+	@echo 'make lock         resolves requirements.lock anew (needs uv)'
+	@echo 'make setup        builds .venv from requirements.lock; every target above does so first'
+
+setup: $(STAMP)
+
+# The stamp is written last, so that an interrupted setup is done again.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo 'error: Python 3.11 or 3.12 is needed, and $(PYTHON) is another; run: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)' >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --no-deps -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m ray_jobs.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m 'not faults'
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -q -m faults
+
+check: $(STAMP)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/basedpyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+schema: $(STAMP)
+	$(BIN)/python -m ray_jobs.schema
+
+lock:
+	uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links -q pyproject.toml -o requirements.lock
