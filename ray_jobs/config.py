@@ -121,5 +121,10 @@ def _node_lines(config: Config, indent: int) -> list[str]:
 
 
 def _field_sentences(config_class: type[Config]) -> dict[str, str]:
-    properties = TypeAdapter(config_class).json_schema()["properties"]
-    return {name: field.get("description", "") for name, field in properties.items()}
+    schema = TypeAdapter(config_class).json_schema()
+    sentences: dict[str, str] = {}
+    for name, field in schema["properties"].items():
+        # pydantic drops a field's sentence that is the same as that of the field's class.
+        referred = schema.get("$defs", {}).get(field.get("$ref", "").rpartition("/")[2], {})
+        sentences[name] = field.get("description") or referred.get("description", "")
+    return sentences

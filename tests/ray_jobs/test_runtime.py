@@ -11,7 +11,6 @@ import pytest
 from ray_jobs.runtime import check_free_cpu, require_free_cpu_per_node
 from ttt.errors import UserError
 
-
 STARVES = "can leave no whole CPU to read the data"
 CANNOT = "cannot all be placed"
 

@@ -1,0 +1,85 @@
+"""`python -m ray_jobs.schema` writes configs/schema.json, from which editors complete keys.
+
+The file has one definition per job. A configuration file names its own in the first line:
+`# yaml-language-server: $schema=schema.json#/$defs/train_decoder`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ray_jobs.config import BASE_KEY
+from ttt.config import Config
+
+JOB_CONFIGS = {
+    "cache_codes": "ray_jobs.cache_worker:CacheConfig",
+    "train_decoder": "ray_jobs.train_config:TrainConfig",
+    "evaluate_decoder": "ray_jobs.evaluate_config:EvaluateConfig",
+    "decode_codes": "ray_jobs.evaluate_config:DecodeConfig",
+}
+"""Where the configuration class of each job lives; imported only when it is asked for."""
+
+SCHEMA_PATH = Path(__file__).resolve().parent.parent / "configs" / "schema.json"
+
+
+def config_class(job: str) -> type[Config]:
+    """The configuration class of a job."""
+    module, _, name = JOB_CONFIGS[job].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def schema_text() -> str:
+    """The content of configs/schema.json."""
+    jobs = {job: config_class(job) for job in JOB_CONFIGS}
+    return json.dumps(schema_of(jobs), indent=2, ensure_ascii=False) + "\n"
+
+
+def schema_of(jobs: dict[str, type[Config]]) -> dict[str, Any]:
+    """A JSON Schema with a definition per job, and one per class inside them.
+
+    No key is required: a file may leave it to its base.
+    """
+    references, schema = TypeAdapter.json_schemas(
+        [(job, "validation", TypeAdapter(kind)) for job, kind in jobs.items()]
+    )
+    classes = _without_required(schema["$defs"])
+    files = {
+        job: _with_base(classes.pop(reference["$ref"].removeprefix("#/$defs/")))
+        for (job, _mode), reference in references.items()
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration files of the jobs",
+        "$defs": {**files, **classes},
+    }
+
+
+def _with_base(definition: dict[str, Any]) -> dict[str, Any]:
+    base = {
+        "type": "string",
+        "description": "A file beside this one whose values this one extends and replaces.",
+    }
+    return {**definition, "properties": {BASE_KEY: base, **definition["properties"]}}
+
+
+def _without_required(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_required(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # Only a list is the keyword: a field may itself be called `required`.
+    return {
+        key: _without_required(item)
+        for key, item in schema.items()
+        if not (key == "required" and isinstance(item, list))
+    }
+
+
+if __name__ == "__main__":
+    SCHEMA_PATH.write_text(schema_text(), encoding="utf-8")
+    print(SCHEMA_PATH)

@@ -1,0 +1,75 @@
+"""The rules of the house that a program can check."""
+
+import ast
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    path for folder in ("ttt", "ray_jobs", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
+MOST_LINES = 320
+
+
+def test_the_library_runs_without_ray_pydantic_and_yaml():
+    script = """
+        import importlib, pkgutil, sys
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in ("ray", "ray_jobs", "pydantic", "yaml"):
+                    raise ImportError(f"{name} must not be needed")
+
+        sys.meta_path.insert(0, Refuse())
+        import ttt
+
+        for module in pkgutil.walk_packages(ttt.__path__, "ttt."):
+            importlib.import_module(module.name)
+        assert not {"ray", "ray_jobs", "pydantic", "yaml"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_short_and_named_for_what_it_holds(path):
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= MOST_LINES, f"{lines} lines; split it at its natural joint"
+    assert path.stem not in ("utils", "util", "helpers", "misc", "common")
+
+
+def test_nothing_but_wiring_imports_the_wiring():
+    for path in (ROOT / "ttt").rglob("*.py"):
+        wiring = {"ray", "ray_jobs", "pydantic", "yaml"} & {
+            name.partition(".")[0] for name in _imports(path)
+        }
+        assert not wiring, f"{path.relative_to(ROOT)} imports {wiring}"
+
+
+def test_the_wiring_holds_no_signal_arithmetic():
+    arithmetic = ("torch.nn", "torch.fft", "torchaudio", "scipy", "numpy.fft")
+    for path in (ROOT / "ray_jobs").rglob("*.py"):
+        found = [name for name in _imports(path) if name.startswith(arithmetic)]
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def test_job_modules_define_no_classes():
+    # A module run with -m is __main__, and Ray pickles its classes by value: they lose identity.
+    for path in (ROOT / "ray_jobs").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.If) and "__main__" in ast.unparse(node) for node in tree.body):
+            classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+            assert not classes, f"{path.relative_to(ROOT)} defines {classes}"
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
