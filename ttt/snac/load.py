@@ -128,7 +128,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except (
         safetensors.SafetensorError,
         pickle.UnpicklingError,
@@ -138,3 +138,6 @@ def _read_weights(path: Path) -> dict[str, Any]:
     ) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(f"{path}: cannot be read as weights ({reason})") from error
+    if not isinstance(weights, dict):
+        raise UserError(f"{path}: holds a {type(weights).__name__}, not a dict of weights by name")
+    return weights

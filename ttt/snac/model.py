@@ -59,8 +59,6 @@ def interleaved_to_codes(interleaved: Tensor, geometry: CodeGeometry) -> list[Te
 class Decoder48k(nn.Module):
     """Decodes SNAC 24 kHz codes to 48 kHz audio; built by `from_snac` or `from_pretrained`."""
 
-    body: nn.Sequential
-    tail: nn.Sequential
     head: Head
 
     def __init__(
@@ -74,10 +72,11 @@ class Decoder48k(nn.Module):
         codec_sha256: str,
     ) -> None:
         super().__init__()
-        last = max(i for i, layer in enumerate(decoder_layers) if isinstance(layer, DecoderBlock))
+        layers = list(decoder_layers)
+        last = max(i for i, layer in enumerate(layers) if isinstance(layer, DecoderBlock))
         self.quantizer = quantizer.requires_grad_(False)
-        self.body = decoder_layers[: last + 1]
-        self.tail = decoder_layers[last + 1 :]
+        self.body = nn.Sequential(*layers[: last + 1])
+        self.tail = nn.Sequential(*layers[last + 1 :])
         self.head = build_head(init, self.body, self.tail)
         self.init: Init = init
         self.snac_config = snac_config
@@ -130,14 +129,25 @@ class Decoder48k(nn.Module):
     @torch.no_grad()
     def decode_24k(self, codes: Sequence[Tensor]) -> Tensor:
         """24 kHz audio [B, 1, T24], as SNAC's decode until the body is trained."""
-        self._check_range(codes)
+        self.check_codes(codes)
         return self._base(codes)[1]
 
     @torch.no_grad()
     def decode_both(self, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """`decode` and `decode_24k` in one pass, from the same noise."""
-        self._check_range(codes)
+        self.check_codes(codes)
         return self.forward(codes)
+
+    def check_codes(self, codes: Sequence[Tensor]) -> None:
+        """Raise ValueError unless `codes` have this codec's scales, shapes and range."""
+        self._check_shape(codes)
+        size = self.geometry.codebook_size
+        for k, scale in enumerate(codes):
+            low, high = (int(bound) for bound in scale.aminmax())
+            if low < 0 or high >= size:
+                raise ValueError(
+                    f"scale {k} holds codes from {low} to {high}; this codec has 0 to {size - 1}"
+                )
 
     def freeze_body(self, frozen: bool) -> None:
         """Phase 1 (True) trains the head alone and keeps no activation of the body.
@@ -171,18 +181,20 @@ class Decoder48k(nn.Module):
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
         """A decoder in eval mode from a folder that `save_pretrained` wrote.
 
+        Leaves the global random generator as it is.
         Raises UserError when a file is missing, damaged, or of another format or geometry.
         """
         config = export.read_config(Path(folder))
-        quantizer, decoder = export.build_base(config.snac)
-        model = cls(
-            quantizer,
-            decoder.model,
-            init=cast(Init, config.init),
-            snac_config=config.snac,
-            geometry=config.geometry,
-            codec_sha256=config.codec_sha256,
-        )
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are all replaced
+            quantizer, decoder = export.build_base(config.snac)
+            model = cls(
+                quantizer,
+                decoder.model,
+                init=cast(Init, config.init),
+                snac_config=config.snac,
+                geometry=config.geometry,
+                codec_sha256=config.codec_sha256,
+            )
         export.load_weights(model, Path(folder))
         return model.eval().to(device)
 
@@ -214,16 +226,6 @@ class Decoder48k(nn.Module):
             raise ValueError(f"scales of unequal batch sizes: {[len(scale) for scale in codes]}")
         if self.geometry.n_coarse_of([scale.shape[1] for scale in codes]) == 0:
             raise ValueError("codes are empty; give at least one coarsest token")
-
-    def _check_range(self, codes: Sequence[Tensor]) -> None:
-        self._check_shape(codes)
-        size = self.geometry.codebook_size
-        for k, scale in enumerate(codes):
-            low, high = (int(bound) for bound in scale.aminmax())
-            if low < 0 or high >= size:
-                raise ValueError(
-                    f"scale {k} holds codes from {low} to {high}; this codec has 0 to {size - 1}"
-                )
 
 
 def _refuse_unfit(geometry: CodeGeometry) -> None:

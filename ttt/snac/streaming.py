@@ -34,10 +34,16 @@ class StreamingDecoder:
         Raises ValueError for codes of the wrong shape, range or batch size.
         """
         n_coarse = self.model.geometry.n_coarse_of([scale.shape[-1] for scale in codes])
+        if n_coarse > 0:
+            self.model.check_codes(codes)
         if self._kept is None:
-            self._kept = [scale[..., :0] for scale in codes]
+            self._kept = [scale[:, :0] for scale in codes]
+        if len(codes[0]) != len(self._kept[0]):
+            raise ValueError(
+                f"{len(self._kept[0])} streams were begun, this chunk has {len(codes[0])}"
+            )
         self._kept = [
-            torch.cat([old, new], dim=-1) for old, new in zip(self._kept, codes, strict=True)
+            torch.cat([old, new], dim=1) for old, new in zip(self._kept, codes, strict=True)
         ]
         self._end_coarse += n_coarse
         return self._emit(self.model.geometry.samples_48k(self._end_coarse) - self._reach)
@@ -77,5 +83,5 @@ class StreamingDecoder:
         """Drop the codes before `first_coarse`, which nothing to come depends on."""
         assert self._kept is not None
         dropped = self.model.geometry.lengths(first_coarse - self._first_coarse)
-        self._kept = [scale[..., n:] for scale, n in zip(self._kept, dropped, strict=True)]
+        self._kept = [scale[:, n:] for scale, n in zip(self._kept, dropped, strict=True)]
         self._first_coarse = first_coarse

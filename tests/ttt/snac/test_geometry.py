@@ -65,6 +65,12 @@ def test_json_round_trip_and_columns():
     assert geometry.columns() == (slice(0, 1), slice(1, 3), slice(3, 7))
 
 
+def test_the_token_of_a_48_khz_sample():
+    geometry = CodeGeometry.preset("snac_24khz")
+    samples = (0, 4095, 4096, 8191, 8192)
+    assert [geometry.coarse_at_48k(sample) for sample in samples] == [0, 0, 1, 1, 2]
+
+
 @pytest.mark.parametrize("seconds", [0.3, 0.6, 1.1])
 def test_segments_do_not_lose_a_token_to_binary_rounding(seconds):
     geometry = CodeGeometry(sample_rate=1000, hop_samples=100, strides=(1,))
