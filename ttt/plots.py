@@ -76,7 +76,7 @@ def spectrograms(
     powers = {label: _power(signal, label) for label, signal in signals.items()}
     peak = max(float(next(iter(powers.values())).max()), 1e-12)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(0.9 + 3.1 * len(powers), 3.3), layout="constrained")
+        figure = Figure(figsize=(0.9 + 2.4 * len(powers), 3.2), layout="constrained")
         row: Any = figure.subplots(1, len(powers), sharey=True, squeeze=False)[0]
         picture = None
         for axes, (label, power) in zip(row, powers.items(), strict=True):

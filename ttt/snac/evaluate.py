@@ -21,20 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttt.audio import resample
+from ttt.audio import resample, to_int16
 from ttt.errors import UserError
+from ttt.snac.decode import decode_pieces
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.load import LoadedCodec
 from ttt.snac.metrics import all_metrics
-from ttt.snac.model import Decoder48k, interleaved_to_codes
-from ttt.snac.streaming import StreamingDecoder
-from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K
+from ttt.snac.model import Decoder48k
+from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, TRUE
 
 SHORTEST_SAMPLES = 4096
 """A clip with fewer real samples is too short for a spectral distance and is left out."""
-
-PIECE_COARSE = 64
-"""Coarsest tokens decoded at once: 5.5 s of snac_24khz."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +43,28 @@ class EvaluationClip:
     """Interleaved codes of the whole clip [n, codes_per_coarse], integers."""
     audio: np.ndarray
     """The true audio at 48 kHz, float32 [T], real samples only; T <= samples_48k(n)."""
+
+    @property
+    def seconds(self) -> float:
+        """Length of the real audio."""
+        return len(self.audio) / TARGET_RATE
+
+
+class Unmeasurable(Exception):
+    """A clip that gives no numbers, and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """A stretch of a clip in all its versions, to look at and listen to."""
+
+    start_seconds: float
+    audio: dict[str, np.ndarray]
+    """"true_48k" and every system -> int16 [T] at 48 kHz."""
 
 
 class Evaluator:
@@ -73,12 +92,11 @@ class Evaluator:
     def measure(self, clip: EvaluationClip) -> dict[str, dict[str, float | None]]:
         """System -> metric -> value; None where a metric is undefined (SI-SDR of silence).
 
-        Raises UserError when the clip is too short to measure.
+        Raises Unmeasurable when the clip is too short.
         """
         if len(clip.audio) < SHORTEST_SAMPLES:
-            raise UserError(
-                f"{clip.clip_id}: {len(clip.audio):,} samples are too short to measure; "
-                f"at least {SHORTEST_SAMPLES:,} are needed"
+            raise Unmeasurable(
+                f"too short: {len(clip.audio):,} samples, at least {SHORTEST_SAMPLES:,} are needed"
             )
         truth = torch.from_numpy(clip.audio)[None]
         row: dict[str, dict[str, float | None]] = {}
@@ -91,6 +109,16 @@ class Evaluator:
         """System -> 48 kHz audio float32 [T], for pictures and players."""
         return {system: audio.numpy() for system, audio in self._outputs(clip)}
 
+    def passage(self, clip: EvaluationClip, seconds: float) -> Passage:
+        """The middle of a clip, at most `seconds` long."""
+        count = min(len(clip.audio), int(seconds * TARGET_RATE))
+        start = (len(clip.audio) - count) // 2
+        versions = {TRUE: clip.audio, **self.render(clip)}
+        return Passage(
+            start / TARGET_RATE,
+            {name: to_int16(audio[start : start + count]) for name, audio in versions.items()},
+        )
+
     def _outputs(self, clip: EvaluationClip) -> Iterator[tuple[str, Tensor]]:
         samples = len(clip.audio)
         for system, decoder in self._decoders.items():
@@ -101,28 +129,10 @@ class Evaluator:
         yield CEILING, resample(limited, rate, TARGET_RATE)[:samples]
 
 
-def decode_pieces(
-    decoder: Decoder48k, codes: np.ndarray, piece_coarse: int = PIECE_COARSE
-) -> Iterator[Tensor]:
-    """The decode of interleaved codes [n, codes_per_coarse], in pieces of 48 kHz audio [t].
-
-    Together they are samples_48k(n) samples, equal to the decode of all codes at once (noise
-    off); memory stays that of a piece.
-    """
-    stream = StreamingDecoder(decoder)
-    device = next(decoder.parameters()).device
-    for start in range(0, len(codes), piece_coarse):
-        chunk = torch.from_numpy(codes[start : start + piece_coarse]).to(device)
-        yield stream.push(interleaved_to_codes(chunk[None], decoder.geometry))[0, 0]
-    yield stream.finish()[0, 0]
-
-
 def _same_24k(decoder: Decoder48k, untouched: Decoder48k) -> bool:
     return all(
         torch.equal(ours, theirs)
-        for ours, theirs in zip(
-            decoder.body_parameters(), untouched.body_parameters(), strict=True
-        )
+        for ours, theirs in zip(decoder.body_parameters(), untouched.body_parameters(), strict=True)
     )
 
 

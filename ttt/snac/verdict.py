@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from ttt.stats import Interval, bootstrap_interval, ratio_interval
 
+TRUE = "true_48k"
+"""The truth itself; it has no row, but is seen and heard."""
 OURS = "ours_48k"
 OURS_24K = "ours_24k_tuned_resampled"
 BASELINE = "resampled_decode24"
@@ -129,9 +131,9 @@ def _guard(metric: str, ratio: Interval) -> str:
     if ratio.mean is None or ratio.high is None:
         return f"{name} cannot be compared ({ratio.reason}), so it does not hold."
     if not _holds(metric, ratio):
-        return f"{name} does not hold: {ratio.mean:.3f} times, the limit is {limit}."
+        return f"{name} does not hold: {ratio.mean:.3f} times resampling's, the limit is {limit}."
     doubt = "" if ratio.high <= limit else f", though its interval reaches {ratio.high:.3f}"
-    return f"{name} holds: {ratio.mean:.3f} times, the limit is {limit}{doubt}."
+    return f"{name} holds: {ratio.mean:.3f} times resampling's, the limit is {limit}{doubt}."
 
 
 def _holds(metric: str, ratio: Interval) -> bool:

@@ -1,0 +1,27 @@
+r"""Decode codes to 48 kHz wav files, from a cache or from .npy, .pt or .safetensors files.
+
+    python -m ray_jobs.decode_codes --config configs/decode.yaml \
+        decoder=runs/train/export input=codes/ output=wavs/
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ray_jobs import cli
+from ray_jobs.decode_worker import DecodeConfig, decode, describe
+
+
+def execute(config: DecodeConfig, invocation: cli.Invocation) -> None:
+    """Decode; with --resume, files that exist are kept."""
+    decode(config, resume=invocation.resume, address=invocation.address)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return cli.run(DecodeConfig, execute=execute, describe=describe, doc=__doc__ or "", argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Codes to 48 kHz wav files, on workers, each file whole or not there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.decoder_source import DecoderSource, find_decoder
+from ray_jobs.evaluate_config import DecodeConfig
+from ray_jobs.progress import Progress
+from ray_jobs.runtime import ray_session
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.snac.cache import DamagedClip, open_cache
+from ttt.snac.code_files import CODE_SUFFIXES, find_code_files, read_codes, wav_names
+from ttt.snac.decode import write_decoded
+from ttt.snac.export import read_config
+from ttt.snac.geometry import CodeGeometry
+from ttt.snac.model import Decoder48k
+
+
+@dataclass(frozen=True)
+class CodesItem:
+    """Codes to decode and the file they become."""
+
+    clip_id: str
+    wav: str
+    """Path of the wav file below the output folder."""
+    file: Path | None = None
+    """The file of codes, unless they are in the cache."""
+    row: int = -1
+    """The clip's row in the cache."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a decode will do; made without loading weights."""
+
+    decoder: DecoderSource
+    cache: str | None
+    items: tuple[CodesItem, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A clip that was not decoded, and why."""
+
+    reason: str
+
+
+def plan_decode(config: DecodeConfig) -> Plan:
+    """Find decoder and codes. Raises UserError when there is nothing to decode."""
+    decoder = find_decoder(config.decoder)
+    files = [] if "://" in config.input else find_code_files(Path(config.input).expanduser())
+    if files:
+        root = Path(config.input).expanduser()
+        ids = [file.relative_to(root).as_posix() if root.is_dir() else file.name for file in files]
+        items = [
+            CodesItem(clip_id, wav, file=file.resolve())
+            for clip_id, wav, file in zip(ids, wav_names(ids), files, strict=True)
+        ]
+        return Plan(decoder, None, tuple(items[: config.limit]))
+    if not storage.exists(storage.join(config.input, "shards")):
+        raise UserError(
+            f"{config.input}: neither a cache (no shards in it) nor files of codes "
+            f"({', '.join(CODE_SUFFIXES)})"
+        )
+    cache = open_cache(config.input)
+    ids = list(cache.catalogue.clip_ids)
+    items = [
+        CodesItem(clip_id, wav, row=row)
+        for row, (clip_id, wav) in enumerate(zip(ids, wav_names(ids), strict=True))
+    ]
+    _check_cache(config, decoder)
+    return Plan(decoder, config.input, tuple(items[: config.limit]))
+
+
+def describe(config: DecodeConfig) -> str:
+    """The plan in words."""
+    plan = plan_decode(config)
+    kind = "files of codes" if plan.cache is None else "clips of a cache"
+    return (
+        f"decode {len(plan.items):,} {kind} ({config.input}) with {plan.decoder.kind} "
+        f"{plan.decoder.name}\n"
+        f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
+        f"  writes: {config.output}/*.wav, 48 kHz, 16 bit, and decoded.json"
+    )
+
+
+def decode(config: DecodeConfig, *, resume: bool, address: str | None) -> None:
+    """Write one wav file per clip, and decoded.json with counts and reasons.
+
+    Files that exist are an error, or with `resume` kept as they are. Raises UserError, with
+    everything else written, when some codes could not be decoded.
+    """
+    plan = plan_decode(config)
+    output = Path(config.output).expanduser().resolve()
+    there = [item for item in plan.items if (output / item.wav).exists()]
+    if there and not resume:
+        raise UserError(
+            f"{output}: {len(there)} of the {len(plan.items)} files exist, {there[0].wav} among "
+            "them; give --resume to keep them and write the others, or choose another output"
+        )
+    kept = {item.clip_id for item in there}
+    items = [item for item in plan.items if item.clip_id not in kept]
+    folder = plan.decoder.export_into(output / "decoder").resolve()
+    failed: list[dict[str, str]] = []
+    seconds = 0.0
+    with (
+        ray_session(address, config.cluster.local_cpus),
+        Progress("decode", len(plan.items), "clips", done=len(there)) as progress,
+    ):
+        results = over_actors(
+            lambda: DecodeWorker.options(**config.cluster.resources).remote(
+                config, str(folder), plan.cache, str(output)
+            ),
+            lambda actor, item: actor.decode.remote(item),
+            items,
+            actors=config.cluster.num_workers,
+        )
+        for item, result in results:
+            if isinstance(result, Failed | WorkerDied):
+                failed.append({"clip_id": item.clip_id, "reason": result.reason})
+            else:
+                seconds += result
+            progress.advance(1, failed=len(failed))
+    failed.sort(key=lambda entry: entry["clip_id"])
+    written = len(items) - len(failed)
+    summary = {
+        "written": written,
+        "kept": len(there),
+        "failed": failed,
+        "seconds_written": seconds,
+        "provenance": records.provenance(config),
+    }
+    records.write_json(output / "decoded.json", summary)
+    print(
+        f"{written} wav files ({seconds:.1f} s) in {config.output}, {len(there)} kept", flush=True
+    )
+    if failed:
+        raise UserError(_failure_sentence(failed, output))
+
+
+@ray.remote
+class DecodeWorker:
+    """Holds the decoder and writes files."""
+
+    def __init__(self, config: DecodeConfig, folder: str, cache: str | None, output: str) -> None:
+        torch.set_num_threads(config.cluster.threads)
+        self._decoder = Decoder48k.from_pretrained(folder, config.cluster.device)
+        self._cache = None if cache is None else open_cache(cache)
+        self._output = Path(output)
+
+    def decode(self, item: CodesItem) -> float | Failed:
+        """Write the item's file; its seconds, or why there is none."""
+        geometry = self._decoder.geometry
+        n_samples: int | None = None
+        try:
+            if item.file is not None:
+                codes = read_codes(item.file, geometry)
+            else:
+                assert self._cache is not None
+                catalogue = self._cache.catalogue
+                n_coarse = int(catalogue.n_coarse[item.row])
+                n_samples = int(catalogue.n_samples[item.row])
+                codes = self._cache.read_codes(item.row, 0, n_coarse)
+            return write_decoded(self._decoder, codes, self._output / item.wav, n_samples)
+        except (UserError, DamagedClip) as reason:
+            return Failed(str(reason))
+
+
+def _check_cache(config: DecodeConfig, decoder: DecoderSource) -> None:
+    """Refuse codes of another codec; they would decode to noise."""
+    if decoder.export is None:
+        return
+    cache, made = open_cache(config.input), read_config(decoder.export)
+    _check_geometry(config.input, cache.geometry, made.geometry)
+    if cache.codec.weights_sha256 != made.codec_sha256:
+        raise UserError(
+            f"{config.input}: its codes were made by {cache.codec.name} with weights "
+            f"{cache.codec.weights_sha256[:12]}, the decoder is for a codec with "
+            f"{made.codec_sha256[:12]}; decode it with a decoder of its own codec"
+        )
+
+
+def _check_geometry(name: str, cache: CodeGeometry, decoder: CodeGeometry) -> None:
+    if cache != decoder:
+        raise UserError(
+            f"{name}: geometry {cache.to_json()} is not the decoder's, {decoder.to_json()}"
+        )
+
+
+def _failure_sentence(failed: Sequence[dict[str, Any]], output: Path) -> str:
+    reasons = Counter(entry["reason"] for entry in failed)
+    first = next(iter(reasons))
+    return f"{len(failed)} clips were not decoded ({first}); {output}/decoded.json lists them all"

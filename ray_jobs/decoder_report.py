@@ -1,0 +1,279 @@
+"""The page of a decoder's evaluation: verdict, table, curves, pictures, sounds, every clip."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ray_jobs import report
+from ray_jobs.report import Markup
+from ttt.plots import Curve, curves, spectrograms
+from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.model_card import digits
+from ttt.snac.verdict import (
+    BASELINE,
+    CEILING,
+    METRIC_NAMES,
+    OURS,
+    SYSTEM_NAMES,
+    TRUE,
+    check_metrics_together,
+    describe_interval,
+)
+
+_PANEL_NAMES = {
+    TRUE: "True 48 kHz",
+    OURS: "Ours, 48 kHz",
+    BASELINE: "Codec 24 kHz, resampled",
+    CEILING: "True 24 kHz, resampled",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A passage of one clip to see and hear."""
+
+    clip_id: str
+    place: str
+    """Its rank, such as "best of 12", and the number that ranked it."""
+    start_seconds: float
+    audio: Mapping[str, np.ndarray]
+    """TRUE and systems -> int16 [T] at 48 kHz."""
+
+
+def build_report(
+    summary: Mapping[str, Any],
+    clips: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
+    history: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str] = tuple(METRIC_NAMES),
+) -> str:
+    """The whole page, one file without a link to anywhere.
+
+    `clips` are the lines of results.jsonl, `history` those of the training run's metrics.jsonl
+    (empty without one). Raises ValueError when `metrics` holds LSD or LSD-HF without LSD-LF and
+    L1, because LSD alone is won by noise.
+    """
+    check_metrics_together(metrics)
+    decoder, data = summary["decoder"], summary["data"]
+    parts = [
+        report.callout(
+            summary["verdict"]["kind"],
+            summary["verdict"]["heading"],
+            *(report.tag("p", sentence) for sentence in summary["verdict"]["sentences"]),
+        ),
+        _tiles(summary),
+        _results(summary, metrics),
+        *([_examples(examples)] if examples else []),
+        *_history(history),
+        _every_clip(clips, metrics),
+        *([_left_out(data)] if data["left_out"] else []),
+        _origin(summary),
+    ]
+    subtitle = (
+        f"{decoder['name']} on {data['name']}: {data['evaluated']} clips, "
+        f"{data['seconds']:.0f} s of audio"
+    )
+    return report.page("48 kHz decoder: evaluation", *parts, subtitle=subtitle)
+
+
+def _tiles(summary: Mapping[str, Any]) -> Markup:
+    ratios, data = summary["ratios_to_resampled_decode24"], summary["data"]
+    shown = [
+        (f"{METRIC_NAMES[metric]}, ours / resampling", ratios[metric]) for metric in _TILE_METRICS
+    ]
+    return report.tiles(
+        [
+            *((name, _mean(ratio), _range(ratio)) for name, ratio in shown),
+            (
+                "Clips measured",
+                f"{data['evaluated']} of {data['wanted']}",
+                f"coverage {data['coverage']:.0%}",
+            ),
+        ]
+    )
+
+
+_TILE_METRICS = ("lsd", "lsd_lf", "l1")
+
+
+def _mean(ratio: Mapping[str, Any]) -> str:
+    return "–" if ratio["mean"] is None else f"{ratio['mean']:.3f}"
+
+
+def _range(ratio: Mapping[str, Any]) -> str:
+    if ratio["low"] is None:
+        return f"no interval: {ratio['reason']}"
+    return f"95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}"
+
+
+def _results(summary: Mapping[str, Any], metrics: Sequence[str]) -> Markup:
+    rows = [
+        [
+            SYSTEM_NAMES[system],
+            *(_with_interval(values[metric], digits(metric)) for metric in metrics),
+        ]
+        for system, values in summary["systems"].items()
+    ]
+    header = ["System", *(METRIC_NAMES[metric] for metric in metrics)]
+    return report.section(
+        "Results",
+        report.table(header, rows, caption=_TABLE_NOTE),
+        id_="results",
+    )
+
+
+def _with_interval(interval: Mapping[str, Any], decimals: int) -> Markup:
+    """The mean, its interval small below it."""
+    mean, _, rest = describe_interval(interval, decimals).partition(" ")
+    return Markup(report.tag("div", mean) + report.tag("div", rest, class_="note"))
+
+
+_TABLE_NOTE = (
+    "Mean over clips with the 95 % bootstrap interval. Lower is better, except for SI-SDR. LSD is "
+    "the log-spectral distance (Hann 2048/512); LSD-LF and LSD-HF are its parts below and above "
+    "12 kHz. LSD alone is won by noise: read it beside LSD-LF and L1."
+)
+
+
+def _examples(examples: Sequence[Example]) -> Markup:
+    note = (
+        "Clips are chosen by rank of LSD, ours over resampling, so that the worst is shown too. "
+        "One dB scale per clip; 0 dB is the loudest point of the true audio."
+    )
+    shown = [_example(example) for example in examples]
+    return report.section(
+        "See and hear", report.tag("p", note, class_="note"), *shown, id_="examples"
+    )
+
+
+def _example(example: Example) -> Markup:
+    named = {name: example.audio[key] for key, name in _PANEL_NAMES.items()}
+    seconds = len(example.audio[TRUE]) / TARGET_RATE
+    title = f"{example.clip_id} ({example.place})"
+    caption = f"{seconds:.1f} s from second {example.start_seconds:.1f}"
+    png = spectrograms(named, TARGET_RATE)
+    players = [report.audio(_flac(audio), name) for name, audio in named.items()]
+    alt = f"Spectrograms of {example.clip_id}: {', '.join(named)}"
+    return report.tag(
+        "div",
+        report.tag("h3", title),
+        report.picture(png, alt, caption=caption),
+        report.tag("div", *players, class_="players"),
+        class_="example",
+    )
+
+
+def _flac(audio: np.ndarray) -> bytes:
+    # FLAC, not a lossy format: what is above 12 kHz is exactly what is to be heard.
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, TARGET_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    """The section of training curves; nothing without a validation in the history."""
+    steps = [line for line in history if line["kind"] == "step"]
+    validations = [line for line in history if line["kind"] == "validation"]
+    if not validations:
+        return []
+    phase_2 = next((line["step"] for line in steps if line["phase"] == 2), None)
+    marks = {} if phase_2 is None else {"all layers train": phase_2}
+    at = [line["step"] for line in validations]
+    losses = [Curve(label="validation", x=at, y=_numbers(validations, "loss"))]
+    if steps:
+        x = [line["step"] for line in steps]
+        losses.insert(0, Curve(label="training", x=x, y=_numbers(steps, "loss")))
+    pictures = [curves(losses, x_label="step", y_label="loss", title="Loss", marks=marks)]
+    for metric in ("lsd", "lsd_lf", "l1"):
+        lines = [
+            Curve(
+                label=name,
+                x=at,
+                y=_numbers([line["rows"].get(row, {}) for line in validations], metric),
+                dashed=row != OURS,
+            )
+            for row, name in _HISTORY_ROWS.items()
+            if any(row in line["rows"] for line in validations)
+        ]
+        title = METRIC_NAMES[metric]
+        pictures.append(curves(lines, x_label="step", y_label=title, title=title, marks=marks))
+    names = ("Loss", "LSD", "LSD-LF", "L1")
+    figures = [
+        report.picture(png, f"{name} by training step")
+        for name, png in zip(names, pictures, strict=True)
+    ]
+    note = report.tag("p", "On the run's own fixed validation windows.", class_="note")
+    grid = report.tag("div", *figures, class_="pair")
+    return [report.section("Training", note, grid, id_="training")]
+
+
+_HISTORY_ROWS = {
+    OURS: "ours",
+    BASELINE: "codec 24 kHz, resampled",
+    CEILING: "true 24 kHz, resampled",
+}
+
+
+def _numbers(lines: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [math.nan if line.get(key) is None else float(line[key]) for line in lines]
+
+
+def _every_clip(clips: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Markup:
+    header = ["Clip", "Seconds", *(METRIC_NAMES[metric] for metric in metrics)]
+    tables = [
+        report.details(
+            f"{SYSTEM_NAMES[system]}, {len(clips)} clips",
+            report.table(header, _clip_rows(clips, system, metrics)),
+        )
+        for system in SYSTEM_NAMES
+        if any(system in clip["systems"] for clip in clips)
+    ]
+    return report.section("Every clip", *tables, id_="clips")
+
+
+def _clip_rows(
+    clips: Sequence[Mapping[str, Any]], system: str, metrics: Sequence[str]
+) -> Iterator[list[str]]:
+    for clip in clips:
+        values = clip["systems"][system]
+        cells = [
+            "–" if values[metric] is None else f"{values[metric]:.{digits(metric)}f}"
+            for metric in metrics
+        ]
+        yield [clip["clip_id"], f"{clip['seconds']:.1f}", *cells]
+
+
+def _left_out(data: Mapping[str, Any]) -> Markup:
+    rows = [[item["clip_id"], item["reason"]] for item in data["left_out"]]
+    return report.section(
+        "Left out", report.table(["Clip", "Reason"], rows, numeric=False), id_="left-out"
+    )
+
+
+def _origin(summary: Mapping[str, Any]) -> Markup:
+    decoder, made, data = summary["decoder"], summary["provenance"], summary["data"]
+    rows = [
+        ["Decoder", f"{decoder['name']} ({decoder['source']})"],
+        ["Decoder weights, sha256", decoder["sha256"]],
+        ["Codec", decoder["codec"]],
+        ["Codec weights, sha256", decoder["codec_sha256"]],
+        ["Data", f"{data['name']} ({data['kind']})"],
+        ["Bootstrap", "{resamples} resamples, seed {seed}".format(**summary["bootstrap"])],
+        ["Configuration", made["config_digest"]],
+        ["Commit", str(made["git_commit"])],
+        ["Made", made["created"]],
+        ["Versions", ", ".join(f"{name} {number}" for name, number in made["versions"].items())],
+    ]
+    facts = [(report.tag("dt", name) + report.tag("dd", text)) for name, text in rows]
+    return report.section(
+        "Where these numbers come from",
+        report.tag("dl", *map(Markup, facts)),
+        id_="origin",
+    )

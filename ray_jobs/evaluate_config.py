@@ -1,0 +1,151 @@
+"""The trees of configs/evaluate_decoder.yaml and configs/decode.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ttt.config import Config
+from ttt.snac.clip_input import QualityConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationDataConfig(Config):
+    """Which clips are measured; all null takes the clips that the training run held out."""
+
+    audio: str | None = None
+    """Folder of recordings of at least 44.1 kHz, any depth; encoded here by the codec."""
+    cache: str | None = None
+    """Cache written by ray_jobs.cache_codes, folder or URI; every clip of it counts."""
+    limit: int | None = None
+    """Measure the first so many clips, for trials; null takes all."""
+
+    def __post_init__(self) -> None:
+        if self.audio is not None and self.cache is not None:
+            raise ValueError("audio and cache are both set; set one of them to null")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 or null, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapConfig(Config):
+    """How intervals are drawn; clips are resampled."""
+
+    resamples: int = 2000
+    """Draws per interval."""
+    seed: int = 0
+    """Of the draws; the same seed gives the same intervals."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 100:
+            raise ValueError(f"resamples must be at least 100, got {self.resamples}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """What report.html shows besides the tables."""
+
+    examples: int = 3
+    """Clips to see and hear, by rank from the best to the worst; 0 for none."""
+    example_seconds: float = 5.0
+    """Length of the passage, from the middle of the clip; 5 s of four players take about 2 MB."""
+    write_card: bool = True
+    """Put the numbers into the README.md of the export that was measured."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise ValueError(f"examples must not be negative, got {self.examples}")
+        if not 0.25 <= self.example_seconds <= 60:
+            raise ValueError(
+                f"example_seconds must lie between 0.25 and 60, got {self.example_seconds}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorsConfig(Config):
+    """How many workers share the clips; the result does not depend on it."""
+
+    num_workers: int = 1
+    """Workers, each with its own copy of the model."""
+    cpus_per_worker: float = 1.0
+    """CPUs, and torch threads, of each worker."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    local_cpus: int | None = None
+    """CPUs of a Ray that is started here; null takes the machine's. Unused on a cluster."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+        if self.cpus_per_worker <= 0:
+            raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
+        if self.local_cpus is not None and self.local_cpus < 1:
+            raise ValueError(f"local_cpus must be at least 1 or null, got {self.local_cpus}")
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """For an actor class's options()."""
+        return {"num_cpus": self.cpus_per_worker, "num_gpus": 1 if self.use_gpu else 0}
+
+    @property
+    def device(self) -> str:
+        """Where a worker's model lives."""
+        return "cuda" if self.use_gpu else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of a worker: more than its CPUs would make it many times slower."""
+        return max(1, int(self.cpus_per_worker))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Config):
+    """Measuring a 48 kHz decoder against resampling."""
+
+    decoder: str
+    """An export, or a training run's folder (its export, else its best checkpoint)."""
+    output: str
+    """New folder for results.jsonl, summary.json and report.html."""
+    codec: str | None = None
+    """The untouched codec: a hub name, a folder in its layout, or tiny; null takes the run's."""
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    """The clips."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """Which recordings of an audio folder are left out; each is listed with its reason."""
+    min_coverage: float = 0.8
+    """The job fails, after writing everything, when a smaller share of clips was measured."""
+    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    """Intervals."""
+    report: ReportConfig = field(default_factory=ReportConfig)
+    """The page."""
+    cluster: ActorsConfig = field(default_factory=ActorsConfig)
+    """Workers."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_coverage <= 1:
+            raise ValueError(f"min_coverage must lie between 0 and 1, got {self.min_coverage}")
+        if "://" in self.output:
+            raise ValueError(f"output must be a local folder, got {self.output}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig(Config):
+    """Decoding codes to 48 kHz wav files."""
+
+    decoder: str
+    """An export, or a training run's folder (its export, else its best checkpoint)."""
+    input: str
+    """A cache, a file of codes (.npy, .pt, .safetensors), or a folder of such files."""
+    output: str
+    """Folder for the wav files, named after the clips; sub-folders are kept."""
+    limit: int | None = None
+    """Decode the first so many clips; null takes all."""
+    cluster: ActorsConfig = field(default_factory=ActorsConfig)
+    """Workers."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 or null, got {self.limit}")
+        if "://" in self.output:
+            raise ValueError(f"output must be a local folder, got {self.output}")

@@ -1,0 +1,341 @@
+"""An evaluation: find the decoder and the clips, measure on workers, write the results.
+
+OUTPUT/results.jsonl has a line per measured clip (clip_id, seconds, decoder, systems -> metrics);
+summary.json the means, ratios, verdict, what was left out and provenance; report.html the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from ray_jobs import run_folder
+from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.decoder_report import Example, build_report
+from ray_jobs.decoder_source import DecoderSource, find_decoder, weights_file_sha256
+from ray_jobs.evaluate_config import EvaluateConfig
+from ray_jobs.progress import Progress
+from ray_jobs.runtime import ray_session
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.snac.cache import open_cache
+from ttt.snac.clip_input import ClipInput
+from ttt.snac.clip_sources import list_folder
+from ttt.snac.evaluate import Evaluator, Passage
+from ttt.snac.evaluation_clips import CachedClip, ClipReader, Unmeasurable
+from ttt.snac.load import LoadedCodec, load_codec
+from ttt.snac.model import Decoder48k
+from ttt.snac.model_card import card
+from ttt.snac.split import held_out_rows
+from ttt.snac.verdict import BASELINE, OURS, summarize
+
+Item = ClipInput | CachedClip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation will do; made without loading weights."""
+
+    decoder: DecoderSource
+    codec: str
+    kind: str
+    """What the clips are, in words."""
+    data: str
+    """Folder or URI of the clips."""
+    cache: str | None
+    """The cache to read from, if it is one."""
+    items: tuple[Item, ...]
+
+
+def plan_evaluation(config: EvaluateConfig) -> Plan:
+    """Find decoder and clips. Raises UserError for whatever cannot be found or does not fit."""
+    decoder = find_decoder(config.decoder)
+    codec = config.codec or (decoder.training.codec if decoder.training is not None else None)
+    if codec is None:
+        raise UserError(
+            f"{config.decoder} does not say its codec by name; set codec to the hub name or folder "
+            "of the codec it was trained from"
+        )
+    if config.data.audio is not None:
+        items: Sequence[Item] = list_folder(config.data.audio)
+        kind, data, cache = "folder of audio", config.data.audio, None
+    elif config.data.cache is not None:
+        kind, data, cache = "cache", config.data.cache, config.data.cache
+        items = _cached(cache, None)
+    else:
+        kind, data, items = _held_out(decoder)
+        cache = data
+    if config.data.limit is not None:
+        items = items[: config.data.limit]
+    return Plan(decoder, codec, kind, data, cache, tuple(items))
+
+
+def describe(config: EvaluateConfig) -> str:
+    """The plan in words."""
+    plan = plan_evaluation(config)
+    return (
+        f"measure {plan.decoder.kind} {plan.decoder.name} with codec {plan.codec} on "
+        f"{len(plan.items):,} clips ({plan.kind} {plan.data})\n"
+        f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
+        f"  writes: {config.output}/results.jsonl, summary.json, report.html"
+        + (", and the export's README.md" if _writes_card(config, plan.decoder) else "")
+    )
+
+
+def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> None:
+    """Measure every clip and write the output folder.
+
+    Raises UserError before Ray starts for what does not fit, and at the end, with everything
+    written, when fewer clips than `min_coverage` were measured.
+    """
+    plan = plan_evaluation(config)
+    output = Path(config.output)
+    codec = load_codec(plan.codec)
+    _check_codec(plan, codec)
+    with run_folder.claim(config.output, config, resume=resume):
+        folder = plan.decoder.export_into(output / "decoder").resolve()
+        Evaluator(Decoder48k.from_pretrained(folder), codec)  # refuses another codec's decoder
+        sha256 = weights_file_sha256(folder)
+        done = _read_done(output / "results.jsonl", sha256)
+        with ray_session(address, config.cluster.local_cpus):
+            clips, left_out = _measure(config, plan, folder, sha256, done)
+            examples = _render(config, plan, folder, clips)
+        clips = _in_order(clips, plan.items)
+        _write_lines(output / "results.jsonl", clips)
+        summary = _summary(config, plan, codec, sha256, clips, left_out)
+        records.write_json(output / "summary.json", summary)
+        page = build_report(summary, clips, examples, plan.decoder.history())
+        storage.write_bytes(output / "report.html", page.encode())
+        if _writes_card(config, plan.decoder):
+            storage.write_bytes(folder / "README.md", card(summary).encode())
+    print(_closing_words(config, summary), flush=True)
+    if summary["data"]["coverage"] < config.min_coverage:
+        raise UserError(
+            f"{len(clips)} of {len(plan.items)} clips could be measured, min_coverage is "
+            f"{config.min_coverage:g}; {output}/summary.json lists the others with their reasons"
+        )
+
+
+@ray.remote
+class EvaluateWorker:
+    """Holds the models and measures clips."""
+
+    def __init__(self, config: EvaluateConfig, folder: str, codec: str, cache: str | None) -> None:
+        torch.set_num_threads(config.cluster.threads)
+        device = config.cluster.device
+        loaded = load_codec(codec, device)
+        self._reader = ClipReader(loaded, cache, config.quality)
+        self._evaluator = Evaluator(Decoder48k.from_pretrained(folder, device), loaded)
+
+    def measure(self, item: Item) -> dict[str, Any] | Unmeasurable:
+        """A line of results.jsonl, or why there is none."""
+        try:
+            clip = self._reader.read(item)
+            return {
+                "clip_id": clip.clip_id,
+                "seconds": clip.seconds,
+                "systems": self._evaluator.measure(clip),
+            }
+        except Unmeasurable as reason:
+            return reason
+
+    def render(self, item: Item, seconds: float) -> Passage:
+        """The middle of a clip in all versions."""
+        return self._evaluator.passage(self._reader.read(item), seconds)
+
+
+def _cached(cache_uri: str, share: float | None) -> list[Item]:
+    """All clips of a cache, or the held-out share of them."""
+    catalogue = open_cache(cache_uri).catalogue
+    rows = range(len(catalogue.n_coarse))
+    if share is not None:
+        rows = held_out_rows(catalogue.clip_ids, share).tolist()
+    return [CachedClip(catalogue.clip_ids[row], row) for row in rows]
+
+
+def _held_out(decoder: DecoderSource) -> tuple[str, str, list[Item]]:
+    if decoder.training is None:
+        raise UserError(
+            f"{decoder.name} is not part of a training run with held-out clips; set data.audio or "
+            "data.cache"
+        )
+    data = decoder.training.data
+    if data.validation is not None:
+        return "the run's validation cache", data.validation, _cached(data.validation, None)
+    if data.validation_share is None:
+        raise UserError(
+            f"{decoder.name}: the run held no clips out (data.validation_share is null); set "
+            "data.audio or data.cache"
+        )
+    items = _cached(data.train, data.validation_share)
+    return "the run's held-out clips", data.train, items
+
+
+def _check_codec(plan: Plan, codec: LoadedCodec) -> None:
+    if plan.cache is None:
+        return
+    cache = open_cache(plan.cache)
+    if cache.geometry != codec.geometry:
+        raise UserError(
+            f"{plan.cache}: geometry {cache.geometry.to_json()} is not that of codec "
+            f"{codec.name}, {codec.geometry.to_json()}"
+        )
+    if cache.codec.weights_sha256 != codec.weights_sha256:
+        raise UserError(
+            f"{plan.cache}: its codes were made by {cache.codec.name} with weights "
+            f"{cache.codec.weights_sha256[:12]}, codec {codec.name} has "
+            f"{codec.weights_sha256[:12]}; name the codec that made the cache"
+        )
+
+
+def _start_worker(config: EvaluateConfig, plan: Plan, folder: Path) -> Any:
+    return EvaluateWorker.options(**config.cluster.resources).remote(
+        config, str(folder), plan.codec, plan.cache
+    )
+
+
+def _measure(
+    config: EvaluateConfig, plan: Plan, folder: Path, sha256: str, done: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """The lines of all measured clips, and the left-out ones with their reasons."""
+    known = {line["clip_id"] for line in done}
+    items = [item for item in plan.items if item.clip_id not in known]
+    clips = [line for line in done if line["clip_id"] in {item.clip_id for item in plan.items}]
+    left_out: list[dict[str, str]] = []
+    results = over_actors(
+        lambda: _start_worker(config, plan, folder),
+        lambda actor, item: actor.measure.remote(item),
+        items,
+        actors=config.cluster.num_workers,
+    )
+    with Progress("evaluate", len(plan.items), "clips", done=len(clips)) as progress:
+        for item, result in results:
+            if isinstance(result, Unmeasurable | WorkerDied):
+                left_out.append({"clip_id": item.clip_id, "reason": result.reason})
+            else:
+                line = {"decoder": sha256, **result}
+                records.append_jsonl(Path(config.output) / "results.jsonl", line)
+                clips.append(line)
+            progress.advance(1, left_out=len(left_out))
+    left_out.sort(key=lambda entry: entry["clip_id"])
+    return clips, left_out
+
+
+def _render(
+    config: EvaluateConfig, plan: Plan, folder: Path, clips: Sequence[dict[str, Any]]
+) -> list[Example]:
+    """Passages of clips at even ranks from the best to the worst."""
+    ranked = sorted(clips, key=lambda line: (_lsd_ratio(line), line["clip_id"]))
+    count = min(config.report.examples, len(ranked))
+    if count == 0:
+        return []
+    ranks = [round(k * (len(ranked) - 1) / max(count - 1, 1)) for k in range(count)]
+    item_of = {item.clip_id: item for item in plan.items}
+    chosen = {ranked[rank]["clip_id"]: rank for rank in ranks}
+    passages = over_actors(
+        lambda: _start_worker(config, plan, folder),
+        lambda actor, item: actor.render.remote(item, config.report.example_seconds),
+        [item_of[clip_id] for clip_id in chosen],
+        actors=1,
+    )
+    examples = []
+    for item, passage in passages:
+        if not isinstance(passage, WorkerDied):
+            rank = chosen[item.clip_id]
+            ratio = _lsd_ratio(ranked[rank])
+            place = f"{_place(rank, len(ranked))}: LSD {ratio:.2f} times resampling's"
+            examples.append(
+                (rank, Example(item.clip_id, place, passage.start_seconds, passage.audio))
+            )
+    return [example for _, example in sorted(examples, key=lambda pair: pair[0])]
+
+
+def _place(rank: int, count: int) -> str:
+    names = {count - 1: "worst", 0: "best"}
+    return names.get(rank, f"rank {rank + 1}") + f" of {count}"
+
+
+def _lsd_ratio(line: dict[str, Any]) -> float:
+    systems = line["systems"]
+    return systems[OURS]["lsd"] / max(systems[BASELINE]["lsd"], 1e-12)
+
+
+def _read_done(path: Path, sha256: str) -> list[dict[str, Any]]:
+    """The lines an interrupted evaluation left; its last one may be cut short and is dropped."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    if any(line["decoder"] != sha256 for line in lines):
+        raise UserError(
+            f"{path}: holds results of another decoder; choose another output, or delete it to "
+            "measure again"
+        )
+    _write_lines(path, lines)
+    return lines
+
+
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(records.finite(line), allow_nan=False) + "\n" for line in lines)
+    storage.write_bytes(path, text.encode())
+
+
+def _in_order(clips: list[dict[str, Any]], items: Sequence[Item]) -> list[dict[str, Any]]:
+    place = {item.clip_id: number for number, item in enumerate(items)}
+    return sorted(clips, key=lambda line: place[line["clip_id"]])
+
+
+def _summary(
+    config: EvaluateConfig,
+    plan: Plan,
+    codec: LoadedCodec,
+    sha256: str,
+    clips: Sequence[dict[str, Any]],
+    left_out: list[dict[str, str]],
+) -> dict[str, Any]:
+    bootstrap = config.bootstrap
+    return {
+        "decoder": {
+            "name": plan.decoder.name,
+            "source": plan.decoder.kind,
+            "sha256": sha256,
+            "codec": codec.name,
+            "codec_sha256": codec.weights_sha256,
+        },
+        "data": {
+            "name": plan.data,
+            "kind": plan.kind,
+            "wanted": len(plan.items),
+            "evaluated": len(clips),
+            "coverage": len(clips) / max(len(plan.items), 1),
+            "seconds": sum(line["seconds"] for line in clips),
+            "left_out": left_out,
+        },
+        **summarize([line["systems"] for line in clips], bootstrap.seed, bootstrap.resamples),
+        "bootstrap": bootstrap.to_dict(),
+        "provenance": records.provenance(config),
+    }
+
+
+def _writes_card(config: EvaluateConfig, decoder: DecoderSource) -> bool:
+    return config.report.write_card and decoder.export is not None
+
+
+def _closing_words(config: EvaluateConfig, summary: dict[str, Any]) -> str:
+    verdict = summary["verdict"]
+    return "\n".join(
+        [
+            f"{verdict['heading']}: {' '.join(verdict['sentences'])}",
+            f"report: {config.output}/report.html",
+        ]
+    )
