@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from ray_jobs import cli
-from ray_jobs.decode_worker import DecodeConfig, decode, describe
+from ray_jobs.decode_worker import decode, describe
+from ray_jobs.evaluate_config import DecodeConfig
 
 
 def execute(config: DecodeConfig, invocation: cli.Invocation) -> None:

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from ray_jobs import cli
-from ray_jobs.evaluate_worker import EvaluateConfig, describe, evaluate
+from ray_jobs.evaluate_config import EvaluateConfig
+from ray_jobs.evaluate_worker import evaluate
+from ray_jobs.evaluation_plan import describe
 
 
 def execute(config: EvaluateConfig, invocation: cli.Invocation) -> None:

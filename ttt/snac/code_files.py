@@ -4,7 +4,7 @@
 |---|---|
 | .safetensors | integer tensors `codes_0`, `codes_1`, ... coarsest first, each [L_k] or [1, L_k] |
 | .npy | integers interleaved [n, 7]: a row is one coarsest token with all the codes of its time |
-| .pt | a list of integer tensors, coarsest first, each [L_k] or [1, L_k]; read without pickle code |
+| .pt | a list of integer tensors, coarsest first, each [L_k] or [1, L_k]; no code in it is run |
 
 Inside the project a clip's codes are one interleaved array [n, codes_per_coarse]; for strides
 (4, 2, 1) a row is 1 coarse, 2 middle and 4 fine codes, in this order.

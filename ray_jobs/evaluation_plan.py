@@ -1,0 +1,118 @@
+"""What an evaluation will do: which decoder, which clips; found without loading weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray_jobs.decoder_source import DecoderSource, find_decoder
+from ray_jobs.evaluate_config import EvaluateConfig
+from ttt.errors import UserError
+from ttt.snac.cache import open_cache
+from ttt.snac.clip_input import ClipInput
+from ttt.snac.clip_sources import list_folder
+from ttt.snac.evaluation_clips import CachedClip
+from ttt.snac.load import LoadedCodec
+from ttt.snac.split import held_out_rows
+
+Item = ClipInput | CachedClip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation will do; made without loading weights."""
+
+    decoder: DecoderSource
+    codec: str
+    kind: str
+    """What the clips are, in words."""
+    data: str
+    """Folder or URI of the clips."""
+    cache: str | None
+    """The cache to read from, if it is one."""
+    items: tuple[Item, ...]
+
+
+def plan_evaluation(config: EvaluateConfig) -> Plan:
+    """Find decoder and clips. Raises UserError for whatever cannot be found or does not fit."""
+    decoder = find_decoder(config.decoder)
+    codec = config.codec or (decoder.training.codec if decoder.training is not None else None)
+    if codec is None:
+        raise UserError(
+            f"{config.decoder} does not say its codec by name; set codec to the hub name or folder "
+            "of the codec it was trained from"
+        )
+    if config.data.audio is not None:
+        items: Sequence[Item] = list_folder(config.data.audio)
+        kind, data, cache = "folder of audio", config.data.audio, None
+    elif config.data.cache is not None:
+        kind, data, cache = "cache", config.data.cache, config.data.cache
+        items = _cached(cache, None)
+    else:
+        kind, data, items = _held_out(decoder)
+        cache = data
+    if config.data.limit is not None:
+        items = items[: config.data.limit]
+    return Plan(decoder, codec, kind, data, cache, tuple(items))
+
+
+def describe(config: EvaluateConfig) -> str:
+    """The plan in words."""
+    plan = plan_evaluation(config)
+    return (
+        f"measure {plan.decoder.kind} {plan.decoder.name} with codec {plan.codec} on "
+        f"{len(plan.items):,} clips ({plan.kind} {plan.data})\n"
+        f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
+        f"  writes: {config.output}/results.jsonl, summary.json, report.html"
+        + (", and the export's README.md" if writes_card(config, plan.decoder) else "")
+    )
+
+
+def writes_card(config: EvaluateConfig, decoder: DecoderSource) -> bool:
+    """Whether the README.md of the decoder's export gets the numbers."""
+    return config.report.write_card and decoder.export is not None
+
+
+def check_codec(plan: Plan, codec: LoadedCodec) -> None:
+    """Refuse a cache whose codes another codec made. Raises UserError."""
+    if plan.cache is None:
+        return
+    cache = open_cache(plan.cache)
+    if cache.geometry != codec.geometry:
+        raise UserError(
+            f"{plan.cache}: geometry {cache.geometry.to_json()} is not that of codec "
+            f"{codec.name}, {codec.geometry.to_json()}"
+        )
+    if cache.codec.weights_sha256 != codec.weights_sha256:
+        raise UserError(
+            f"{plan.cache}: its codes were made by {cache.codec.name} with weights "
+            f"{cache.codec.weights_sha256[:12]}, codec {codec.name} has "
+            f"{codec.weights_sha256[:12]}; name the codec that made the cache"
+        )
+
+
+def _cached(cache_uri: str, share: float | None) -> list[Item]:
+    """All clips of a cache, or the held-out share of them."""
+    catalogue = open_cache(cache_uri).catalogue
+    rows = range(len(catalogue.n_coarse))
+    if share is not None:
+        rows = held_out_rows(catalogue.clip_ids, share).tolist()
+    return [CachedClip(catalogue.clip_ids[row], row) for row in rows]
+
+
+def _held_out(decoder: DecoderSource) -> tuple[str, str, list[Item]]:
+    if decoder.training is None:
+        raise UserError(
+            f"{decoder.name} is not part of a training run with held-out clips; set data.audio or "
+            "data.cache"
+        )
+    data = decoder.training.data
+    if data.validation is not None:
+        return "the run's validation cache", data.validation, _cached(data.validation, None)
+    if data.validation_share is None:
+        raise UserError(
+            f"{decoder.name}: the run held no clips out (data.validation_share is null); set "
+            "data.audio or data.cache"
+        )
+    items = _cached(data.train, data.validation_share)
+    return "the run's held-out clips", data.train, items
