@@ -92,10 +92,10 @@ class TTTLayer(nn.Module):
     `updates = False` switches the learning off, so that the layer answers with the weights it
     starts from whatever it hears (the control experiment).
 
-    Parameters carry ttt-lm-pytorch's names.
+    Parameters carry ttt-lm-pytorch's names; `generator` draws them (None: torch's own).
     """
 
-    def __init__(self, config: TTTConfig) -> None:
+    def __init__(self, config: TTTConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
         self.updates = True
@@ -115,10 +115,10 @@ class TTTLayer(nn.Module):
             weight = nn.Parameter(torch.empty(heads, width_in, width_out))
             self.register_parameter(f"W{number}", weight)
             self.register_parameter(f"b{number}", nn.Parameter(torch.empty(heads, 1, width_out)))
-        self.reset_parameters()
+        self._draw_parameters(generator)
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the parameters anew as the reference does: matrices N(0, 0.02), norms 1, rest 0."""
+    def _draw_parameters(self, generator: torch.Generator | None) -> None:
+        """Draw the parameters as the reference does: matrices N(0, 0.02), norms 1, rest 0."""
         for name, parameter in self.named_parameters():
             if name in ("post_norm.weight", "ttt_norm_weight"):
                 nn.init.ones_(parameter)

@@ -172,10 +172,10 @@ def test_inference_first_does_not_hinder_training():
 
 
 def test_initial_parameters_follow_the_generator():
-    layers = [TTTLayer(TTTConfig(dim=16, num_heads=2)) for _ in range(2)]
-    for layer in layers:
-        layer.reset_parameters(torch.Generator().manual_seed(3))
-    first, second = (layer.state_dict() for layer in layers)
+    config = TTTConfig(dim=16, num_heads=2)
+    first, second = (
+        TTTLayer(config, torch.Generator().manual_seed(3)).state_dict() for _ in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert first["W1"].std().item() == pytest.approx(0.02, rel=0.2)
 

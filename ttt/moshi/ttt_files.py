@@ -1,0 +1,131 @@
+"""TTT layers on disk: their tensors, how to insert them, and which base model they belong to.
+
+A folder holds `ttt.safetensors` (keys as in the model, `transformer.layers.3.ttt...`) and
+`ttt.json` (the arguments of `insert_ttt` and the base model's fingerprint). Nothing of the base
+model is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from moshi.models.lm import LMModel
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ttt import storage
+from ttt.errors import UserError
+from ttt.layers import TTTConfig
+from ttt.moshi.insert import StreamingTTT, insert_ttt, temporal_layers, ttt_layers
+from ttt.records import read_json, write_json
+
+_TENSORS, _DESCRIPTION = "ttt.safetensors", "ttt.json"
+_FORMAT = 1
+_SAMPLES_PER_TENSOR = 4096
+
+
+def save_ttt(lm: LMModel, folder: str | Path) -> None:
+    """Write the model's TTT layers to `folder` (a path or URI).
+
+    Raises:
+        UserError: the model has no TTT layers.
+    """
+    layers = ttt_layers(lm)
+    if not layers:
+        raise UserError("this model has no TTT layers to save")
+    config = next(iter(layers.values())).layer.config
+    context = temporal_layers(lm)[next(iter(layers))].self_attn.context
+    description = {
+        "format": _FORMAT,
+        "layers": list(layers),
+        "config": config.to_dict(),
+        "attention_context": None if context == lm.context else context,
+        "base_fingerprint": base_fingerprint(lm),
+    }
+    tensors = {k: tensor.contiguous() for k, tensor in lm.state_dict().items() if _is_ttt(k)}
+    storage.write_bytes(storage.join(folder, _TENSORS), save(tensors))
+    write_json(storage.join(folder, _DESCRIPTION), description)
+
+
+def load_ttt(lm: LMModel, folder: str | Path) -> int:
+    """Insert the TTT layers that `save_ttt` wrote into the base model they were trained with.
+
+    Returns:
+        Number of layers changed.
+
+    Raises:
+        UserError: files missing or damaged, another base model, or a model that does not fit.
+    """
+    tensors, layers, config, context, fingerprint = _read(folder)
+    if fingerprint != base_fingerprint(lm):
+        raise UserError(
+            f"{folder}: these TTT layers belong to the base model {fingerprint}, and this one is "
+            f"{base_fingerprint(lm)}; load the base model they were trained with"
+        )
+    wanted = _shapes(layers, config)
+    given = {key: tensor.shape for key, tensor in tensors.items()}
+    if wrong := sorted(key for key in wanted | given if wanted.get(key) != given.get(key)):
+        raise UserError(
+            f"{folder}: {_TENSORS} does not fit {_DESCRIPTION} in {len(wrong)} tensors, the first "
+            f"{wrong[0]}; write the folder anew with save_ttt"
+        )
+    changed = insert_ttt(lm, layers, config, context)
+    lm.load_state_dict(tensors, strict=False)
+    return changed
+
+
+def base_fingerprint(lm: LMModel) -> str:
+    """Sixteen hex digits that tell one base model from another, with or without TTT layers.
+
+    From the names and shapes of all tensors and up to 4,096 evenly spaced values of each, rounded
+    to bfloat16: the same for a bfloat16 checkpoint loaded as float32, and quick for 7 billion.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(lm.state_dict().items()):
+        if _is_ttt(key):
+            continue
+        count = min(tensor.numel(), _SAMPLES_PER_TENSOR)
+        places = torch.arange(count, device=tensor.device) * tensor.numel() // count
+        values = tensor.flatten()[places].to(torch.bfloat16).float()
+        digest.update(f"{key} {tuple(tensor.shape)}".encode() + values.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_ttt(key: str) -> bool:
+    return ".ttt." in key
+
+
+def _read(folder: str | Path) -> tuple[dict[str, Tensor], list[int], TTTConfig, int | None, str]:
+    """Tensors, layers, configuration, attention context and base fingerprint of a folder."""
+    try:
+        description = read_json(storage.join(folder, _DESCRIPTION))
+        tensors = load(storage.read_bytes(storage.join(folder, _TENSORS)))
+        if description["format"] != _FORMAT:
+            raise ValueError(f"format {description['format']} is not {_FORMAT}")
+        return (
+            tensors,
+            [int(index) for index in description["layers"]],
+            TTTConfig(**description["config"]),
+            description["attention_context"],
+            description["base_fingerprint"],
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder}: not a folder of TTT layers, {_DESCRIPTION} or {_TENSORS} is missing"
+        ) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: the TTT layers cannot be read ({error})") from error
+
+
+def _shapes(layers: list[int], config: TTTConfig) -> dict[str, torch.Size]:
+    """Name and shape of every tensor that `insert_ttt` would add."""
+    with torch.device("meta"):
+        tensors = StreamingTTT(config).state_dict()
+    return {
+        f"transformer.layers.{index}.ttt.{name}": tensor.shape
+        for index in layers
+        for name, tensor in tensors.items()
+    }
