@@ -1,5 +1,7 @@
 # Every target sets up .venv when it is missing or out of date.
-PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3; do \
+  $$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done),python3)
 BIN := .venv/bin
 STAMP := .venv/.stamp
 SOURCES := ttt ray_jobs tests benchmarks
@@ -23,8 +25,9 @@ setup: $(STAMP)
 
 # The stamp is written last, so that an interrupted setup is done again.
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
-	  echo 'error: Python 3.11 or 3.12 is needed, and $(PYTHON) is another; run: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)' >&2; \
+	@$(PYTHON) -c '$(SUPPORTED)' || { \
+	  echo 'error: Python 3.11 or 3.12 is needed and $(PYTHON) is neither; install one and run' \
+	    'make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)' >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --no-deps -r requirements.lock

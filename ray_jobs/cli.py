@@ -77,7 +77,7 @@ def run(
         mendable = find_user_error(error)
         if mendable is None:
             raise
-        print(f"error: {mendable}", file=sys.stderr)
+        print(f"error: {_sentence(mendable)}", file=sys.stderr)
         return USER_ERROR_EXIT
     return 0
 
@@ -119,6 +119,11 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
     if not isinstance(error, UserError):
         candidates.append(error.__cause__)
     yield from (inner for inner in candidates if isinstance(inner, BaseException))
+
+
+def _sentence(error: UserError) -> str:
+    # Ray Data appends advice about retries to the message of whatever a task of it raises.
+    return str(error).partition("\nFailed to ")[0]
 
 
 def _dispatch(

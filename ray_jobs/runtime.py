@@ -38,6 +38,7 @@ def ray_session(
     import ray  # Only now: reading a configuration must not cost the import.
 
     if ray.is_initialized():
+        _quiet_data()
         yield
         return
     with _own_sigterm_handler():

@@ -213,3 +213,19 @@ def test_a_user_error_is_found_through_ray(ray_local):
     found = find_user_error(caught.value)
     assert str(found) == "clip.wav: holds no sample"
     assert type(found) is UserError
+
+
+def test_a_user_error_in_ray_data_ends_as_one_line(ray_local, capsys):
+    import ray.data
+
+    from ray_jobs.runtime import ray_session
+
+    def refuse(batch):
+        raise UserError("clip.wav: holds no sample")
+
+    def execute(config, invocation):
+        with ray_session(invocation.address, None):
+            ray.data.range(1).map_batches(refuse).materialize()
+
+    assert run(CountConfig, execute=execute, describe=str, argv=[], doc="") == 2
+    assert "error: clip.wav: holds no sample\n" in capsys.readouterr().err.splitlines(keepends=True)
