@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import pyarrow as pa
 
 from ray_jobs.cache_plan import CachePlan, claim_output, describe, make_plan, pending_shards
 from ray_jobs.cache_worker import CacheConfig, ShardEncoder, shard_row
@@ -25,6 +28,19 @@ from ttt.errors import UserError
 from ttt.snac.cache_shard import check_manifest, merge_manifest
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.shards import build_index, read_catalogue, verify_cache
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    check = Action("--verify", "DIR", "check an existing cache and stop", verify)
+    return run(
+        CacheConfig,
+        execute=execute,
+        describe=describe,
+        doc=__doc__ or "",
+        argv=argv,
+        actions=[check],
+    )
 
 
 def execute(config: CacheConfig, invocation: Invocation) -> None:
@@ -88,22 +104,26 @@ def _statuses(
     """The encoders' reports, each as soon as its shard is finished."""
     import ray.data  # Only now: reading a configuration must not cost the import.
 
-    rows = [shard_row(number, plan.shards[number]) for number in pending]
-    statuses = ray.data.from_arrow(rows).map_batches(
-        ShardEncoder,
-        fn_constructor_args=(config,),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-        num_cpus=1,
-        num_gpus=config.workers.num_gpus or None,
-        # A killed encoder starts again and its shard with it; one that dies again and again
-        # (too little memory) must not go on for ever.
-        max_restarts=10,
-        max_task_retries=3,
-    )
-    # One row per shard, as soon as it is there.
-    yield from statuses.iter_rows()
+    rows = ray.data.from_arrow([shard_row(number, plan.shards[number]) for number in pending])
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates these two without offering others.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        statuses = rows.map_batches(
+            ShardEncoder,
+            fn_constructor_args=(config,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=1,
+            num_gpus=config.workers.num_gpus or None,
+            # A killed encoder starts again and its shard with it; one that dies again and again
+            # (too little memory) must not go on for ever.
+            max_restarts=10,
+            max_task_retries=3,
+        )
+    # Without prefetching: each status is passed on as soon as its shard is finished.
+    for batch in statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from cast(pa.Table, batch).to_pylist()
 
 
 def _count_workers(config: CacheConfig) -> int:
@@ -172,13 +192,4 @@ def _report(config: CacheConfig, summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    verify_action = Action("--verify", "DIR", "check an existing cache and stop", verify)
-    sys.exit(
-        run(
-            CacheConfig,
-            execute=execute,
-            describe=describe,
-            doc=__doc__ or "",
-            actions=[verify_action],
-        )
-    )
+    sys.exit(main())
