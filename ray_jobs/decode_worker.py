@@ -85,10 +85,10 @@ def plan_decode(config: DecodeConfig) -> Plan:
 def describe(config: DecodeConfig) -> str:
     """The plan in words."""
     plan = plan_decode(config)
-    kind = "files of codes" if plan.cache is None else "clips of a cache"
+    kind = "files of codes" if plan.cache is None else "clips of cache"
     return (
-        f"decode {len(plan.items):,} {kind} ({config.input}) with {plan.decoder.kind} "
-        f"{plan.decoder.name}\n"
+        f"decode {kind} {config.input}: {len(plan.items):,}\n"
+        f"  decoder: {plan.decoder.kind} {plan.decoder.name}\n"
         f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
         f"  writes: {config.output}/*.wav, 48 kHz, 16 bit, and decoded.json"
     )

@@ -60,8 +60,8 @@ def describe(config: EvaluateConfig) -> str:
     """The plan in words."""
     plan = plan_evaluation(config)
     return (
-        f"measure {plan.decoder.kind} {plan.decoder.name} with codec {plan.codec} on "
-        f"{len(plan.items):,} clips ({plan.kind} {plan.data})\n"
+        f"measure {plan.kind} {plan.data}, clips: {len(plan.items):,}\n"
+        f"  decoder: {plan.decoder.kind} {plan.decoder.name}, codec {plan.codec}\n"
         f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
         f"  writes: {config.output}/results.jsonl, summary.json, report.html"
         + (", and the export's README.md" if writes_card(config, plan.decoder) else "")
@@ -96,7 +96,7 @@ def _cached(cache_uri: str, share: float | None) -> list[Item]:
     catalogue = open_cache(cache_uri).catalogue
     rows = range(len(catalogue.n_coarse))
     if share is not None:
-        rows = held_out_rows(catalogue.clip_ids, share).tolist()
+        rows = held_out_rows(catalogue.clip_ids[:], share).tolist()
     return [CachedClip(catalogue.clip_ids[row], row) for row in rows]
 
 

@@ -1,0 +1,84 @@
+"""A small codec, recordings, a cache and an exported decoder on disk, made once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from snac import SNAC
+
+from ttt.snac.clip_input import ClipInput, QualityConfig
+from ttt.snac.clip_sources import prepare_recording
+from ttt.snac.encode import ClipEncoder, EncodeConfig
+from ttt.snac.export import snac_config
+from ttt.snac.load import load_codec
+from ttt.snac.model import Decoder48k
+from ttt.snac.shard_file import Clip, CodecIdentity, write_shard
+from ttt.snac.shards import build_index
+
+
+@pytest.fixture(scope="session")
+def small_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SNAC with the published rates and strides, in the hub's layout."""
+    folder = tmp_path_factory.mktemp("codec")
+    torch.manual_seed(0)
+    model = SNAC(
+        sampling_rate=24000,
+        encoder_dim=4,
+        encoder_rates=[2, 4, 8, 8],
+        decoder_dim=64,
+        decoder_rates=[8, 8, 4, 2],
+        attn_window_size=None,
+        codebook_size=64,
+        codebook_dim=4,
+        vq_strides=[4, 2, 1],
+    )
+    (folder / "config.json").write_text(json.dumps(snac_config(model)))
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recordings of about a second in a sub-folder, and a file that is no audio."""
+    folder = tmp_path_factory.mktemp("recordings")
+    (folder / "a").mkdir()
+    for number, samples in enumerate((45_000, 52_345)):
+        noise = np.random.default_rng(number).standard_normal(samples)
+        soundfile.write(folder / "a" / f"{number}.wav", 0.1 * noise, 48_000, subtype="PCM_16")
+    (folder / "broken.wav").write_text("this is no audio")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_cache(
+    tmp_path_factory: pytest.TempPathFactory, recordings: Path, small_codec: Path
+) -> Path:
+    """The two recordings as a cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    codec = load_codec(small_codec)
+    clips = []
+    for number in range(2):
+        source = ClipInput(clip_id=f"a/{number}.wav", source=str(recordings / f"a/{number}.wav"))
+        ready = prepare_recording(source, codec.geometry, QualityConfig())
+        (codes,) = ClipEncoder(codec.model, EncodeConfig()).encode([ready.source])
+        clips.append(Clip(ready.clip_id, codes, ready.audio, len(ready.audio)))
+    identity = CodecIdentity(codec.name, codec.weights_sha256)
+    write_shard(folder / "shards" / "shard-00000.parquet", clips, codec.geometry, identity)
+    build_index(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_export(tmp_path_factory: pytest.TempPathFactory, small_codec: Path) -> Path:
+    """A decoder whose head hisses a little and whose body is the codec's."""
+    folder = tmp_path_factory.mktemp("decoder") / "export"
+    decoder = Decoder48k.from_snac(load_codec(small_codec).model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in decoder.head_parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    decoder.save_pretrained(folder)
+    return folder

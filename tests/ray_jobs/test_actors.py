@@ -1,0 +1,60 @@
+"""Items over actors: each exactly once, also when an actor is killed."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayTaskError
+
+from ray_jobs.actors import WorkerDied, over_actors
+
+
+@ray.remote(num_cpus=0.5)
+class _Square:
+    """Squares numbers; dies at -1, the first time only at -2; raises at -3."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def square(self, number: int) -> int:
+        (self._folder / f"{number}-{os.getpid()}-{os.urandom(4).hex()}").touch()
+        attempts = len(list(self._folder.glob(f"{number}-*")))
+        if number == -1 or (number == -2 and attempts == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == -3:
+            raise ZeroDivisionError("a bug")
+        return number * number
+
+
+def _run(folder: Path, numbers: list[int], actors: int = 2) -> dict[int, Any]:
+    def start() -> Any:
+        return _Square.remote(folder)
+
+    def call(actor: Any, number: int) -> ray.ObjectRef:
+        return actor.square.remote(number)
+
+    results = list(over_actors(start, call, numbers, actors=actors, attempts=2))
+    assert len(results) == len(numbers)
+    return dict(results)
+
+
+def test_every_item_has_one_result(ray_local: None, tmp_path: Path) -> None:
+    assert _run(tmp_path, list(range(7))) == {n: n * n for n in range(7)}
+    assert len(list(tmp_path.iterdir())) == 7
+    assert _run(tmp_path, []) == {}
+
+
+def test_a_killed_actor_loses_no_item(ray_local: None, tmp_path: Path) -> None:
+    results = _run(tmp_path, [1, -2, 3, -1, 5])
+    died = results.pop(-1)
+    assert isinstance(died, WorkerDied)
+    assert died.reason == "its worker died 2 times"
+    assert results == {1: 1, -2: 4, 3: 9, 5: 25}
+
+
+def test_a_bug_in_the_work_is_raised(ray_local: None, tmp_path: Path) -> None:
+    with pytest.raises(RayTaskError, match="a bug"):
+        _run(tmp_path, [-3], actors=1)

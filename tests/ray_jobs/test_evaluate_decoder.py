@@ -1,0 +1,274 @@
+"""A whole evaluation on two recordings: results, summary, page, card, resume and refusals."""
+
+import dataclasses
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import decoder_report, evaluate_decoder
+from ray_jobs.evaluate_config import (
+    ActorsConfig,
+    BootstrapConfig,
+    EvaluateConfig,
+    EvaluationDataConfig,
+    ReportConfig,
+)
+from ray_jobs.evaluate_worker import evaluate
+from ray_jobs.evaluation_plan import describe
+from ttt.errors import UserError
+from ttt.snac.load import load_codec
+from ttt.snac.model import Decoder48k
+from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS
+
+
+@dataclasses.dataclass
+class Evaluated:
+    config: EvaluateConfig
+    output: Path
+    export: Path
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in (self.output / "results.jsonl").open()]
+
+    def summary(self) -> dict:
+        return json.loads((self.output / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    ray_local: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    small_codec: Path,
+    small_export: Path,
+    recordings: Path,
+) -> Evaluated:
+    folder = tmp_path_factory.mktemp("evaluation")
+    export = shutil.copytree(small_export, folder / "export")
+    config = EvaluateConfig(
+        decoder=str(export),
+        codec=str(small_codec),
+        output=str(folder / "out"),
+        data=EvaluationDataConfig(audio=str(recordings)),
+        min_coverage=0.5,
+        bootstrap=BootstrapConfig(resamples=200),
+        report=ReportConfig(examples=2, example_seconds=0.5),
+        cluster=ActorsConfig(num_workers=1),
+    )
+    evaluate(config, resume=False, address=None)
+    return Evaluated(config, folder / "out", export)
+
+
+def test_every_input_has_a_line_or_a_reason(evaluated: Evaluated) -> None:
+    lines, summary = evaluated.lines(), evaluated.summary()
+    assert [line["clip_id"] for line in lines] == ["a/0.wav", "a/1.wav"]
+    assert list(lines[0]["systems"]) == [OURS, BASELINE, CEILING]
+    assert lines[0]["seconds"] == 45_000 / 48_000
+    data = summary["data"]
+    assert (data["wanted"], data["evaluated"], data["coverage"]) == (3, 2, 2 / 3)
+    (left_out,) = data["left_out"]
+    assert left_out["clip_id"] == "broken.wav"
+    assert left_out["reason"].startswith("unreadable: ")
+
+
+def test_summary_is_the_mean_of_the_lines_with_its_origin(evaluated: Evaluated) -> None:
+    lines, summary = evaluated.lines(), evaluated.summary()
+    for system in (OURS, BASELINE, CEILING):
+        for metric in METRIC_NAMES:
+            values = [line["systems"][system][metric] for line in lines]
+            found = summary["systems"][system][metric]
+            assert found["mean"] == pytest.approx(sum(values) / 2)
+            assert min(values) - 1e-9 <= found["low"] <= found["high"] <= max(values) + 1e-9
+            assert found["n"] == 2
+    ours = sum(line["systems"][OURS]["lsd"] for line in lines)
+    baseline = sum(line["systems"][BASELINE]["lsd"] for line in lines)
+    ratio = summary["ratios_to_resampled_decode24"]["lsd"]
+    assert ratio["mean"] == pytest.approx(ours / baseline)
+    assert len(summary["decoder"]["sha256"]) == 64
+    assert {line["decoder"] for line in lines} == {summary["decoder"]["sha256"]}
+    made = summary["provenance"]
+    assert made["config_digest"] == evaluated.config.digest()
+    assert made["versions"]["torch"]
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "srcset", "poster", "action"):
+                self.addresses.append(value or "")
+
+
+def test_the_page_opens_offline_and_shows_everything(evaluated: Evaluated) -> None:
+    text = (evaluated.output / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.ids == ["results", "examples", "clips", "left-out", "origin"]
+    assert page.counts["img"] == 2
+    assert page.counts["audio"] == 2 * 4
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    for words in ("a/0.wav", "a/1.wav", "broken.wav", evaluated.summary()["decoder"]["sha256"]):
+        assert words in text
+    assert evaluated.summary()["verdict"]["heading"] in text
+
+
+def test_the_page_refuses_lsd_alone(evaluated: Evaluated) -> None:
+    with pytest.raises(ValueError, match="won by noise: show l1 and lsd_lf beside it"):
+        decoder_report.build_report(
+            evaluated.summary(), evaluated.lines(), [], [], metrics=("lsd_hf",)
+        )
+
+
+def test_training_curves_come_from_the_history(evaluated: Evaluated) -> None:
+    row = {"lsd": 2.0, "lsd_lf": 1.0, "l1": 0.1}
+    history = [
+        {"kind": "validation", "step": 0, "loss": 3.0, "rows": {OURS: row, BASELINE: row}},
+        {"kind": "step", "step": 1, "phase": 1, "loss": None},
+        {"kind": "step", "step": 2, "phase": 2, "loss": 2.0},
+        {"kind": "validation", "step": 2, "loss": 2.5, "rows": {OURS: row, BASELINE: row}},
+        {"kind": "checkpoint", "step": 2, "name": "step-00000002"},
+    ]
+    page = _Page()
+    page.feed(decoder_report.build_report(evaluated.summary(), evaluated.lines(), [], history))
+    assert "training" in page.ids
+    assert page.counts["img"] == 4
+
+
+def test_the_export_carries_its_numbers(evaluated: Evaluated) -> None:
+    text = (evaluated.export / "README.md").read_text()
+    assert "from ttt.snac.model import Decoder48k" in text
+    assert evaluated.summary()["verdict"]["heading"] in text
+    mean = evaluated.summary()["systems"][OURS]["lsd"]["mean"]
+    assert f"{mean:.3f} [" in text
+    Decoder48k.from_pretrained(evaluated.export)
+
+
+def test_resume_keeps_what_is_measured_and_ends_with_the_same_bytes(evaluated: Evaluated) -> None:
+    results = evaluated.output / "results.jsonl"
+    before = results.read_bytes()
+    first, second = before.splitlines(keepends=True)
+    results.write_bytes(first + second[:40])  # killed while writing the second line
+    evaluate(evaluated.config, resume=True, address=None)
+    assert results.read_bytes() == before
+
+
+def test_an_output_in_use_or_of_another_decoder_is_refused(
+    evaluated: Evaluated, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"out: not empty .* continue that run with --resume"):
+        evaluate(evaluated.config, resume=False, address=None)
+    output = shutil.copytree(evaluated.output, tmp_path / "out")
+    lines = evaluated.lines()
+    (output / "results.jsonl").write_text(json.dumps({**lines[0], "decoder": "other"}) + "\n")
+    config = dataclasses.replace(evaluated.config, output=str(output))
+    with pytest.raises(UserError, match=r"results\.jsonl: holds results of another decoder"):
+        evaluate(config, resume=True, address=None)
+
+
+def test_cache_and_folder_give_the_same_numbers(
+    evaluated: Evaluated, small_cache: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        evaluated.config,
+        data=EvaluationDataConfig(cache=str(small_cache)),
+        output=str(tmp_path / "out"),
+        report=ReportConfig(examples=0, write_card=False),
+        min_coverage=1.0,
+    )
+    evaluate(config, resume=False, address=None)
+    assert (tmp_path / "out" / "results.jsonl").read_bytes() == (
+        evaluated.output / "results.jsonl"
+    ).read_bytes()
+
+
+def test_too_little_coverage_fails_with_everything_written(
+    evaluated: Evaluated, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        evaluated.config,
+        output=str(tmp_path / "out"),
+        report=ReportConfig(examples=0, write_card=False),
+        min_coverage=0.9,
+    )
+    with pytest.raises(UserError, match=r"2 of 3 clips could be measured, min_coverage is 0\.9"):
+        evaluate(config, resume=False, address=None)
+    assert (tmp_path / "out" / "report.html").exists()
+    assert (tmp_path / "out" / "summary.json").exists()
+
+
+def test_what_does_not_fit_is_refused_before_any_work(
+    small_codec: Path, small_export: Path, recordings: Path, tmp_path: Path
+) -> None:
+    def refused(sentence: str, **changes: object) -> None:
+        config = EvaluateConfig(
+            **{
+                "decoder": str(small_export),
+                "output": str(tmp_path / "out"),
+                "codec": str(small_codec),
+                "data": EvaluationDataConfig(audio=str(recordings)),
+                **changes,
+            }
+        )
+        with pytest.raises(UserError, match=sentence):
+            describe(config)
+
+    refused("no such folder; give an export or the folder of a training run", decoder="absent")
+    refused("neither an exported decoder .* nor a training run", decoder=str(recordings))
+    refused("does not say its codec by name; set codec", codec=None)
+    refused("is not part of a training run with held-out", data=EvaluationDataConfig())
+    (tmp_path / "empty").mkdir()
+    nothing = EvaluationDataConfig(audio=str(tmp_path / "empty"))
+    refused("holds no audio file", data=nothing)
+    with pytest.raises(ValueError, match="audio and cache are both set"):
+        EvaluationDataConfig(audio="a", cache="b")
+    with pytest.raises(ValueError, match="example_seconds must lie between"):
+        ReportConfig(example_seconds=0)
+
+
+def test_a_decoder_of_another_codec_is_refused(
+    small_codec: Path, recordings: Path, tmp_path: Path
+) -> None:
+    decoder = Decoder48k.from_snac(load_codec(small_codec).model)
+    decoder.codec_sha256 = "0" * 64
+    decoder.save_pretrained(tmp_path / "export")
+    config = EvaluateConfig(
+        decoder=str(tmp_path / "export"),
+        output=str(tmp_path / "out"),
+        codec=str(small_codec),
+        data=EvaluationDataConfig(audio=str(recordings)),
+    )
+    with pytest.raises(UserError, match="made from a codec with weights 000000000000"):
+        evaluate(config, resume=False, address=None)
+
+
+def test_dry_run_prints_the_plan(
+    small_codec: Path,
+    small_export: Path,
+    recordings: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [
+        "--config=configs/evaluate_decoder.yaml",
+        f"decoder={small_export}",
+        f"codec={small_codec}",
+        f"data.audio={recordings}",
+        f"output={tmp_path / 'out'}",
+    ]
+    assert evaluate_decoder.main([*arguments, "--dry-run"]) == 0
+    assert f"measure folder of audio {recordings}, clips: 3\n" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert evaluate_decoder.main([*arguments, "data.audio=absent"]) == 2
+    assert "error: absent: no such folder" in capsys.readouterr().err
