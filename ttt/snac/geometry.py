@@ -12,6 +12,7 @@ clip are also stored interleaved as [n, sum(tokens_per_coarse)].
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -90,7 +91,7 @@ class CodeGeometry:
         edges = [0]
         for count in self.tokens_per_coarse:
             edges.append(edges[-1] + count)
-        return tuple(slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True))
+        return tuple(slice(a, b) for a, b in itertools.pairwise(edges))
 
     def n_coarse_of(self, lengths: tuple[int, ...] | list[int]) -> int:
         """The number of coarsest tokens of codes with these lengths.
@@ -129,15 +130,6 @@ class CodeGeometry:
     def samples_48k(self, n_coarse: Count) -> Count:
         """Samples at 48 kHz that `n_coarse` coarsest tokens (or an array of such) decode to."""
         return n_coarse * self.coarse_samples_48k
-
-    def n_coarse_of_samples_48k(self, samples: int) -> int:
-        """The inverse of `samples_48k`. Raises ValueError between two coarsest tokens."""
-        if samples % self.coarse_samples_48k:
-            raise ValueError(
-                f"{samples} samples at 48 kHz are no whole number of coarsest tokens "
-                f"({self.coarse_samples_48k} samples each)"
-            )
-        return samples // self.coarse_samples_48k
 
     def coarse_at_48k(self, sample: int) -> int:
         """The coarsest token that the 48 kHz sample number `sample` belongs to."""
