@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 ImageFormat = Literal["png", "svg"]
 Floats = npt.NDArray[np.floating[Any]]
@@ -91,6 +92,7 @@ def spectrograms(
             )
             axes.set_title(label)
             axes.set_xlabel("time (s)")
+            axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
         row[0].set_ylabel("frequency (kHz)")
         if picture is not None:
             figure.colorbar(picture, ax=list(row), label="dB", pad=0.015, aspect=30)
@@ -131,7 +133,8 @@ def curves(
         axes.grid(color="#e3e7ec", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.margins(y=0.12)  # room for the marks' labels above the lines
+        figure.legend(loc="outside lower center", frameon=False, ncols=min(len(lines), 3))
         return _save(figure, title, image_format)
 
 
