@@ -1,7 +1,7 @@
-"""Shards from inputs: every input ends in exactly one place, the same inputs give the same bytes."""
+"""Shards: every input ends in exactly one place, and the same inputs give the same bytes."""
 
 import functools
-import json
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from snac import SNAC
 
-from ttt import storage
+from ttt import records, storage
 from ttt.snac.cache_shard import (
     cache_shard,
     check_manifest,
@@ -40,7 +40,9 @@ def _recording(quality: QualityConfig) -> functools.partial:
 
 def _write_noise(path: Path, samples: int) -> None:
     audio = np.random.default_rng(samples).uniform(-0.5, 0.5, samples)
-    soundfile.write(path, audio, 48_000)
+    content = io.BytesIO()  # soundfile syncs every file that it writes itself.
+    soundfile.write(content, audio, 48_000, format="WAV")
+    path.write_bytes(content.getvalue())
 
 
 def _one_second(clip: ClipInput) -> PreparedClip:
@@ -99,7 +101,7 @@ def test_one_line_per_input_in_order_and_counted(tmp_path: Path, encoder: ClipEn
     cache_shard(tmp_path, 0, [*_inputs(3, 1, 4), gone], prepare, encoder, CODEC, read_threads=3)
     cache_shard(tmp_path, 1, _inputs(7, 0), prepare, encoder, CODEC, read_threads=3)
     counts = merge_manifest(tmp_path, 2)
-    manifest = [json.loads(line) for line in open(tmp_path / "manifest.jsonl", encoding="utf-8")]
+    manifest = list(records.read_jsonl(tmp_path / "manifest.jsonl"))
     assert [(line["clip_id"], line["reason"], line["shard"]) for line in manifest] == [
         ("3", None, 0),
         ("1", None, 0),
