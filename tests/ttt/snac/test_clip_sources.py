@@ -38,7 +38,15 @@ def _reason(path: Path, **quality: float) -> tuple[str, str]:
 
 
 def test_folder_lists_audio_at_any_depth_in_order(tmp_path: Path) -> None:
-    for name in ("b/c/x.FLAC", "a.wav", "b/y.ogg", "z.m4a", "notes.txt", ".hidden.wav", "b/._x.wav"):
+    for name in (
+        "b/c/x.FLAC",
+        "a.wav",
+        "b/y.ogg",
+        "z.m4a",
+        "notes.txt",
+        ".hidden.wav",
+        "b/._x.wav",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
@@ -142,7 +150,9 @@ def test_pairs_are_matched_by_path_without_suffix(tmp_path: Path) -> None:
     }
 
 
-def _prepare_pair(folder: Path, target: np.ndarray, source: np.ndarray, rate: int = 24_000) -> object:
+def _prepare_pair(
+    folder: Path, target: np.ndarray, source: np.ndarray, rate: int = 24_000
+) -> object:
     paths = {
         "source": str(_write(folder / "s.wav", source, rate, "FLOAT")),
         "target": str(_write(folder / "t.wav", target, 48_000, "FLOAT")),
