@@ -1,0 +1,479 @@
+"""The loop against its promises: exact resume, any number of workers, phases, refusals.
+
+Run as a script, this file is one rank of a two-rank run (see `run_two_ranks`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from snac import SNAC
+
+from ttt import checkpoint
+from ttt.checkpoint import CheckpointConfig
+from ttt.errors import UserError
+from ttt.snac.cache import open_cache
+from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
+from ttt.snac.curriculum import CurriculumConfig, Epoch, StageConfig, plan_epochs
+from ttt.snac.geometry import CodeGeometry
+from ttt.snac.hooks import Hook, StepRecord
+from ttt.snac.load import weights_sha256
+from ttt.snac.losses import LossConfig
+from ttt.snac.model import Decoder48k
+from ttt.snac.optim import OptimConfig, learning_rates
+from ttt.snac.shards import Clip, CodecIdentity, build_index, write_shard
+from ttt.snac.train_loop import LoopSettings, TrainingStopped, train
+from ttt.snac.train_state import TrainState, plan_of
+from ttt.snac.validation import ValidationResult, ValidationSet
+from ttt.snac.window_reader import LocalWindowSource, MicroBatch, WindowReader
+from ttt.snac.windows import WindowPlan, validation_windows
+
+CURRICULUM = CurriculumConfig(
+    epochs=3,
+    head_only_epochs=1,
+    stages=(
+        StageConfig(first_epoch=1, last_epoch=2, segment_seconds=0.18, clips_per_step=4),
+        StageConfig(first_epoch=3, last_epoch=3, segment_seconds=0.26, clips_per_step=2),
+    ),
+    context_coarse=1,
+    micro_batches_per_step=2,
+)
+N_TRAIN, N_VALID = 8, 3
+TOTAL_STEPS = 8  # 2 + 2 + 4
+
+
+def nano_codec() -> SNAC:
+    torch.manual_seed(0)
+    return SNAC(
+        sampling_rate=24000,
+        encoder_dim=4,
+        encoder_rates=[2, 4, 8, 8],
+        decoder_dim=64,
+        decoder_rates=[8, 8, 4, 2],
+        attn_window_size=None,
+        codebook_size=64,
+        codebook_dim=4,
+        vq_strides=[4, 2, 1],
+    ).eval()
+
+
+def write_cache(folder: Path) -> None:
+    """Clips of 6 to 16 coarsest tokens with random codes and noise that fades."""
+    codec = nano_codec()
+    geometry = CodeGeometry.of(codec)
+    random = np.random.default_rng(0)
+    clips = []
+    for index in range(N_TRAIN + N_VALID):
+        n_coarse = 6 + index
+        n_samples = geometry.samples_48k(n_coarse) - 100 * index
+        audio = random.normal(0, 3000, n_samples).clip(-32768, 32767).astype(np.int16)
+        codes = tuple(
+            random.integers(0, 64, length).astype(np.int16) for length in geometry.lengths(n_coarse)
+        )
+        clips.append(Clip(f"clip{index:02d}", codes, audio, n_samples))
+    identity = CodecIdentity("nano", weights_sha256(codec))
+    write_shard(folder / "shards" / "shard-00000.parquet", clips, geometry, identity)
+    build_index(folder)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    write_cache(folder)
+    return folder
+
+
+@dataclass
+class Rig:
+    """A small run; `train` starts it or continues it, as a fresh process would."""
+
+    cache: Path
+    run: Path
+    group: Communicator = field(default_factory=SingleProcess)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    checkpoint: CheckpointConfig = field(
+        default_factory=lambda: CheckpointConfig(every_steps=1, every_minutes=None, keep_last=99)
+    )
+    curriculum: CurriculumConfig = CURRICULUM
+    validate_every_steps: int | None = None
+    seed: int = 3
+    with_validation: bool = True
+
+    def __post_init__(self) -> None:
+        opened = open_cache(str(self.cache))
+        self.model = Decoder48k.from_snac(nano_codec())
+        rows = np.arange(len(opened))
+        catalogue = opened.catalogue
+        arrays: Any = (
+            catalogue.n_coarse,
+            catalogue.n_samples,
+            opened.geometry,
+            self.model.reach_samples_48k,
+        )
+        plan = WindowPlan(*arrays, seed=self.seed, rows=rows[:N_TRAIN])
+        reader = WindowReader(opened, plan)
+        self.epochs: Sequence[Epoch] = plan_epochs(self.curriculum, plan)
+        self.source: Any = LocalWindowSource(
+            reader,
+            plan,
+            [epoch.shape for epoch in self.epochs],
+            self.group.rank,
+            self.group.world,
+        )
+        windows = validation_windows(*arrays, 3, 1, 2, 5, rows=rows[N_TRAIN:])
+        self.validation = ValidationSet(reader, windows) if self.with_validation else None
+
+    def train(
+        self, hooks: Sequence[Hook] = (), stop: Callable[[], bool] = lambda: False
+    ) -> TrainState:
+        settings = LoopSettings(
+            run=str(self.run),
+            plan=plan_of(self.epochs, seed=self.seed, optim=self.optim.to_dict()),
+            seed=self.seed,
+            precision="float32",
+            optim=self.optim,
+            loss=LossConfig(n_ffts=(512, 1024)),
+            checkpoint=self.checkpoint,
+            validate_every_steps=self.validate_every_steps,
+        )
+        return train(
+            settings,
+            self.model,
+            self.epochs,
+            self.source,
+            self.validation,
+            self.group,
+            hooks,
+            stop,
+        )
+
+
+class Log(Hook):
+    """Remembers everything."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepRecord] = []
+        self.validations: list[tuple[int, ValidationResult]] = []
+
+    def on_step(self, record: StepRecord) -> None:
+        self.steps.append(record)
+
+    def on_validation(self, state: TrainState, result: ValidationResult) -> None:
+        self.validations.append((state.step, result))
+
+
+def content(folder: str) -> dict[str, bytes]:
+    """Every byte of a checkpoint but the best value's pointer."""
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
+    run, log = tmp_path_factory.mktemp("uninterrupted"), Log()
+    Rig(cache, run).train([log])
+    return run, log
+
+
+def test_the_whole_run_goes_through_both_phases(uninterrupted: tuple[Path, Log]) -> None:
+    run, log = uninterrupted
+    assert checkpoint.complete_steps(str(run)) == list(range(1, TOTAL_STEPS + 1))
+    assert [record.phase for record in log.steps] == [1, 1, 2, 2, 2, 2, 2, 2]
+    assert [record.epoch for record in log.steps] == [1, 1, 2, 2, 3, 3, 3, 3]
+    assert [set(record.learning_rates) for record in log.steps[1:3]] == [
+        {"head"},
+        {"head", "body"},
+    ]
+    expected = [learning_rates(OptimConfig(), 2, step, 6) for step in range(6)]
+    assert [record.learning_rates for record in log.steps[2:]] == expected
+    assert [step for step, _ in log.validations] == [0, 2, 4, 8]
+
+
+class Killed(Exception):
+    """Stands for the death of the process: nothing after it runs."""
+
+
+class KillAfter(Hook):
+    """Dies in step `step`, before its checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, record: StepRecord) -> None:
+        if record.step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize(
+    ("killed_in", "saved_every"), [(1, 1), (2, 1), (3, 1), (4, 1), (6, 1), (6, 3), (8, 3)]
+)
+def test_killed_in_any_step_and_resumed_is_bit_for_bit_uninterrupted(
+    cache: Path,
+    tmp_path: Path,
+    uninterrupted: tuple[Path, Log],
+    killed_in: int,
+    saved_every: int,
+) -> None:
+    """Cuts in phase 1, at the phase boundary, in mid epoch, at an epoch's end; with a checkpoint
+    after every step, and with older ones only."""
+    settings = CheckpointConfig(every_steps=saved_every, every_minutes=None, keep_last=99)
+    with pytest.raises(Killed):
+        Rig(cache, tmp_path, checkpoint=settings).train([KillAfter(killed_in)])
+    torch.manual_seed(999)  # another process has drawn other numbers
+    log = Log()
+    state = Rig(cache, tmp_path, checkpoint=settings).train([log])
+    assert state.step == TOTAL_STEPS
+    assert len(log.steps) < TOTAL_STEPS or killed_in <= saved_every
+    reference, _ = uninterrupted
+    for step in (4, TOTAL_STEPS):
+        name = f"checkpoints/step-{step:08d}"
+        assert content(str(tmp_path / name)) == content(str(reference / name))
+    best = "checkpoints/best.json"
+    assert (tmp_path / best).read_bytes() == (reference / best).read_bytes()
+
+
+def test_resumed_run_repeats_order_losses_and_rates(
+    cache: Path, tmp_path: Path, uninterrupted: tuple[Path, Log]
+) -> None:
+    with pytest.raises(Killed):
+        Rig(cache, tmp_path).train([KillAfter(6)])
+    log = Log()
+    Rig(cache, tmp_path).train([log])
+    _, whole = uninterrupted
+    untimed = [
+        dataclasses.replace(record, data_wait_seconds=0, step_seconds=0)
+        for record in (*whole.steps[5:], *log.steps)
+    ]
+    assert untimed[:3] == untimed[3:]
+
+
+def test_a_stop_request_saves_and_the_next_start_goes_on(
+    cache: Path, tmp_path: Path, uninterrupted: tuple[Path, Log]
+) -> None:
+    rarely = CheckpointConfig(every_steps=None, every_minutes=None, keep_last=99)
+    log = Log()
+    state = Rig(cache, tmp_path, checkpoint=rarely).train([log], stop=lambda: len(log.steps) == 4)
+    assert state.step == 5
+    assert checkpoint.complete_steps(str(tmp_path))[-1] == 5
+    assert Rig(cache, tmp_path, checkpoint=rarely).train().step == TOTAL_STEPS
+    name = f"checkpoints/step-{TOTAL_STEPS:08d}"
+    assert content(str(tmp_path / name)) == content(str(uninterrupted[0] / name))
+
+
+def test_a_finished_run_stays_as_it_is(cache: Path, tmp_path: Path) -> None:
+    Rig(cache, tmp_path).train()
+    before = content(str(checkpoint.newest_complete(str(tmp_path))))
+    log = Log()
+    assert Rig(cache, tmp_path).train([log]).step == TOTAL_STEPS
+    assert log.steps == []
+    assert content(str(checkpoint.newest_complete(str(tmp_path)))) == before
+
+
+def test_weight_average_is_validated_saved_and_resumed(
+    cache: Path, tmp_path: Path, uninterrupted: tuple[Path, Log]
+) -> None:
+    averaged = OptimConfig(ema_decay=0.5)
+    log = Log()
+    Rig(cache, tmp_path / "whole", optim=averaged).train([log])
+    with pytest.raises(Killed):
+        Rig(cache, tmp_path / "cut", optim=averaged).train([KillAfter(6)])
+    Rig(cache, tmp_path / "cut", optim=averaged).train()
+    final = f"checkpoints/step-{TOTAL_STEPS:08d}"
+    assert content(str(tmp_path / "cut" / final)) == content(str(tmp_path / "whole" / final))
+    _, plain = uninterrupted
+    # The training itself is untouched by the average; what is validated is the average.
+    assert log.steps[-1].terms == plain.steps[-1].terms
+    assert log.validations[-1][1].loss != plain.validations[-1][1].loss
+    snapshot = checkpoint.load(str(tmp_path / "whole" / final))
+    one_before = checkpoint.load(str(tmp_path / "whole" / f"checkpoints/step-{7:08d}"))
+    for name in snapshot.tensors["ema"]:
+        expected = 0.5 * (one_before.tensors["ema"][name] + snapshot.tensors["model"][name])
+        torch.testing.assert_close(snapshot.tensors["ema"][name], expected)
+
+
+def test_phase_1_leaves_every_base_byte_and_changes_every_head_parameter(
+    cache: Path, tmp_path: Path
+) -> None:
+    curriculum = CurriculumConfig(
+        epochs=3,
+        head_only_epochs=2,
+        stages=(StageConfig(first_epoch=1, last_epoch=3, segment_seconds=0.18, clips_per_step=4),),
+        context_coarse=1,
+        micro_batches_per_step=2,
+    )
+    rig = Rig(
+        cache,
+        tmp_path,
+        curriculum=curriculum,
+        optim=OptimConfig(weight_decay=0.0),
+        with_validation=False,
+    )
+    names = {id(parameter): name for name, parameter in rig.model.named_parameters()}
+    head = {names[id(parameter)] for parameter in rig.model.head_parameters()}
+    before = {name: tensor.clone() for name, tensor in rig.model.state_dict().items()}
+    rig.train()
+    after_1 = checkpoint.load(str(tmp_path / "checkpoints/step-00000004")).tensors["model"]
+    after_2 = checkpoint.load(str(tmp_path / "checkpoints/step-00000005")).tensors["model"]
+    changed_1 = {name for name in before if not torch.equal(before[name], after_1[name])}
+    assert changed_1 == head
+    body = {names[id(p)] for p in rig.model.body_parameters() if p.requires_grad}
+    changed_2 = {name for name in before if not torch.equal(after_1[name], after_2[name])}
+    assert body <= changed_2
+    # The codebooks and their projections are never trained.
+    assert not any(name.startswith("quantizer.") for name in changed_1 | changed_2)
+
+
+class Spoiled:
+    """Makes chosen steps' targets infinite, as a broken clip could."""
+
+    def __init__(self, source: Any, steps: set[tuple[int, int]]) -> None:
+        self.source, self.steps = source, steps
+
+    def step_batches(self, epoch: int, first_step: int) -> Iterator[list[MicroBatch]]:
+        for step, batches in enumerate(self.source.step_batches(epoch, first_step), first_step):
+            if (epoch, step) in self.steps:
+                audio = torch.full_like(batches[0].audio, math.nan, dtype=torch.float32)
+                batches[0] = dataclasses.replace(batches[0], audio=audio)
+            yield batches
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(cache: Path, tmp_path: Path) -> None:
+    rig, log = Rig(cache, tmp_path), Log()
+    rig.source = Spoiled(rig.source, {(1, 1), (3, 0)})
+    state = rig.train([log])
+    assert (state.step, state.skipped, state.skipped_in_row) == (TOTAL_STEPS, 2, 0)
+    assert [record.taken for record in log.steps] == [True, False, True, True, False] + [True] * 3
+    folders = [str(tmp_path / f"checkpoints/step-{step:08d}") for step in (4, 5)]
+    before, skipped = (checkpoint.load(folder) for folder in folders)
+    for name, tensor in before.tensors["model"].items():
+        assert torch.equal(tensor, skipped.tensors["model"][name])
+    assert all(torch.isfinite(tensor).all() for tensor in rig.model.state_dict().values())
+
+
+def test_too_many_in_a_row_stop_the_run_and_keep_the_last_good_checkpoint(
+    cache: Path, tmp_path: Path
+) -> None:
+    rig = Rig(cache, tmp_path, optim=OptimConfig(max_skipped_in_row=2))
+    rig.source = Spoiled(rig.source, {(2, 0), (2, 1), (3, 0)})
+    with pytest.raises(TrainingStopped, match="step 4: the loss or gradient was not finite in 2"):
+        rig.train()
+    newest = checkpoint.load(str(checkpoint.newest_complete(str(tmp_path))))
+    assert newest.step == 3
+    assert all(torch.isfinite(tensor).all() for tensor in newest.tensors["model"].values())
+
+
+def test_another_plan_is_refused_with_key_and_both_values(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        Rig(cache, tmp_path).train([KillAfter(3)])
+    with pytest.raises(UserError, match=r"optim\.peak_lr was 0\.0001 and is now 0\.001; a resumed"):
+        Rig(cache, tmp_path, optim=OptimConfig(peak_lr=1e-3)).train()
+
+
+def test_validation_is_the_same_whatever_the_epoch_trains_on(cache: Path, tmp_path: Path) -> None:
+    """With learning rates of nothing the loss may not move, whatever the segment length is."""
+    still = OptimConfig(head_only_lr=1e-30, peak_lr=1e-30, weight_decay=0.0)
+    log = Log()
+    Rig(cache, tmp_path, optim=still, validate_every_steps=1).train([log])
+    assert [step for step, _ in log.validations] == list(range(TOTAL_STEPS + 1))
+    first = log.validations[0][1]
+    for _, result in log.validations:
+        assert result.loss == first.loss
+        assert result.rows == first.rows
+    # Before training, init `interp` is the resampled 24 kHz output.
+    assert set(first.rows) == {"ours_48k", "resampled_decode24", "resampled_true24"}
+    for metric in ("lsd_lf", "l1"):
+        ours, baseline = (first.rows[row][metric] for row in ("ours_48k", "resampled_decode24"))
+        assert ours == pytest.approx(baseline, rel=1e-4)
+
+
+def test_two_ranks_are_one_rank(
+    cache: Path, tmp_path: Path, uninterrupted: tuple[Path, Log]
+) -> None:
+    """The same clips in the same steps and close losses with one rank and with two; killed and
+    resumed with two, bit for bit."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run_two_ranks(cache, whole, kill_after=0)
+    run_two_ranks(cache, cut, kill_after=5)
+    run_two_ranks(cache, cut, kill_after=0)
+    final = f"checkpoints/step-{TOTAL_STEPS:08d}"
+    assert content(str(whole / final)) == content(str(cut / final))
+    one, (_, log) = checkpoint.load(str(uninterrupted[0] / final)), uninterrupted
+    two = checkpoint.load(str(whole / final))
+    assert one.state["train"] | {"best_value": 0} == two.state["train"] | {"best_value": 0}
+    assert one.state["train"]["best_value"] == pytest.approx(two.state["train"]["best_value"])
+    records = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [r["valid_samples"] for r in records] == [r.valid_samples for r in log.steps]
+    assert [r["loss"] for r in records] == pytest.approx(
+        [r.terms["total"] for r in log.steps], rel=1e-4
+    )
+    # Before the first step the models are equal, and so is the validation, to the last bit.
+    assert (whole / "validation_0.txt").read_text() == repr(log.validations[0][1].loss)
+
+
+def run_two_ranks(cache: Path, run: Path, kill_after: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(port), str(cache), str(run), str(kill_after)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    codes = [rank.wait(timeout=120) for rank in ranks]
+    assert codes == ([9, 9] if kill_after else [0, 0])
+
+
+class _RankLog(KillAfter):
+    def __init__(self, step: int, run: Path) -> None:
+        super().__init__(step)
+        self.run = run
+
+    def on_validation(self, state: TrainState, result: ValidationResult) -> None:
+        self.run.mkdir(exist_ok=True)
+        (self.run / f"validation_{state.step}.txt").write_text(repr(result.loss))
+
+    def on_step(self, record: StepRecord) -> None:
+        line = {"valid_samples": record.valid_samples, "loss": record.terms["total"]}
+        with open(self.run / "log.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+        super().on_step(record)
+
+
+def _rank_main(rank: str, port: str, cache: str, run: str, kill_after: str) -> int:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=int(rank),
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    log = _RankLog(int(kill_after), Path(run))
+    hooks: list[Hook] = [log] if rank == "0" else [KillAfter(int(kill_after))]
+    try:
+        Rig(Path(cache), Path(run), ProcessGroup()).train(hooks)
+    except Killed:
+        return 9
+    finally:
+        dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_rank_main(*sys.argv[1:]))

@@ -1,0 +1,159 @@
+"""The optimizer of each phase and its learning rate as a pure function of the step.
+
+Phase 1 trains the head alone at a constant rate. Phase 2 starts a new AdamW over two named groups,
+"head" and "body", under one OneCycle that spans the whole phase. Because the rate is computed from
+the step and never stepped along, a resumed run cannot drift from its schedule. The momentum stays
+fixed (torch's OneCycleLR with cycle_momentum=False).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttt.config import Config
+from ttt.snac.model import Decoder48k
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Config):
+    """AdamW, its schedule, clipping and the average of the weights."""
+
+    head_only_lr: float = 5.0e-5
+    """Learning rate of phase 1, constant."""
+    peak_lr: float = 1.0e-4
+    """Highest learning rate of phase 2."""
+    body_lr_scale: float = 1.0
+    """Factor on the learning rate of SNAC's own decoder in phase 2."""
+    warmup_fraction: float = 0.3
+    """Share of phase 2 in which the rate rises to its peak."""
+    initial_div: float = 25.0
+    """Phase 2 starts at peak_lr divided by this."""
+    final_div: float = 1.0e4
+    """Phase 2 ends at its starting rate divided by this."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay of the first and the second moment."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay, on every parameter."""
+    clip_norm: float | None = 1.0
+    """Largest global gradient norm of a step; null leaves gradients as they are."""
+    ema_decay: float | None = None
+    """Decay per step of an average of the weights that is validated and exported instead of them;
+    null keeps no average."""
+    max_skipped_in_row: int = 10
+    """Training stops after so many steps in a row with a non-finite loss or gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("head_only_lr", "peak_lr", "body_lr_scale", "initial_div", "final_div"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 < self.warmup_fraction < 1:
+            raise ValueError(f"warmup_fraction must lie in (0, 1), got {self.warmup_fraction}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in (0, 1) or be null, got {self.ema_decay}")
+        if self.max_skipped_in_row < 1:
+            raise ValueError(
+                f"max_skipped_in_row must be at least 1, got {self.max_skipped_in_row}"
+            )
+
+
+def learning_rates(
+    config: OptimConfig, phase: int, phase_step: int, phase_steps: int
+) -> dict[str, float]:
+    """Group name -> learning rate of step `phase_step` (from 0) of a phase of `phase_steps`."""
+    if phase == 1:
+        return {"head": config.head_only_lr}
+    rate = one_cycle(
+        phase_step,
+        phase_steps,
+        peak=config.peak_lr,
+        warmup_fraction=config.warmup_fraction,
+        initial_div=config.initial_div,
+        final_div=config.final_div,
+    )
+    return {"head": rate, "body": config.body_lr_scale * rate}
+
+
+def one_cycle(
+    step: int,
+    total_steps: int,
+    *,
+    peak: float,
+    warmup_fraction: float,
+    initial_div: float,
+    final_div: float,
+) -> float:
+    """The rate of `step` (from 0): torch's OneCycleLR with cosine annealing, as a function.
+
+    Raises ValueError outside 0 <= step < total_steps.
+    """
+    if not 0 <= step < total_steps:
+        raise ValueError(f"step {step} lies outside a schedule of {total_steps} steps")
+    start, end = peak / initial_div, peak / initial_div / final_div
+    last_rising, last = warmup_fraction * total_steps - 1, total_steps - 1
+    if step <= last_rising:
+        return _cosine(start, peak, step / last_rising if last_rising > 0 else 1.0)
+    return _cosine(peak, end, (step - last_rising) / (last - last_rising))
+
+
+def build_optimizer(config: OptimConfig, model: Decoder48k, phase: int) -> torch.optim.AdamW:
+    """A fresh AdamW for `phase`; freezes the body in phase 1 and frees it in phase 2.
+
+    Its groups carry "name"; the rates are set before each step by `set_learning_rates`.
+    """
+    model.freeze_body(phase == 1)
+    groups: list[dict[str, Any]] = [{"name": "head", "params": model.head_parameters()}]
+    if phase == 2:
+        body = [parameter for parameter in model.body_parameters() if parameter.requires_grad]
+        groups.append({"name": "body", "params": body})
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, rates: dict[str, float]) -> None:
+    """Give each named group its rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rates[group["name"]]
+
+
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters of all groups, in the optimizer's order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
+    """Scale the gradients down to a global norm of `clip_norm`; returns the norm before, []."""
+    parameters = list(parameters)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    return norm
+
+
+class WeightAverage:
+    """An exponential moving average of a model's weights (EMA)."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights after a step."""
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                self.weights[name].lerp_(tensor, 1 - self.decay)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)

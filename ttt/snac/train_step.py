@@ -1,0 +1,124 @@
+"""One optimizer step's arithmetic: decode the windows, weigh the loss, add up gradients.
+
+A step's loss is the sum over all valid samples of all its micro-batches divided by their number,
+never a mean of means; so the same step gives the same gradient however its micro-batches are
+shared out. Noise inside the decoder is seeded from (seed, step, micro-batch), so no micro-batch
+depends on what a process drew before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ttt.audio import resample
+from ttt.snac.communicator import Communicator
+from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.losses import LossConfig, reconstruction_loss
+from ttt.snac.model import Decoder48k, interleaved_to_codes
+from ttt.snac.window_reader import MicroBatch
+
+Precision = Literal["float32", "bf16"]
+
+
+def accumulate_gradients(
+    model: Decoder48k,
+    micro_batches: Sequence[MicroBatch],
+    loss_config: LossConfig,
+    *,
+    valid_samples: int,
+    step: int,
+    seed: int,
+    precision: Precision,
+) -> dict[str, Tensor]:
+    """Run these micro-batches forward and backward; their share of the step's loss terms, [] each.
+
+    `valid_samples` counts the valid samples of the whole step, over all ranks.
+    """
+    sums: dict[str, Tensor] = {}
+    for batch in micro_batches:
+        assert batch.id is not None, "a training batch carries its place in the plan"
+        torch.manual_seed(draw_seed(seed, step, batch.id.micro))
+        windows = decode_windows(model, batch, precision)
+        terms = reconstruction_loss(
+            windows.estimate, windows.target, windows.valid_samples, loss_config
+        )
+        weighted = {
+            name: (windows.valid_samples * rows).sum() / valid_samples
+            for name, rows in terms.items()
+        }
+        weighted["total"].backward()
+        for name, value in weighted.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+    return sums
+
+
+def reduce_gradients(
+    parameters: Sequence[nn.Parameter], terms: dict[str, Tensor], group: Communicator
+) -> dict[str, Tensor]:
+    """Sum gradients and loss terms over the ranks in one flat buffer; returns the summed terms."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if group.world == 1:
+        return terms
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([*(g.reshape(-1) for g in gradients), torch.stack(list(terms.values()))])
+    group.sum_(flat)
+    *summed, values = flat.split([*(g.numel() for g in gradients), len(terms)])
+    for gradient, total in zip(gradients, summed, strict=True):
+        gradient.copy_(total.view_as(gradient))
+    return dict(zip(terms, values.unbind(), strict=True))
+
+
+@dataclass(frozen=True)
+class DecodedWindows:
+    """The cores of a micro-batch, on the model's device in float32."""
+
+    estimate: Tensor
+    """[B, core samples at 48 kHz]"""
+    target: Tensor
+    """[B, core samples at 48 kHz], in -1..1"""
+    valid_samples: Tensor
+    """[B], the valid prefix of each row"""
+    resampled_24k: Tensor | None = None
+    """[B, core samples at 48 kHz], the 24 kHz output resampled, where asked for"""
+
+
+def decode_windows(
+    model: Decoder48k, batch: MicroBatch, precision: Precision, *, with_resampled: bool = False
+) -> DecodedWindows:
+    """Decode whole slices and cut out their cores, whose place differs by row."""
+    geometry = model.geometry
+    device = next(model.parameters()).device
+    codes = interleaved_to_codes(batch.codes.to(device), geometry)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        y48, y24 = model(codes)
+    target = batch.audio.to(device).float() / 32768
+    starts = [geometry.samples_48k(start) for start in batch.core_start.tolist()]
+    resampled = None
+    if with_resampled:
+        resampled = resample(y24.float(), geometry.sample_rate, TARGET_RATE)
+    return DecodedWindows(
+        estimate=_cut(y48, starts, target.shape[1]),
+        target=target,
+        valid_samples=batch.valid_samples.to(device),
+        resampled_24k=None if resampled is None else _cut(resampled, starts, target.shape[1]),
+    )
+
+
+def draw_seed(seed: int, step: int, micro: int) -> int:
+    """The seed of torch's generator for one micro-batch, below 2**63."""
+    digest = hashlib.sha256(f"{seed}/{step}/{micro}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _cut(decoded: Tensor, starts: Sequence[int], length: int) -> Tensor:
+    """[B, 1, T] -> [B, length], row b from starts[b]."""
+    rows = [row[start : start + length] for row, start in zip(decoded[:, 0], starts, strict=True)]
+    return torch.stack(rows).float()

@@ -1,0 +1,178 @@
+"""Validation on windows that never change, with the rows that give its numbers a scale.
+
+The windows are the same in every epoch, for every segment length and for any number of workers;
+noise is off. Each batch's sums land in one table by batch, which is added up in one order, so the
+result does not depend on who computed which batch. Beside our 48 kHz output stand two rows that do
+not change during training and are computed once: the 24 kHz output of the untouched decoder,
+resampled, and the true audio limited to the codec's rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ttt.audio import resample
+from ttt.snac.communicator import Communicator
+from ttt.snac.geometry import TARGET_RATE, CodeGeometry
+from ttt.snac.losses import LossConfig, reconstruction_loss
+from ttt.snac.metrics import all_metrics
+from ttt.snac.model import Decoder48k, deterministic
+from ttt.snac.train_step import DecodedWindows, Precision, decode_windows
+from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS
+from ttt.snac.window_reader import MicroBatch, WindowReader
+from ttt.snac.windows import Windows
+
+Row = dict[str, float]
+
+REFERENCE_ROWS = (BASELINE, CEILING)
+"""The rows that training does not change."""
+
+
+class ValidationSet:
+    """Fixed windows, read anew each time."""
+
+    def __init__(self, reader: WindowReader, windows: Sequence[Windows]) -> None:
+        self._reader = reader
+        self._windows = windows
+
+    @property
+    def n_windows(self) -> int:
+        """Windows in all batches."""
+        return sum(len(windows) for windows in self._windows)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: int) -> MicroBatch:
+        return self._reader.read(self._windows[index], None)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One validation window to look at and listen to; 48 kHz samples, [T] on the CPU."""
+
+    clip_id: str
+    reference: Tensor
+    ours: Tensor
+    resampled: Tensor
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """Means over all valid samples of the validation windows."""
+
+    loss: float
+    terms: Row
+    """Loss term -> mean."""
+    rows: dict[str, Row]
+    """Row name -> metric -> mean; the reference rows only when they were asked for."""
+    examples: list[Example] = field(default_factory=list)
+    """From the first batch; empty on ranks that did not decode it."""
+
+
+def validate(
+    model: Decoder48k,
+    batches: ValidationSet,
+    loss_config: LossConfig,
+    group: Communicator,
+    *,
+    precision: Precision,
+    with_references: bool,
+    n_examples: int = 0,
+) -> ValidationResult:
+    """Decode every window once, shared over the ranks, noise off.
+
+    `with_references` is only meant for a model that has not been trained: its 24 kHz output is
+    then the original decoder's.
+    """
+    sums: list[dict[str, tuple[float, float]]] = []
+    examples: list[Example] = []
+    with torch.no_grad(), deterministic(model):
+        for index in range(group.rank, len(batches), group.world):
+            batch = batches[index]
+            wanted = with_references or (index == 0 and n_examples > 0)
+            windows = decode_windows(model, batch, precision, with_resampled=wanted)
+            sums.append(_sums(windows, loss_config, model.geometry, with_references))
+            if index == 0:
+                examples = _examples(batch, windows, n_examples)
+    names = group.from_first("\n".join(sums[0]) if sums else None)
+    assert names is not None, "rank 0 decodes the first batch"
+    keys = names.split("\n")
+    device = next(model.parameters()).device
+    table = torch.zeros(len(batches), len(keys), 2, dtype=torch.float64, device=device)
+    for place, mine in enumerate(sums):
+        values = torch.tensor([mine[key] for key in keys], dtype=torch.float64)
+        table[group.rank + place * group.world] = values
+    totals = group.sum_(table).sum(0).tolist()
+    tree: dict[str, Row] = {}
+    for key, (total, weight) in zip(keys, totals, strict=True):
+        row, _, name = key.partition("/")
+        if weight > 0:
+            tree.setdefault(row, {})[name] = total / weight
+    terms = tree.pop("loss")
+    return ValidationResult(loss=terms["total"], terms=terms, rows=tree, examples=examples)
+
+
+_SHORTEST_SAMPLES = 4096
+"""Rows with a shorter valid prefix give no metrics: an STFT of 2,048 needs more than one frame."""
+
+
+def _sums(
+    windows: DecodedWindows,
+    loss_config: LossConfig,
+    geometry: CodeGeometry,
+    with_references: bool,
+) -> dict[str, tuple[float, float]]:
+    """Key "row/name" -> (sum weighted by valid samples, weight) over one batch."""
+    valid = windows.valid_samples
+    terms = reconstruction_loss(windows.estimate, windows.target, valid, loss_config)
+    sums = {
+        f"loss/{name}": (float((valid * rows).double().sum()), float(valid.sum()))
+        for name, rows in terms.items()
+    }
+    estimates = {OURS: windows.estimate}
+    if with_references:
+        assert windows.resampled_24k is not None
+        estimates[BASELINE] = windows.resampled_24k
+        limited = resample(windows.target, TARGET_RATE, geometry.sample_rate)
+        estimates[CEILING] = resample(limited, geometry.sample_rate, TARGET_RATE)
+    for row, estimate in estimates.items():
+        for name, pair in _metric_sums(estimate, windows.target, valid.tolist()).items():
+            sums[f"{row}/{name}"] = pair
+    return sums
+
+
+def _metric_sums(
+    estimate: Tensor, target: Tensor, valid: list[int]
+) -> dict[str, tuple[float, float]]:
+    """Metric -> (weighted sum, weight); values that are undefined (silence) carry no weight."""
+    sums = dict.fromkeys(METRIC_NAMES, (0.0, 0.0))
+    for length in sorted(set(valid)):
+        rows = [index for index, count in enumerate(valid) if count == length]
+        if length < _SHORTEST_SAMPLES:
+            continue
+        for name, values in all_metrics(estimate[rows, :length], target[rows, :length]).items():
+            finite = [value for value in values.double().tolist() if math.isfinite(value)]
+            total, weight = sums[name]
+            sums[name] = (total + length * sum(finite), weight + length * len(finite))
+    return sums
+
+
+def _examples(batch: MicroBatch, windows: DecodedWindows, count: int) -> list[Example]:
+    resampled = windows.resampled_24k
+    if resampled is None:
+        return []
+    return [
+        Example(
+            clip_id=batch.clip_ids[row],
+            reference=windows.target[row].cpu(),
+            ours=windows.estimate[row].cpu(),
+            resampled=resampled[row].cpu(),
+        )
+        for row in range(min(count, len(batch.clip_ids)))
+    ]
