@@ -1,0 +1,77 @@
+"""A run's folder belongs to one process at a time, and to one run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray_jobs.config import dump_yaml
+from ttt import records, storage
+from ttt.config import Config
+from ttt.errors import UserError
+
+
+@contextmanager
+def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
+    """Hold the run folder inside the block; config.yaml and provenance.json say what runs in it.
+
+    Raises UserError when it holds something and `resume` is off, when it is not there and `resume`
+    is on, and when another process holds it. The lock is the operating system's, so a killed
+    process leaves none behind; on an object store there is none.
+    """
+    content = _content(run)
+    if content and not resume:
+        raise UserError(
+            f"{run}: not empty ({', '.join(content[:3])}); continue that run with --resume or "
+            f"choose another run folder"
+        )
+    if not content and resume:
+        raise UserError(f"{run}: nothing to resume; start the run without --resume")
+    with _locked(run):
+        storage.write_bytes(storage.join(run, _WRITTEN[0]), dump_yaml(config).encode())
+        records.write_json(storage.join(run, _WRITTEN[1]), records.provenance(config))
+        try:
+            yield
+        except BaseException:
+            if not content and set(_content(run)) <= set(_WRITTEN):
+                # Nothing was done yet: the next start need not be a --resume.
+                for name in _WRITTEN:
+                    storage.delete(storage.join(run, name))
+            raise
+
+
+_LOCK = ".lock"
+_WRITTEN = ("config.yaml", "provenance.json")
+
+
+def _content(run: str) -> list[str]:
+    return [name for name in storage.list_names(run) if name != _LOCK]
+
+
+@contextmanager
+def _locked(run: str) -> Iterator[None]:
+    if not storage.is_local(run):
+        yield
+        return
+    folder = storage.local_path(run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(
+                f"{folder}: in use by {owner}; wait for it or choose another run folder"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,188 @@
+"""From a configuration to what a training needs: codec, model, clips, windows, plan.
+
+The driver prepares once to refuse mistakes and to print the plan; every worker prepares again for
+itself, from the same files. Nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_jobs import trackers
+from ray_jobs.train_config import TrainConfig
+from ttt.errors import UserError
+from ttt.snac.cache import CodeCache, open_cache
+from ttt.snac.curriculum import Epoch, plan_epochs, require_even_shares
+from ttt.snac.load import LoadedCodec, load_codec
+from ttt.snac.memory import activation_bytes_per_coarse
+from ttt.snac.model import Decoder48k
+from ttt.snac.optim import learning_rates
+from ttt.snac.split import held_out_rows
+from ttt.snac.train_loop import LoopSettings
+from ttt.snac.train_state import plan_of
+from ttt.snac.validation import ValidationSet
+from ttt.snac.window_reader import WindowReader
+from ttt.snac.windows import WindowPlan, validation_windows
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A training, ready to start."""
+
+    model: Decoder48k
+    """At step 0, on the CPU."""
+    cache: CodeCache
+    rows: np.ndarray
+    """The cache's rows that train, rising."""
+    plan: WindowPlan
+    epochs: tuple[Epoch, ...]
+    validation: ValidationSet | None
+    validation_clips: int
+
+
+def prepare(config: TrainConfig) -> Setup:
+    """Load the codec, open the caches, plan the run.
+
+    Raises UserError when cache and codec do not belong together, when there are too few clips,
+    when workers cannot share the micro-batches, or when a tracker is not installed.
+    """
+    trackers.require_installed(config.tracking)
+    require_even_shares(config.curriculum, max(config.cluster.num_workers, 1))
+    codec = load_codec(config.codec)
+    model = Decoder48k.from_snac(codec.model, config.init, seed=config.seed)
+    cache = _open(config.data.train, codec)
+    rows, held_out = _split(config, cache)
+    plan = WindowPlan(
+        cache.catalogue.n_coarse,
+        cache.catalogue.n_samples,
+        cache.geometry,
+        model.reach_samples_48k,
+        config.seed,
+        rows,
+    )
+    validation, validation_clips = None, 0
+    if config.data.validation is not None:
+        other = _open(config.data.validation, codec)
+        every = np.arange(len(other), dtype=np.int64)
+        validation, validation_clips = _validation(config, other, every, model), len(other)
+    elif len(held_out):
+        validation = _validation(config, cache, held_out, model)
+        validation_clips = len(held_out)
+    epochs = plan_epochs(config.curriculum, plan)
+    return Setup(model, cache, rows, plan, epochs, validation, validation_clips)
+
+
+def loop_settings(config: TrainConfig, setup: Setup) -> LoopSettings:
+    """What the loop reads, and what a resumed run must keep."""
+    kept = config.to_dict()
+    for changeable in ("run", "cluster", "tracking", "checkpoint", "codec"):
+        kept.pop(changeable)
+    kept["data"].pop("train")
+    kept["data"].pop("validation")
+    plan = plan_of(
+        setup.epochs,
+        **kept,
+        geometry=setup.cache.geometry.to_json(),
+        codec_sha256=setup.model.codec_sha256,
+        training_clips=len(setup.rows),
+        validation_clips=setup.validation_clips,
+    )
+    return LoopSettings(
+        run=config.run,
+        plan=plan,
+        seed=config.seed,
+        precision=config.precision,
+        optim=config.optim,
+        loss=config.loss,
+        checkpoint=config.checkpoint,
+        validate_every_steps=config.validation.every_steps,
+        n_examples=config.validation.examples if config.tracking.tensorboard else 0,
+    )
+
+
+def describe(config: TrainConfig) -> str:
+    """The plan in words and numbers, for --dry-run. Raises what `prepare` raises."""
+    setup = prepare(config)
+    curriculum, steps = config.curriculum, sum(epoch.steps for epoch in setup.epochs)
+    workers = max(config.cluster.num_workers, 1)
+    rate = setup.cache.geometry
+    lines = [
+        f"cache {config.data.train}: {len(setup.cache)} clips, {len(setup.rows)} train",
+        f"validation: {setup.validation_clips} clips, "
+        f"{0 if setup.validation is None else setup.validation.n_windows} windows of "
+        f"{config.validation.segment_seconds:g} s",
+        f"{steps} steps in {curriculum.epochs} epochs, {workers} worker(s) with "
+        f"{curriculum.micro_batches_per_step // workers} micro-batches of each step",
+        "",
+        "epoch phase segment  core  clips/step  steps  left over  learning rate (head)  memory",
+    ]
+    model_bytes = 4 * sum(tensor.numel() for tensor in setup.model.parameters())
+    kept = {phase: activation_bytes_per_coarse(setup.model, phase) for phase in (1, 2)}
+    for epoch in setup.epochs:
+        shape, offset = epoch.shape, epoch.first_step - epoch.phase_first_step
+        first, last = (
+            learning_rates(config.optim, epoch.phase, step, epoch.phase_steps)["head"]
+            for step in (offset, offset + epoch.steps - 1)
+        )
+        slices = shape.clips_per_micro_batch * (shape.core_coarse + 2 * shape.context_coarse)
+        # Weights, gradients and AdamW's two moments.
+        memory = 4 * model_bytes + kept[epoch.phase] * slices
+        lines.append(
+            f"{epoch.number:5d} {epoch.phase:5d} {epoch.segment_seconds:5g} s "
+            f"{rate.seconds(shape.core_coarse):5.2f} {shape.clips_per_step:11d} {epoch.steps:6d} "
+            f"{len(setup.rows) - epoch.steps * shape.clips_per_step:10d} "
+            f"  {first:.2e} to {last:.2e} {memory / 1e9:6.2f} GB"
+        )
+    lines += [
+        "",
+        "memory: weights, gradients, optimizer and float32 activations of one micro-batch, per",
+        "worker; counted from a short forward pass, the loss comes on top",
+        f"writes: {config.run}/ checkpoints, metrics.jsonl, config.yaml, provenance.json, export"
+        + (", tensorboard" if config.tracking.tensorboard else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _open(uri: str, codec: LoadedCodec) -> CodeCache:
+    cache = open_cache(uri)
+    if cache.geometry != codec.geometry:
+        raise UserError(
+            f"{uri}: its codes have the geometry {cache.geometry.to_json()} and codec "
+            f"{codec.name} has {codec.geometry.to_json()}; name the codec that wrote the cache"
+        )
+    if cache.codec.weights_sha256 != codec.weights_sha256:
+        raise UserError(
+            f"{uri}: its codes were written by {cache.codec.name} with weights "
+            f"{cache.codec.weights_sha256[:12]} and codec {codec.name} has "
+            f"{codec.weights_sha256[:12]}; name the codec that wrote the cache"
+        )
+    return cache
+
+
+def _split(config: TrainConfig, cache: CodeCache) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that train and rows held out; no row is in both."""
+    rows = np.arange(len(cache), dtype=np.int64)
+    held_out = np.array([], np.int64)
+    if config.data.validation_share is not None:
+        held_out = held_out_rows(cache.catalogue.clip_ids[:], config.data.validation_share)
+    return np.setdiff1d(rows, held_out)[: config.data.limit_clips], held_out
+
+
+def _validation(
+    config: TrainConfig, cache: CodeCache, rows: np.ndarray, model: Decoder48k
+) -> ValidationSet:
+    catalogue, geometry = cache.catalogue, cache.geometry
+    arrays: Any = (catalogue.n_coarse, catalogue.n_samples, geometry, model.reach_samples_48k)
+    windows = validation_windows(
+        *arrays,
+        core_coarse=geometry.tokens(config.validation.segment_seconds)[0],
+        context_coarse=config.curriculum.context_coarse,
+        clips_per_batch=config.validation.clips_per_batch,
+        max_windows=config.validation.max_windows,
+        rows=rows,
+    )
+    reader = WindowReader(cache, WindowPlan(*arrays, seed=0, rows=rows))
+    return ValidationSet(reader, windows)

@@ -1,0 +1,276 @@
+"""Running the training loop: in this process, or in Ray Train's workers.
+
+Both prepare the same model, plan and windows and call the same loop; they differ in where the
+batches come from (this process, or Ray Data) and in whom the ranks talk to. Ray Train only starts
+the group of workers again when one dies: checkpoints, and finding the newest of them, are the
+loop's own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from ray_jobs import train_monitor
+from ray_jobs.progress import Progress
+from ray_jobs.runtime import ray_session, require_free_cpu_per_node
+from ray_jobs.trackers import build_trackers
+from ray_jobs.train_config import TrainConfig
+from ray_jobs.train_monitor import MonitorClient, Position
+from ray_jobs.train_setup import Setup, loop_settings, prepare
+from ray_jobs.window_source import (
+    RayWindowSource,
+    WindowSpec,
+    start_cursor,
+    window_data_config,
+    window_dataset,
+)
+from ttt import checkpoint, storage
+from ttt.errors import UserError
+from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
+from ttt.snac.hooks import Hook, StepRecord
+from ttt.snac.train_loop import BatchSource, TrainingStopped, train
+from ttt.snac.train_state import TrainState
+from ttt.snac.validation import ValidationResult
+from ttt.snac.window_reader import LocalWindowSource, WindowReader
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a training ended."""
+
+    step: int
+    finished: bool
+    """False when a stop was requested."""
+    skipped: int
+    replaced: int
+
+
+def train_in_process(config: TrainConfig, stop: threading.Event) -> Outcome:
+    """The loop in this process, without Ray."""
+    setup = prepare(config)
+    source = LocalWindowSource(
+        WindowReader(setup.cache, setup.plan), setup.plan, [epoch.shape for epoch in setup.epochs]
+    )
+    device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
+    total = _total_steps(setup)
+    done = _steps_done(config.run)
+    with Progress("training", total, "steps", done=done) as progress:
+        shown = done
+
+        def show(position: Position) -> None:
+            nonlocal shown
+            progress.advance(position.step - shown, **train_monitor.fields(position))
+            shown = position.step
+
+        return _train(
+            config, setup, source, SingleProcess(), device, [_PositionHook(show)], stop.is_set
+        )
+
+
+def train_on_ray(config: TrainConfig, address: str | None, stop: threading.Event) -> Outcome:
+    """The loop in `cluster.num_workers` workers of Ray Train.
+
+    Raises UserError when they would take every CPU, and what the loop raises.
+    """
+    setup = prepare(config)
+    cluster = config.cluster
+    # How often Ray looks at its workers; its two seconds are long beside a short epoch.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    with ray_session(address or cluster.address, cluster.local_cpus):
+        require_free_cpu_per_node(cluster.num_workers, cluster.cpus_per_worker)
+        cursor = start_cursor(
+            WindowSpec(
+                cache_uri=config.data.train,
+                reach_samples_48k=setup.model.reach_samples_48k,
+                seed=config.seed,
+                shapes=tuple(epoch.shape for epoch in setup.epochs),
+                rows=setup.rows,
+            )
+        )
+        monitor: Any = train_monitor.Monitor.remote()
+        resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})}
+        trainer = ray.train.torch.TorchTrainer(
+            train_worker,
+            train_loop_config={"job": WorkerJob(config, cursor, monitor)},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=cluster.num_workers,
+                use_gpu=cluster.use_gpu,
+                resources_per_worker=resources,
+            ),
+            run_config=ray.train.RunConfig(
+                # A name of its own each time: Ray resumes an old name without a word.
+                name=uuid.uuid4().hex,
+                storage_path=storage.join(config.run, _RAY_FOLDER),
+                failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            ),
+            datasets={"train": lambda: window_dataset(cursor)},
+            dataset_config=window_data_config(),
+        )
+        done = _steps_done(config.run)
+        with (
+            Progress("training", _total_steps(setup), "steps", done=done) as progress,
+            train_monitor.watched(monitor, progress, done, stop),
+        ):
+            result = trainer.fit()
+    storage.delete(storage.join(config.run, _RAY_FOLDER))
+    if isinstance(result.return_value, UserError):
+        raise result.return_value
+    assert isinstance(result.return_value, Outcome)
+    return result.return_value
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What the driver hands to every worker."""
+
+    config: TrainConfig
+    cursor: str
+    """The name of the actor that says what to read."""
+    monitor: Any
+    """The actor between driver and first worker."""
+
+
+def train_worker(arguments: dict[str, Any]) -> Outcome | UserError:
+    """One rank of Ray Train.
+
+    What every rank raises at once is returned: Ray would only start the workers again to meet it
+    again.
+    """
+    job: WorkerJob = arguments["job"]
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    setup = prepare(job.config)
+    rank, world = context.get_world_rank(), context.get_world_size()
+    shard = ray.train.get_dataset_shard("train")
+    assert shard is not None
+    source = RayWindowSource(
+        shard,
+        job.cursor,
+        setup.plan,
+        [epoch.shape for epoch in setup.epochs],
+        rank,
+        world,
+    )
+    hooks: list[Hook] = [_ReportHook()]
+    client = MonitorClient(job.monitor)
+    with ExitStack() as stack:
+        if rank == 0:  # the loop follows the first rank's wish to stop
+            stack.enter_context(client.connected())
+            hooks.append(_PositionHook(client.move_to))
+        try:
+            return _train(
+                job.config,
+                setup,
+                source,
+                ProcessGroup(),
+                device,
+                hooks,
+                lambda: client.stop_requested,
+            )
+        except TrainingStopped as error:
+            return error
+
+
+def export_best(config: TrainConfig) -> str:
+    """Write RUN/export from the best checkpoint (the newest without validation); its folder.
+
+    Raises UserError when there is no checkpoint or `run` is not a folder.
+    """
+    folder = checkpoint.best(config.run) or checkpoint.newest_complete(config.run)
+    if folder is None:
+        raise UserError(f"{config.run}: no checkpoint to export")
+    if not storage.is_local(config.run):
+        raise UserError(f"{config.run}: an export is written to a folder; copy {folder} first")
+    model = prepare(config).model
+    tensors = checkpoint.load(folder).tensors
+    model.load_state_dict(tensors.get("ema", tensors["model"]))
+    export = storage.local_path(config.run) / "export"
+    model.save_pretrained(export)
+    return str(export)
+
+
+_RAY_FOLDER = "ray_train"
+
+
+def _train(
+    config: TrainConfig,
+    setup: Setup,
+    source: BatchSource,
+    group: Communicator,
+    device: torch.device,
+    hooks: Sequence[Hook],
+    stop_requested: Callable[[], bool],
+) -> Outcome:
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    setup.model.to(device)
+    listeners = list(hooks)
+    if group.rank == 0:
+        listeners += build_trackers(config.run, config.tracking, config.to_dict())
+    state = train(
+        loop_settings(config, setup),
+        setup.model,
+        setup.epochs,
+        source,
+        setup.validation,
+        group,
+        listeners,
+        stop_requested,
+    )
+    return Outcome(state.step, state.epoch > len(setup.epochs), state.skipped, state.replaced)
+
+
+class _PositionHook(Hook):
+    """Tells how far the run is and how much of its time went into waiting for data."""
+
+    def __init__(self, show: Callable[[Position], None]) -> None:
+        self._show = show
+        self._waited = self._elapsed = 0.0
+
+    def on_step(self, record: StepRecord) -> None:
+        self._waited += record.data_wait_seconds
+        self._elapsed += record.step_seconds
+        loss = record.terms["total"]
+        shown_loss = loss if math.isfinite(loss) else None
+        self._show(Position(record.step, shown_loss, self._waited / self._elapsed))
+
+
+class _ReportHook(Hook):
+    """Tells Ray Train (and Tune above it) each validation; a barrier, so every rank has it.
+
+    Plain finite floats only: anything else breaks Ray's snapshot of the run.
+    """
+
+    def on_validation(self, state: TrainState, result: ValidationResult) -> None:
+        values = {
+            f"{row}/{name}": value
+            for row, metrics in result.rows.items()
+            for name, value in metrics.items()
+        }
+        values = {"validation_loss": result.loss, **values}
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        ray.train.report({"step": state.step, **finite})
+
+
+def _total_steps(setup: Setup) -> int:
+    return sum(epoch.steps for epoch in setup.epochs)
+
+
+def _steps_done(run: str) -> int:
+    steps = checkpoint.complete_steps(run)
+    return steps[-1] if steps else 0
