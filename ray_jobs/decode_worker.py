@@ -12,7 +12,7 @@ import ray
 import torch
 
 from ray_jobs.actors import WorkerDied, over_actors
-from ray_jobs.decoder_source import DecoderSource, find_decoder
+from ray_jobs.decoder_source import DecoderSource, absolute_uri, find_decoder
 from ray_jobs.evaluate_config import DecodeConfig
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session
@@ -79,7 +79,7 @@ def plan_decode(config: DecodeConfig) -> Plan:
         for row, (clip_id, wav) in enumerate(zip(ids, wav_names(ids), strict=True))
     ]
     _check_cache(config, decoder)
-    return Plan(decoder, config.input, tuple(items[: config.limit]))
+    return Plan(decoder, absolute_uri(config.input), tuple(items[: config.limit]))
 
 
 def describe(config: DecodeConfig) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray_jobs.config import load_config
 from ray_jobs.train_config import TrainConfig
-from ttt import checkpoint, records
+from ttt import checkpoint, records, storage
 from ttt.errors import UserError
 from ttt.snac import export
 from ttt.snac.load import load_codec
@@ -91,6 +91,11 @@ def find_decoder(path: str) -> DecoderSource:
     if training is None:
         raise UserError(f"{path}: has checkpoints but no config.json or config.yaml of a run")
     return DecoderSource(path, None, best, folder, training)
+
+
+def absolute_uri(uri: str) -> str:
+    """A local path made absolute, so that workers in another folder find it; URIs as they are."""
+    return str(storage.local_path(uri)) if storage.is_local(uri) else uri
 
 
 def weights_file_sha256(folder: Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from ray_jobs.decoder_source import DecoderSource, find_decoder
+from ray_jobs.decoder_source import DecoderSource, absolute_uri, find_decoder
 from ray_jobs.evaluate_config import EvaluateConfig
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
@@ -24,10 +26,11 @@ class Plan:
 
     decoder: DecoderSource
     codec: str
+    """Name or folder; paths in a plan are absolute, since workers have their own folder."""
     kind: str
     """What the clips are, in words."""
     data: str
-    """Folder or URI of the clips."""
+    """Folder or URI of the clips, as the user named it."""
     cache: str | None
     """The cache to read from, if it is one."""
     items: tuple[Item, ...]
@@ -43,7 +46,10 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
             "of the codec it was trained from"
         )
     if config.data.audio is not None:
-        items: Sequence[Item] = list_folder(config.data.audio)
+        items: Sequence[Item] = [
+            replace(item, source=os.path.abspath(item.source))
+            for item in list_folder(config.data.audio)
+        ]
         kind, data, cache = "folder of audio", config.data.audio, None
     elif config.data.cache is not None:
         kind, data, cache = "cache", config.data.cache, config.data.cache
@@ -53,6 +59,10 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
         cache = data
     if config.data.limit is not None:
         items = items[: config.data.limit]
+    if Path(codec).is_dir():
+        codec = os.path.abspath(codec)
+    if cache is not None:
+        cache = absolute_uri(cache)
     return Plan(decoder, codec, kind, data, cache, tuple(items))
 
 

@@ -18,7 +18,7 @@ It turns the codes of `{decoder["codec"]}` into 48 kHz audio.
 
 ```python
 from ttt.snac.model import Decoder48k
-audio = Decoder48k.from_pretrained("{decoder["name"]}").decode(codes)
+audio = Decoder48k.from_pretrained("path/to/this/folder").decode(codes)
 ```
 
 `codes` are the codec's own, one integer tensor [batch, length] per codebook, coarsest first;

@@ -126,7 +126,7 @@ def test_model_card_has_the_numbers_and_the_two_lines() -> None:
     }
     text = card(summary)
     assert "from ttt.snac.model import Decoder48k" in text
-    assert 'Decoder48k.from_pretrained("run/export").decode(codes)' in text
+    assert 'Decoder48k.from_pretrained("path/to/this/folder").decode(codes)' in text
     assert "**Better than resampling.**" in text
     assert "| Ours, 48 kHz | 3.3" in text
     assert "8 clips (32 s) of 9" in text
