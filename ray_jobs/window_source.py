@@ -22,7 +22,7 @@ import functools
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ import torch
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from ray_jobs.read_ahead import queue_read_tasks
 from ttt.snac.cache import CodeCache, open_cache
 from ttt.snac.window_reader import MicroBatch, Replacement, WindowReader
 from ttt.snac.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
@@ -100,15 +101,18 @@ class Cursor:
 def start_cursor(spec: WindowSpec) -> str:
     """Start a run's Cursor and return its name; it lives as long as the calling driver."""
     name = f"window-cursor-{uuid.uuid4().hex}"
-    handle = (
-        ray.remote(Cursor).options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=-1)
-    ).remote(spec)
-    ray.get(handle.spec.remote())
-    _kept_cursors.append(handle)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Cursor)
+    _kept_cursors.append(actor.options(name=name).remote(spec))
+    _ask(name, "span")
     return name
 
 
-_kept_cursors: list[ray.actor.ActorHandle] = []
+_kept_cursors: list[object] = []
+"""An actor ends with its last handle."""
+
+
+def _ask(cursor: str, method: str, *arguments: object) -> Any:
+    return ray.get(getattr(ray.get_actor(cursor), method).remote(*arguments))
 
 
 def window_dataset(cursor: str) -> ray.data.Dataset:
@@ -116,6 +120,7 @@ def window_dataset(cursor: str) -> ray.data.Dataset:
     dataset = ray.data.read_datasource(WindowDatasource(cursor), override_num_blocks=1)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
+    queue_read_tasks(dataset.context)
     return dataset
 
 
@@ -150,7 +155,7 @@ class WindowDatasource(Datasource):
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        span = ray.get(ray.get_actor(self._cursor).span.remote())
+        span: Span = _ask(self._cursor, "span")
         shape = _spec(self._cursor).shapes[span.epoch - 1]
         metadata = BlockMetadata(num_rows=1, size_bytes=None, exec_stats=None, input_files=None)
         return [
@@ -207,9 +212,11 @@ class RayWindowSource:
     def _arriving(self, span: Span) -> Iterator[MicroBatch]:
         # An execution starts when every rank has asked for it, so rank 0 sets the span in time.
         if self._rank == 0:
-            ray.get(ray.get_actor(self._cursor).set_span.remote(span))
+            _ask(self._cursor, "set_span", span)
         tables = self._batches.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=_PREFETCHED_BATCHES
+            batch_size=None,  # pyright: ignore[reportArgumentType]  # whole blocks, as documented
+            batch_format="pyarrow",
+            prefetch_batches=_PREFETCHED_BATCHES,
         )
         return (to_micro_batch(table) for table in tables)
 
@@ -237,7 +244,7 @@ def _read_table(cursor: str, batch: BatchId) -> list[pa.Table]:
 
 @functools.cache
 def _spec(cursor: str) -> WindowSpec:
-    return ray.get(ray.get_actor(cursor).spec.remote())
+    return _ask(cursor, "spec")
 
 
 @functools.cache

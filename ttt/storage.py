@@ -58,8 +58,10 @@ def local_path(uri: str | Path) -> Path:
 
 
 def join(uri: str | Path, *parts: str) -> str:
-    """`uri/part/part`, whatever the scheme."""
-    return "/".join([str(uri).rstrip("/"), *parts])
+    """`uri/part/part`, whatever the scheme; options after a `?` of a URI stay at its end."""
+    text = str(uri)
+    path, mark, options = text.partition("?") if "://" in text else (text, "", "")
+    return "/".join([path.rstrip("/"), *parts]) + mark + options
 
 
 def exists(uri: str | Path) -> bool:

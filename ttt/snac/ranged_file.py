@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import fsspec
 import numpy as np
@@ -63,7 +63,7 @@ class _LocalFile:
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def read_into(self, offset: int, out: np.ndarray) -> int:
-        return os.preadv(self._descriptor, [out], offset)
+        return os.preadv(self._descriptor, [out.data], offset)
 
     def __del__(self) -> None:
         # Closing only with the last reference: a reader in another thread may still hold it.
@@ -90,7 +90,7 @@ class _FsspecFile:
 
     def read_into(self, offset: int, out: np.ndarray) -> int:
         content = self._filesystem.cat_file(self._path, start=offset, end=offset + out.nbytes)
-        return _fill(out, content)
+        return _fill(out, cast(bytes, content))
 
 
 def _fill(out: np.ndarray, content: bytes) -> int:

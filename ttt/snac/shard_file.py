@@ -192,7 +192,7 @@ def interleaved_codes(table: pa.Table, geometry: CodeGeometry) -> np.ndarray:
 
 def clip_crc32(codes: np.ndarray, audio: bytes | memoryview) -> int:
     """The checksum stored with a clip: of its interleaved codes, then of its padded audio."""
-    return zlib.crc32(audio, zlib.crc32(np.ascontiguousarray(codes, "<i2")))
+    return zlib.crc32(audio, zlib.crc32(np.ascontiguousarray(codes, "<i2").data))
 
 
 def in_range(codes: np.ndarray, geometry: CodeGeometry) -> bool:

@@ -1,0 +1,157 @@
+"""Windows through Ray Data: the plan's batches in the plan's order, and nothing else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from ray_jobs.window_source import (
+    RayWindowSource,
+    WindowSpec,
+    start_cursor,
+    to_micro_batch,
+    to_table,
+    window_data_config,
+    window_dataset,
+)
+from tests.code_caches import write_impulse_cache
+from ttt.snac.cache import open_cache
+from ttt.snac.window_reader import LocalWindowSource, MicroBatch, WindowReader
+from ttt.snac.windows import WindowShape
+
+SHAPES = (
+    WindowShape(core_coarse=6, context_coarse=2, clips_per_micro_batch=2, micro_batches_per_step=4),
+    WindowShape(
+        core_coarse=12, context_coarse=2, clips_per_micro_batch=1, micro_batches_per_step=4
+    ),
+)
+LENGTHS = [np.random.default_rng(shard).integers(3, 40, 25).tolist() for shard in range(2)]
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> WindowSpec:
+    """A cache of 50 clips, two shards of which one has lost its end."""
+    folder = tmp_path_factory.mktemp("cache")
+    uri = write_impulse_cache(folder, LENGTHS)
+    shard = folder / "shards/shard-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    return WindowSpec(uri, reach_samples_48k=9000, seed=3, shapes=SHAPES)
+
+
+def _local(spec: WindowSpec, rank: int = 0, world_size: int = 1) -> LocalWindowSource:
+    cache = open_cache(spec.cache_uri)
+    plan = spec.plan(cache)
+    return LocalWindowSource(WindowReader(cache, plan), plan, spec.shapes, rank, world_size)
+
+
+def _ray(batches: Any, cursor: str, spec: WindowSpec, **options: int) -> RayWindowSource:
+    plan = spec.plan(open_cache(spec.cache_uri))
+    return RayWindowSource(batches, cursor, plan, spec.shapes, **options)
+
+
+def _assert_same(found: list[list[MicroBatch]], wanted: list[list[MicroBatch]]) -> None:
+    assert [[b.id for b in step] for step in found] == [[b.id for b in step] for step in wanted]
+    for step, other_step in zip(found, wanted, strict=True):
+        for batch, other in zip(step, other_step, strict=True):
+            for name in ("codes", "audio", "core_start", "valid_samples"):
+                assert torch.equal(getattr(batch, name), getattr(other, name)), (batch.id, name)
+            assert (batch.clip_ids, batch.replaced) == (other.clip_ids, other.replaced)
+
+
+def test_a_micro_batch_survives_the_table(spec: WindowSpec) -> None:
+    steps = [*_local(spec).step_batches(1), *_local(spec).step_batches(2)]
+    assert any(batch.replaced for step in steps for batch in step)
+    for step in steps:
+        _assert_same([[to_micro_batch(to_table(batch)) for batch in step]], [step])
+
+
+def test_ray_gives_what_one_process_gives(ray_local: None, spec: WindowSpec) -> None:
+    """Two epochs of different shapes, in spans of two steps, then a resume inside an epoch."""
+    cursor = start_cursor(spec)
+    source = _ray(window_dataset(cursor), cursor, spec, span_micro_batches=8)
+    for epoch, first_step in ((1, 0), (2, 0), (1, 4)):
+        found = list(source.step_batches(epoch, first_step))
+        _assert_same(found, list(_local(spec).step_batches(epoch, first_step)))
+    steps = source.step_batches(2)
+    abandoned = [next(steps)]
+    steps.close()  # pyright: ignore[reportAttributeAccessIssue]
+    _assert_same(abandoned, list(_local(spec).step_batches(2))[:1])
+    _assert_same(list(source.step_batches(2)), list(_local(spec).step_batches(2)))
+
+
+def test_a_plan_of_some_rows_is_followed_by_the_read_tasks(
+    ray_local: None, spec: WindowSpec
+) -> None:
+    some = WindowSpec(spec.cache_uri, 9000, 3, SHAPES, rows=np.arange(0, 25, 2))
+    cursor = start_cursor(some)
+    found = list(_ray(window_dataset(cursor), cursor, some).step_batches(1))
+    _assert_same(found, list(_local(some).step_batches(1)))
+    clips = {clip_id for step in found for batch in step for clip_id in batch.clip_ids}
+    assert clips <= {f"speaker/{row:04d}" for row in range(0, 25, 2)}
+
+
+class _Elsewhere:
+    """Tables as Ray would send them, but in another order or too many."""
+
+    def __init__(self, batches: list[MicroBatch]) -> None:
+        self._batches = batches
+
+    def iter_batches(self, **options: object) -> Iterator[Any]:
+        return (to_table(batch) for batch in self._batches)
+
+
+def test_another_order_than_the_plans_stops_the_run(ray_local: None, spec: WindowSpec) -> None:
+    cursor = start_cursor(spec)
+    batches = [batch for step in _local(spec).step_batches(1) for batch in step]
+    swapped = [*batches[:5], batches[6], batches[5], *batches[7:]]
+    steps = _ray(_Elsewhere(swapped), cursor, spec).step_batches(1)
+    next(steps)
+    with pytest.raises(RuntimeError, match=r"sent .*micro=2\) where the plan has .*micro=1\)"):
+        next(steps)
+    with pytest.raises(RuntimeError, match=r"sent None where the plan has"):
+        list(_ray(_Elsewhere(batches[:-1]), cursor, spec).step_batches(1))
+    with pytest.raises(RuntimeError, match=r"after the span's last micro-batch"):
+        list(_ray(_Elsewhere([*batches, batches[0]]), cursor, spec).step_batches(1))
+
+
+def _train(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    source = _ray(
+        ray.train.get_dataset_shard("train"),
+        config["cursor"],
+        config["spec"],
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        span_micro_batches=12,
+    )
+    found = [list(source.step_batches(*start)) for start in config["starts"]]
+    torch.save(found, Path(config["folder"]) / f"rank{context.get_world_rank()}.pt")
+
+
+def test_two_train_workers_share_the_plan(
+    ray_local: None, spec: WindowSpec, tmp_path: Path
+) -> None:
+    """Rank r gets micro-batches r, r + 2 of every step; also when resumed inside an epoch."""
+    cursor = start_cursor(spec)
+    starts = [(1, 0), (2, 0), (1, 3)]
+    config = {"cursor": cursor, "spec": spec, "starts": starts, "folder": str(tmp_path)}
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
+        run_config=RunConfig(name="windows", storage_path=str(tmp_path / "run")),
+        datasets={"train": lambda: window_dataset(cursor)},
+        dataset_config=window_data_config(),
+    )
+    trainer.fit()
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=False)
+        for (epoch, first_step), steps in zip(starts, found, strict=True):
+            wanted = _local(spec, rank, world_size=2).step_batches(epoch, first_step)
+            _assert_same(steps, list(wanted))
