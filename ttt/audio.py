@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,35 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
     if not np.isfinite(audio).all():
         raise UserError(f"{path}: holds NaN or infinite samples")
     return np.ascontiguousarray(audio), rate
+
+
+def read_audio_blocks(
+    path: str | Path, block_samples: int, start: int = 0, stop: int | None = None
+) -> Iterator[np.ndarray]:
+    """Samples [start, stop) of a file as float32 [channels, n <= block_samples], one by one.
+
+    Holds one block at a time, whatever the file's length. Raises UserError as `read_audio` does,
+    also for a `stop` past the end.
+    """
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as file:
+            if _is_cut_short(file.extra_info):
+                raise UserError(f"{path}: cut short, the header promises more audio than follows")
+            end = file.frames if stop is None else stop
+            file.seek(start)
+            for place in range(start, end, block_samples):
+                wanted = min(block_samples, end - place)
+                block = file.read(wanted, dtype="float32", always_2d=True).T
+                if block.shape[1] < wanted:
+                    raise UserError(
+                        f"{path}: cut short, {place + block.shape[1]:,} of {end:,} samples could "
+                        "be decoded"
+                    )
+                if not np.isfinite(block).all():
+                    raise UserError(f"{path}: holds NaN or infinite samples")
+                yield np.ascontiguousarray(block)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
 
 
 def mix_to_mono(audio: np.ndarray) -> np.ndarray:

@@ -8,7 +8,15 @@ import scipy.signal
 import soundfile
 import torch
 
-from ttt.audio import from_int16, mix_to_mono, read_audio, resample, to_int16, write_wav
+from ttt.audio import (
+    from_int16,
+    mix_to_mono,
+    read_audio,
+    read_audio_blocks,
+    resample,
+    to_int16,
+    write_wav,
+)
 from ttt.errors import UserError
 
 
@@ -111,3 +119,17 @@ def test_sharp_resampling_leaves_nothing_above_the_new_nyquist() -> None:
     tone = torch.from_numpy(np.sin(2 * np.pi * 12_500 * seconds)).float()
     sharp = resample(tone, 48_000, 24_000, sharp=True)[1000:-1000]
     assert sharp.abs().max() < 1e-4
+
+
+def test_blocks_are_the_whole_and_never_longer_than_asked(tmp_path: Path) -> None:
+    path = tmp_path / "x.flac"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1000, 2)).astype(np.float32)
+    soundfile.write(path, noise, 16_000, subtype="PCM_24")
+    whole, _ = read_audio(path)
+    blocks = list(read_audio_blocks(path, 300))
+    assert [block.shape for block in blocks] == [(2, 300), (2, 300), (2, 300), (2, 100)]
+    assert np.array_equal(np.concatenate(blocks, axis=1), whole)
+    span = np.concatenate(list(read_audio_blocks(path, 64, start=77, stop=500)), axis=1)
+    assert np.array_equal(span, whole[:, 77:500])
+    with pytest.raises(UserError, match=r"x\.flac: cut short, 1,000 of 1,200 samples"):
+        list(read_audio_blocks(path, 600, stop=1200))

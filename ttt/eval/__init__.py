@@ -1,0 +1,1 @@
+"""What is measured on Moshi, and how: chapters in, records of every frame, summaries from them."""

@@ -1,0 +1,313 @@
+"""Book chapters on disk: which there are, in which order, by whom, made of which files.
+
+Four layouts are read; paths are relative to the root, and folders above the named ones (Libri-
+Light's `small/`, LibriSpeech's `test-clean/`) only lengthen the chapter's id:
+
+    chapters  speaker/book/chapter.flac, with a chapter.json beside it    Libri-Light
+    cut       speaker/book/chapter_0000.flac, chapter_0001.flac, ...      cut_by_vad.py: pieces of
+              a chapter without its pauses, joined here to one chapter again
+    librispeech  speaker/chapter/speaker-chapter-0000.flac                LibriSpeech(-Long): every
+              file is a chapter of its own
+    flat      *.flac in one folder; the speaker is the "speaker" of the .json beside it, if any
+
+Sources: libri-light data_preparation (README.md, cut_by_vad.py); openslr.org/12.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from ttt.audio import read_header
+from ttt.config import Config
+from ttt.errors import UserError
+
+UNKNOWN_SPEAKER = "unknown"
+"""Chapters of nobody in particular: statistics treat them as one speaker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChapterConfig(Config):
+    """Which chapters to evaluate."""
+
+    root: str
+    """Folder of the recordings."""
+    layout: Literal["auto", "chapters", "cut", "librispeech", "flat"] = "auto"
+    """How the folder is laid out; auto looks at the names."""
+    pauses: Literal["keep", "cut"] = "keep"
+    """Whether to keep the pauses or to take only what the .json calls voice activity."""
+    concatenate_seconds: float | None = None
+    """Join chapters of a book until they last this long; null leaves chapters alone."""
+    speakers: tuple[str, ...] = ()
+    """Only these speakers; empty takes all."""
+    books: tuple[str, ...] = ()
+    """Only these books (names of their folders); empty takes all."""
+    min_seconds: float = 0.0
+    """Leave out what is shorter, after joining."""
+    max_chapters: int | None = None
+    """At most this many, speakers taking turns; null takes all."""
+
+    def __post_init__(self) -> None:
+        if self.concatenate_seconds is not None and self.concatenate_seconds <= 0:
+            raise ValueError("concatenate_seconds must be above 0; null leaves chapters alone")
+        if self.min_seconds < 0:
+            raise ValueError("min_seconds must be 0 or more")
+        if self.max_chapters is not None and self.max_chapters < 1:
+            raise ValueError("max_chapters must be 1 or more; null takes all")
+        if self.pauses == "cut" and self.layout in ("cut", "librispeech"):
+            raise ValueError(f"pauses: cut needs the .json files, which layout {self.layout} lacks")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of one audio file."""
+
+    path: str
+    start: int
+    """First sample, at the file's own rate."""
+    stop: int
+    """The sample after the last."""
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return (self.stop - self.start) / self.rate
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What one evaluation streams without a break."""
+
+    chapter_id: str
+    """Unique, of path parts: speaker/book/name, or .../first..last for joined ones."""
+    speaker: str
+    book: str
+    pieces: tuple[Piece, ...]
+    """In order; where one follows another is a join."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return sum(piece.seconds for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A chapter that cannot be evaluated."""
+
+    chapter_id: str
+    reason: str
+
+
+def find_chapters(config: ChapterConfig) -> tuple[list[Chapter], list[Unreadable]]:
+    """The chapters of a folder in natural order, and those that cannot be read, with the reason.
+
+    Reads the header of every file and no audio. With `concatenate_seconds` an unreadable chapter
+    ends the joined one before it, so that a join never hides a gap.
+
+    Raises:
+        UserError: no such folder, no audio in it, nothing left by the filters, or a name of
+            `speakers` or `books` that does not occur.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder of chapters")
+    files = sorted(_audio_files(root), key=lambda path: natural_key(str(path.relative_to(root))))
+    if not files:
+        raise UserError(f"{root}: holds no audio ({', '.join(sorted(_SUFFIXES))})")
+    layout = _detect(root, files) if config.layout == "auto" else config.layout
+    sources = [_source(root, paths, layout) for paths in _grouped(files, layout)]
+    _refuse_same_names(sources)
+    sources = _chosen(sources, config)
+    read = [_read(source, config.pauses) for source in sources]
+    if config.concatenate_seconds is not None:
+        read = _concatenate(read, config.concatenate_seconds)
+    chapters = [chapter for chapter in read if isinstance(chapter, Chapter)]
+    unreadable = [chapter for chapter in read if isinstance(chapter, Unreadable)]
+    chapters = [chapter for chapter in chapters if chapter.seconds >= config.min_seconds]
+    if not chapters and not unreadable:
+        raise UserError(f"{root}: no chapter lasts min_seconds={config.min_seconds:g} s")
+    if config.max_chapters is not None:
+        kept = set(_taking_turns(chapters)[: config.max_chapters])
+        chapters = [chapter for chapter in chapters if chapter in kept]
+    return chapters, unreadable
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key that puts chapter_2 before chapter_10."""
+    return tuple(
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in _NUMBERS.split(text)
+    )
+
+
+_NUMBERS = re.compile(r"(\d+)", re.ASCII)
+_SUFFIXES = {".flac", ".wav", ".ogg", ".opus", ".mp3"}
+_PIECE = re.compile(r"(.+)_\d{4,}", re.ASCII)
+_LIBRISPEECH = re.compile(r"(\d+)-\d+[-_]\d+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Source:
+    chapter_id: str
+    speaker: str
+    book: str
+    paths: tuple[Path, ...]
+
+
+def _audio_files(root: Path) -> Iterable[Path]:
+    for path in root.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.suffix.lower() in _SUFFIXES and not hidden and path.is_file():
+            yield path
+
+
+def _detect(root: Path, files: Sequence[Path]) -> str:
+    if all(path.parent == root for path in files):
+        return "flat"
+    if all(_LIBRISPEECH.fullmatch(path.stem) for path in files):
+        return "librispeech"
+    # cut_by_vad.py writes no .json; a chapter whose own name ends in four digits has one.
+    if all(_PIECE.fullmatch(p.stem) and not p.with_suffix(".json").exists() for p in files):
+        return "cut"
+    return "chapters"
+
+
+def _grouped(files: Sequence[Path], layout: str) -> list[tuple[Path, ...]]:
+    """Files that make one chapter."""
+    if layout != "cut":
+        return [(path,) for path in files]
+    groups: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        match = _PIECE.fullmatch(path.stem)
+        if match is None:
+            raise UserError(f"{path}: not named like a piece (chapter_0000), as layout: cut needs")
+        groups[path.with_name(match[1])].append(path)
+    return [tuple(paths) for paths in groups.values()]
+
+
+def _source(root: Path, paths: tuple[Path, ...], layout: str) -> _Source:
+    first = paths[0].relative_to(root)
+    stem = first.stem if layout != "cut" else first.stem.rpartition("_")[0]
+    folders = first.parts[:-1]
+    book = folders[-1] if folders else ""
+    speaker = folders[-2] if len(folders) > 1 else book
+    librispeech = _LIBRISPEECH.fullmatch(stem)
+    if librispeech is not None:
+        speaker = librispeech[1]
+    elif not folders:
+        speaker = _speaker_beside(paths[0])
+    return _Source("/".join([*folders, stem]), speaker, book, paths)
+
+
+def _speaker_beside(path: Path) -> str:
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        return UNKNOWN_SPEAKER
+    return str(_read_json(beside).get("speaker", UNKNOWN_SPEAKER))
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(described, dict):
+        raise UserError(f"{path}: holds no description of a chapter")
+    return described
+
+
+def _refuse_same_names(sources: list[_Source]) -> None:
+    seen: dict[str, Path] = {}
+    for source in sources:
+        other = seen.setdefault(source.chapter_id, source.paths[0])
+        if other is not source.paths[0]:
+            raise UserError(
+                f"{source.paths[0]}: the same chapter as {other.name} by its name; keep one of them"
+            )
+
+
+def _chosen(sources: list[_Source], config: ChapterConfig) -> list[_Source]:
+    for key, wanted, there in (
+        ("speakers", config.speakers, {source.speaker for source in sources}),
+        ("books", config.books, {source.book for source in sources}),
+    ):
+        if missing := sorted(set(wanted) - there):
+            some = ", ".join(sorted(there, key=natural_key)[:10])
+            raise UserError(
+                f"{config.root}: {key} {', '.join(missing)} not found; there are {some}"
+            )
+    return [
+        source
+        for source in sources
+        if (not config.speakers or source.speaker in config.speakers)
+        and (not config.books or source.book in config.books)
+    ]
+
+
+def _read(source: _Source, pauses: str) -> Chapter | Unreadable:
+    try:
+        pieces = [piece for path in source.paths for piece in _pieces(path, pauses)]
+    except UserError as error:
+        return Unreadable(source.chapter_id, str(error))
+    return Chapter(source.chapter_id, source.speaker, source.book, tuple(pieces))
+
+
+def _pieces(path: Path, pauses: str) -> list[Piece]:
+    header = read_header(path)
+    if header.samples == 0:
+        raise UserError(f"{path}: holds no audio")
+    if pauses == "keep":
+        return [Piece(str(path), 0, header.samples, header.rate)]
+    beside = path.with_suffix(".json")
+    spans = _read_json(beside).get("voice_activity")
+    try:
+        samples = [(round(on * header.rate), round(off * header.rate)) for on, off in spans]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{beside}: has no voice_activity of [on, off] in seconds") from error
+    pieces = [
+        Piece(str(path), max(on, 0), min(off, header.samples), header.rate) for on, off in samples
+    ]
+    pieces = [piece for piece in pieces if piece.stop > piece.start]
+    if not pieces:
+        raise UserError(f"{beside}: names no voice activity inside the recording")
+    return pieces
+
+
+def _concatenate(read: list[Chapter | Unreadable], seconds: float) -> list[Chapter | Unreadable]:
+    """Join chapters of one book in a row until they last `seconds`; the rest stays shorter."""
+    done: list[Chapter | Unreadable] = []
+    for chapter in read:
+        last = done[-1] if done else None
+        if (
+            isinstance(chapter, Chapter)
+            and isinstance(last, Chapter)
+            and _folder(last) == _folder(chapter)
+            and last.seconds < seconds
+        ):
+            first_name = last.chapter_id.rpartition("/")[2].partition("..")[0]
+            name = f"{first_name}..{chapter.chapter_id.rpartition('/')[2]}"
+            joined_id = "/".join([*_folder(last), name])
+            done[-1] = replace(last, chapter_id=joined_id, pieces=last.pieces + chapter.pieces)
+        else:
+            done.append(chapter)
+    return done
+
+
+def _folder(chapter: Chapter) -> tuple[str, ...]:
+    return tuple(chapter.chapter_id.split("/")[:-1])
+
+
+def _taking_turns(chapters: list[Chapter]) -> list[Chapter]:
+    """One of each speaker, then a second of each, ...: what few chapters can tell is by speaker."""
+    by_speaker: dict[str, list[Chapter]] = defaultdict(list)
+    for chapter in chapters:
+        by_speaker[chapter.speaker].append(chapter)
+    rounds = zip_longest(*by_speaker.values())
+    return [chapter for turn in rounds for chapter in turn if chapter is not None]
