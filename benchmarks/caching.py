@@ -1,0 +1,94 @@
+"""Caching through Ray against a plain loop over the same encoder and the same files.
+
+    python -m benchmarks.caching [codec]
+
+Everything runs on one core: this process pins itself and with it the Ray that it starts. The
+plain loop reads, resamples and encodes file after file and keeps nothing; the job also batches,
+writes shards and keeps its records. The job's clock runs from the first shard's begin to the last
+shard's end, so starting Ray and loading the codec count on neither side, Ray's work between
+shards does. Rounds alternate; the figure is the median of their ratios.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from ray_jobs import cache_codes
+from ttt import records
+from ttt.snac.clip_input import QualityConfig
+from ttt.snac.clip_sources import list_folder, prepare_recording
+from ttt.snac.encode import ClipEncoder, EncodeConfig
+from ttt.snac.load import load_codec
+from ttt.synthetic_voice import write_corpus
+
+CLIPS = 60
+CLIPS_PER_SHARD = 15
+ROUNDS = 3
+REACH = 0.9
+
+
+def main() -> None:
+    """Print the rates (times real time, one core) and their ratio as JSON."""
+    codec = sys.argv[1] if len(sys.argv) > 1 else "tiny"
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        audio = Path(folder, "audio")
+        write_corpus(audio, clips=CLIPS, seed=0)
+        plain, job = [], []
+        for round_number in range(ROUNDS):
+            plain.append(_plain_rate(codec, audio))
+            job.append(_job_rate(codec, audio, Path(folder, f"cache{round_number}")))
+    ratios = [ours / theirs for ours, theirs in zip(job, plain, strict=True)]
+    result = {
+        "benchmark": "caching",
+        "codec": codec,
+        "plain_loop_x_real_time": statistics.median(plain),
+        "job_x_real_time": statistics.median(job),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "reach": REACH,
+    }
+    print(json.dumps(result))
+
+
+def _plain_rate(codec: str, audio: Path) -> float:
+    loaded = load_codec(codec)
+    encoder = ClipEncoder(loaded.model, EncodeConfig())
+    began, seconds = time.perf_counter(), 0.0
+    for clip in list_folder(str(audio)):
+        prepared = prepare_recording(clip, loaded.geometry, QualityConfig())
+        assert prepared.source is not None
+        encoder.encode([prepared.source])
+        seconds += len(prepared.source) / loaded.geometry.sample_rate
+    return seconds / (time.perf_counter() - began)
+
+
+def _job_rate(codec: str, audio: Path, output: Path) -> float:
+    words = [
+        f"input={{audio: {audio}}}",
+        f"output={output}",
+        f"codec.name={codec}",
+        f"clips_per_shard={CLIPS_PER_SHARD}",
+        "workers={count: 1, read_threads: 1}",
+        "ray.local_cpus=1",
+    ]
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):
+        if cache_codes.main(words) != 0:
+            raise SystemExit(log.getvalue())
+    return records.read_json(output / "summary.json")["last_run"]["times_real_time"]
+
+
+if __name__ == "__main__":
+    main()
