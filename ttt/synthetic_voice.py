@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -289,7 +290,7 @@ class _Frames:
         self.time = np.arange(self._count) * self._hop / rate
         self.hertz = np.fft.rfftfreq(2 * self._size, 1 / rate).astype(np.float32)
 
-    def filter(self, *sources: tuple[Signal, Signal]) -> Signal:
+    def filter(self, *sources: tuple[NDArray[Any], NDArray[Any]]) -> Signal:
         """The sum of all sources [T], each shaped by its gains [frames, bins]."""
         spectrum = 0
         for source, gain in sources:
