@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -28,6 +28,9 @@ from ttt.errors import UserError
 from ttt.snac.cache_shard import check_manifest, merge_manifest
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.shards import build_index, read_catalogue, verify_cache
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,20 +79,23 @@ def verify(cache: str) -> None:
 
 def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[str, Any]:
     """Run the pending shards through a pool of encoders; returns what it took."""
+    from ray_jobs.clip_counter import counted_progress  # Ray is imported only where it runs.
+
     workers = min(_count_workers(config), len(pending))
-    done = sum(len(inputs) for inputs in plan.shards) - sum(len(plan.shards[n]) for n in pending)
-    audio_seconds, began, ended = 0.0, float("inf"), 0.0
+    done = plan.n_inputs - sum(len(plan.shards[number]) for number in pending)
     shards_done = len(plan.shards) - len(pending)
-    with Progress("caching", plan.n_inputs, "clips", done=done) as progress:
-        for status in _statuses(config, plan, pending, workers):
+    audio_seconds, began, ended = 0.0, float("inf"), 0.0
+    fields: dict[str, object] = {}
+    with (
+        Progress("caching", plan.n_inputs, "clips", done=done) as progress,
+        counted_progress(progress, fields) as clip_counter,
+    ):
+        for status in _statuses(config, plan, pending, workers, clip_counter):
             shards_done += 1
             audio_seconds += status["audio_seconds"]
             began, ended = min(began, status["began"]), max(ended, status["ended"])
-            progress.advance(
-                status["inputs"],
-                shards=f"{shards_done:,}/{len(plan.shards):,}",
-                x_real_time=audio_seconds / max(ended - began, 1e-9),
-            )
+            fields["shards"] = f"{shards_done:,}/{len(plan.shards):,}"
+            fields["x_real_time"] = audio_seconds / (ended - began)
     return {
         "shards": len(pending),
         "workers": workers,
@@ -99,10 +105,14 @@ def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[st
 
 
 def _statuses(
-    config: CacheConfig, plan: CachePlan, pending: list[int], workers: int
+    config: CacheConfig,
+    plan: CachePlan,
+    pending: list[int],
+    workers: int,
+    clip_counter: ActorHandle,
 ) -> Iterator[dict[str, Any]]:
     """The encoders' reports, each as soon as its shard is finished."""
-    import ray.data  # Only now: reading a configuration must not cost the import.
+    import ray.data
 
     rows = ray.data.from_arrow([shard_row(number, plan.shards[number]) for number in pending])
     with warnings.catch_warnings():
@@ -110,7 +120,7 @@ def _statuses(
         warnings.simplefilter("ignore", DeprecationWarning)
         statuses = rows.map_batches(
             ShardEncoder,
-            fn_constructor_args=(config,),
+            fn_constructor_args=(config, clip_counter),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),

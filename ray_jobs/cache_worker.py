@@ -6,7 +6,7 @@ import functools
 import json
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import torch
@@ -21,6 +21,9 @@ from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import load_codec
 from ttt.snac.original_cache import prepare_original
 from ttt.snac.shards import CodecIdentity
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle  # Reading a configuration must not cost the import.
 
 _INPUT_KEYS = {
     "folder": ("audio",),
@@ -157,7 +160,7 @@ STATUS_SCHEMA = pa.schema(
 class ShardEncoder:
     """A Ray actor: holds the encoder, turns one row (a shard's inputs) into files and a status."""
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, clip_counter: ActorHandle) -> None:
         device = "cuda" if config.workers.num_gpus else "cpu"
         # The same codes on every run: no fast approximations, and one thread on a CPU.
         torch.backends.cudnn.allow_tf32 = False
@@ -167,6 +170,7 @@ class ShardEncoder:
             torch.set_num_threads(1)
         codec = load_codec(config.codec.name, device)
         self._config = config
+        self._clip_counter = clip_counter
         self._encoder = ClipEncoder(codec.model, config.encode)
         self._codec = CodecIdentity(codec.name, codec.weights_sha256)
         self._prepare = prepare_function(config, codec.geometry)
@@ -179,6 +183,13 @@ class ShardEncoder:
         inputs = [ClipInput(**clip) for clip in json.loads(str(row["inputs"]))]
         number = int(str(row["shard"]))
         began = time.time()
+        encoded = 0
+
+        def on_batch(n_clips: int) -> None:
+            nonlocal encoded
+            encoded += n_clips
+            self._clip_counter.count.remote(number, encoded)
+
         lines = cache_shard(
             self._config.output,
             number,
@@ -187,7 +198,9 @@ class ShardEncoder:
             self._encoder,
             self._codec,
             self._config.workers.read_threads,
+            on_batch,
         )
+        self._clip_counter.count.remote(number, len(lines))
         cached = [line for line in lines if line["status"] == "cached"]
         return {
             "shard": number,

@@ -38,10 +38,12 @@ def cache_shard(
     encoder: ClipEncoder,
     codec: CodecIdentity,
     read_threads: int = 1,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Prepare, encode and write shard `number`; returns its lines of the manifest.
 
-    Files are read in `read_threads` threads while the encoder works. What goes wrong with one
+    Files are read in `read_threads` threads while the encoder works; `on_batch` hears how many
+    clips each of its batches had. What goes wrong with one
     input is that input's line; an encoder that fails, or a disk that is full, raises.
     """
     outcomes: list[PreparedClip | LeftOut] = []
@@ -53,7 +55,7 @@ def cache_shard(
                 outcome = replace(outcome, source=None)
             outcomes.append(outcome)
 
-    encoded = iter(encoder.encode(sources()))
+    encoded = iter(encoder.encode(sources(), on_batch))
     clips = [
         _clip(outcome, outcome.codes or next(encoded))
         for outcome in outcomes

@@ -10,7 +10,7 @@ gives the same codes with bounded memory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -52,12 +52,14 @@ class ClipEncoder:
             self.geometry.n_coarse_covering(encoder_reach_samples(model))
         )
 
-    def encode(self, clips: Iterable[np.ndarray]) -> list[Codes]:
+    def encode(
+        self, clips: Iterable[np.ndarray], on_batch: Callable[[int], None] | None = None
+    ) -> list[Codes]:
         """Codes of every clip (float32 [samples] at the codec's rate), in the clips' order.
 
         `clips` is consumed one by one: a batch runs as soon as it is full, and what is left runs
         at the end, so which clips share a batch follows from the sequence of lengths alone and
-        the same sequence gives the same bytes.
+        the same sequence gives the same bytes. `on_batch` hears how many clips each batch had.
         """
         codes: dict[int, Codes] = {}
         waiting: dict[int, dict[int, np.ndarray]] = {}
@@ -67,16 +69,23 @@ class ClipEncoder:
             batch = waiting.setdefault(n_coarse, {})
             batch[total - 1] = audio
             if (len(batch) + 1) * n_coarse > self._max_batch_coarse:
-                codes.update(self._encode_batch(n_coarse, waiting.pop(n_coarse)))
+                codes.update(self._encode_batch(n_coarse, waiting.pop(n_coarse), on_batch))
         for n_coarse in sorted(waiting):
-            codes.update(self._encode_batch(n_coarse, waiting[n_coarse]))
+            codes.update(self._encode_batch(n_coarse, waiting[n_coarse], on_batch))
         return [codes[position] for position in range(total)]
 
-    def _encode_batch(self, n_coarse: int, batch: dict[int, np.ndarray]) -> dict[int, Codes]:
+    def _encode_batch(
+        self,
+        n_coarse: int,
+        batch: dict[int, np.ndarray],
+        on_batch: Callable[[int], None] | None,
+    ) -> dict[int, Codes]:
         padded = torch.zeros(len(batch), 1, self.geometry.samples(n_coarse))
         for row, audio in enumerate(batch.values()):
             padded[row, 0, : len(audio)] = torch.from_numpy(audio)
         scales = self._encode_padded(n_coarse, padded)
+        if on_batch is not None:
+            on_batch(len(batch))
         return {
             position: tuple(scale[row] for scale in scales) for row, position in enumerate(batch)
         }

@@ -1,0 +1,62 @@
+"""Progress within shards: encoders count their clips in one small actor, the driver shows them.
+
+A shard of 1,000 clips takes minutes on a CPU; without this, a log would say nothing meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from ray_jobs.progress import Progress
+
+
+class ClipCounter:
+    """The actor: how many clips of each shard are done. A shard done again starts again."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, int] = {}
+
+    def count(self, shard: int, clips: int) -> None:
+        """Say that `clips` clips of `shard` are done."""
+        self._done[shard] = clips
+
+    def total(self) -> int:
+        """Clips done in all shards."""
+        return sum(self._done.values())
+
+
+@contextmanager
+def counted_progress(
+    progress: Progress, fields: Mapping[str, object], poll_seconds: float = 1.0
+) -> Iterator[ActorHandle]:
+    """Advance `progress` inside the block by what is counted in the actor that it yields.
+
+    `fields` are shown beside it, as they are at the time.
+    """
+    counter: Any = ray.remote(ClipCounter).options(num_cpus=0).remote()
+    stop = threading.Event()
+
+    def follow() -> None:
+        shown = 0
+        while True:
+            stopping = stop.wait(poll_seconds)
+            total: int = ray.get(counter.total.remote())
+            progress.advance(total - shown, **fields)
+            shown = total
+            if stopping:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield counter
+    finally:
+        stop.set()
+        thread.join()
+        ray.kill(counter)
