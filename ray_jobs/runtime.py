@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 
 from ttt.errors import UserError
@@ -178,6 +179,10 @@ def _quiet_data() -> None:
     context.enable_progress_bars = False
     # Otherwise a UserError in a read task arrives as "UDF failed", its cause lost in transport.
     context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # Ray Train itself sets what this warning of Ray Data calls deprecated.
+    warnings.filterwarnings("ignore", message=".*ExecutionOptions.exclude_resources")
 
 
 @contextlib.contextmanager
