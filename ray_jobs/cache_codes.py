@@ -10,15 +10,24 @@ with the same bytes.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from ray_jobs.cache_plan import CachePlan, claim_output, describe, make_plan, pending_shards
+from ray_jobs.cache_plan import (
+    CachePlan,
+    absolute,
+    claim_output,
+    describe,
+    make_plan,
+    pending_shards,
+)
 from ray_jobs.cache_worker import CacheConfig, ShardEncoder, shard_row
 from ray_jobs.cli import Action, Invocation, run
 from ray_jobs.progress import Progress
@@ -58,6 +67,12 @@ def execute(config: CacheConfig, invocation: Invocation) -> None:
         if pending:
             with ray_session(invocation.address or config.ray.address, config.ray.local_cpus):
                 timing = _encode(config, plan, pending)
+            missing = len(pending_shards(config, plan))
+            if missing:
+                raise UserError(
+                    f"{config.output}: {missing} shards that were written are not there; "
+                    "output must be a folder that every node sees, or a URI such as s3://..."
+                )
         summary = _finish(config, plan, timing, time.monotonic() - started)
         records.write_json(summary_uri, summary)
     else:
@@ -120,7 +135,7 @@ def _statuses(
         warnings.simplefilter("ignore", DeprecationWarning)
         statuses = rows.map_batches(
             ShardEncoder,
-            fn_constructor_args=(config, clip_counter),
+            fn_constructor_args=(_for_workers(config), clip_counter),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
@@ -134,6 +149,13 @@ def _statuses(
     # Without prefetching: each status is passed on as soon as its shard is finished.
     for batch in statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from cast(pa.Table, batch).to_pylist()
+
+
+def _for_workers(config: CacheConfig) -> CacheConfig:
+    """The configuration with paths that mean the same in a worker's folder."""
+    name = config.codec.name
+    codec = replace(config.codec, name=absolute(name) if os.path.isdir(name) else name)
+    return replace(config, output=absolute(config.output), codec=codec)
 
 
 def _count_workers(config: CacheConfig) -> int:

@@ -107,13 +107,18 @@ def pending_shards(config: CacheConfig, plan: CachePlan) -> list[int]:
     ]
 
 
+def absolute(path: str) -> str:
+    """A local path that means the same in a worker's folder; URIs as they are."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
 def _list_inputs(config: CacheConfig, geometry: CodeGeometry) -> tuple[list[ClipInput], list[str]]:
     where = config.input
     if where.audio is not None:
-        return list_folder(where.audio), []
+        return list_folder(absolute(where.audio)), []
     if where.source_24k is not None and where.target_48k is not None:
-        return list_pairs(where.source_24k, where.target_48k), []
-    return list_original(str(where.codes), str(where.audio_48k), geometry)
+        return list_pairs(absolute(where.source_24k), absolute(where.target_48k)), []
+    return list_original(absolute(str(where.codes)), absolute(str(where.audio_48k)), geometry)
 
 
 def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
@@ -144,7 +149,7 @@ def _identity(config: CacheConfig, plan: CachePlan) -> dict[str, Any]:
             digest.update(f"{clip.clip_id}\0{clip.problem}\n".encode())
     return {
         "input": {
-            key: os.path.abspath(value) if key != "kind" and value else value
+            key: absolute(value) if key != "kind" and value else value
             for key, value in tree["input"].items()
         },
         "inputs": plan.n_inputs,
