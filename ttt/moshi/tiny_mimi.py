@@ -2,8 +2,8 @@
 
 A random Mimi says nothing: its codebooks are zero, and even with random ones nearly every frame
 gets the same codes, because the encoder's output hardly moves around its mean. Here the projection
-in front of each quantizer takes the directions in which the output does move, scaled to deviation
-1, and every codebook is fitted to what arrives at it (a few rounds of k-means on made speech).
+in front of each quantizer takes the directions in which the output does move, enlarged, and every
+codebook is fitted to what arrives at it (a few rounds of k-means on made speech).
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from moshi.models import loaders
 from moshi.models.compression import MimiModel
-from moshi.quantization import SplitResidualVectorQuantizer
-from moshi.quantization.vq import ResidualVectorQuantizer
+from moshi.quantization.vq import ResidualVectorQuantizer, SplitResidualVectorQuantizer
 from torch import Tensor
 
 from ttt.synthetic_voice import utterance
@@ -92,6 +91,8 @@ def _fit_part(part: ResidualVectorQuantizer, latents: Tensor) -> None:
     vectors = latents.transpose(1, 2).flatten(0, 1)
     _, deviations, directions = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     deviations = deviations[: part.dimension] / len(vectors) ** 0.5
+    # Blown up to 1, the smallest directions would be rounding errors.
+    deviations = deviations.clamp(min=0.1 * float(deviations[0]))
     projection = cast(torch.nn.Conv1d, part.input_proj).weight
     projection.copy_((directions[: part.dimension] / deviations[:, None])[..., None])
     residual = part.input_proj(latents).transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,174 @@
+"""Streamed codes are the whole file's; what is kept is found again, for the same content only."""
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ttt.audio import read_audio, resample
+from ttt.errors import UserError
+from ttt.eval.chapters import Chapter, ChapterConfig, Piece, find_chapters
+from ttt.moshi import codes as codes_module
+from ttt.moshi.codes import codes_sha256, encode_chapter, mimi_sha256, silence_codes
+from ttt.moshi.tiny_mimi import tiny_mimi
+from ttt.synthetic_voice import utterance
+
+SHA = "a" * 64
+
+
+@pytest.fixture(scope="module")
+def mimi():
+    # In float64, so that codes can be compared exactly: rounding decides no nearest neighbour.
+    return tiny_mimi(seed=1, context=30).double()
+
+
+def _chapter(path: Path, *spans: tuple[int, int]) -> Chapter:
+    info = soundfile.info(path)
+    pieces = [Piece(str(path), a, b, info.samplerate) for a, b in spans or [(0, info.frames)]]
+    return Chapter("s/b/c", "s", "b", tuple(pieces))
+
+
+def _write(path: Path, seconds: float, rate: int, channels: int = 1) -> Path:
+    audio = np.concatenate([utterance(k, seconds / 5, rate, speaker=k) for k in range(5)])
+    soundfile.write(path, np.stack([audio] * channels, axis=1), rate, subtype="PCM_16")
+    return path
+
+
+def _whole(mimi, path: Path) -> np.ndarray:
+    audio, rate = read_audio(path)
+    mono = resample(torch.from_numpy(audio.mean(axis=0)), rate, mimi.sample_rate)
+    with torch.no_grad():
+        return mimi.encode(mono[None, None].double())[0].numpy()
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_streamed_codes_are_those_of_the_whole_file(mimi, tmp_path: Path, rate: int) -> None:
+    path = _write(tmp_path / "x.flac", 35.03, rate, channels=2)
+    streamed = encode_chapter(mimi, _chapter(path), None, SHA)
+    whole = _whole(mimi, path)
+    assert streamed.codes.dtype == np.int16
+    assert streamed.codes.shape == whole.shape == (8, 438)  # 437.9 frames, the last filled up
+    # The resampler works in float32, whole and in blocks alike; 44.1 kHz rounds differently.
+    assert (streamed.codes == whole).mean() > 0.999
+    assert len(streamed.joins) == 0
+    for book in streamed.codes:
+        assert len(np.unique(book)) > 32  # of 64: codes that vary, in every codebook
+
+
+def test_the_published_ring_would_lose_keys(mimi, tmp_path: Path) -> None:
+    path = _write(tmp_path / "x.flac", 20.0, 24_000)
+    audio, _ = read_audio(path)
+    chunks = torch.from_numpy(audio)[None].double().split(25 * 1920, dim=-1)
+    with torch.no_grad(), mimi.streaming(1):
+        stock = torch.cat([mimi.encode(chunk) for chunk in chunks], dim=-1)[0].numpy()
+    whole = _whole(mimi, path)
+    assert (stock == whole).mean() < 0.95
+    assert np.array_equal(encode_chapter(mimi, _chapter(path), None, SHA).codes, whole)
+
+
+def test_blocks_resample_like_the_whole(tmp_path: Path) -> None:
+    for rate in (8_000, 22_050, 24_000, 44_100):
+        path = tmp_path / f"{rate}.wav"
+        noise = np.random.default_rng(rate).uniform(-0.5, 0.5, round(62.007 * rate))
+        soundfile.write(path, noise, rate)
+        audio, actual = read_audio(path)
+        piece = Piece(str(path), 0, audio.shape[1], actual)
+        made = np.concatenate(list(codes_module._piece_audio(piece, 24_000)))
+        whole = resample(torch.from_numpy(audio[0]), actual, 24_000).numpy()
+        assert made.shape == whole.shape
+        assert np.abs(made - whole).max() < 2e-6
+
+
+def test_joins_are_where_pieces_meet_and_nothing_is_reset_there(mimi, tmp_path: Path) -> None:
+    path = _write(tmp_path / "x.wav", 10.0, 24_000)
+    middle = 100_000  # inside frame 52
+    parts = encode_chapter(mimi, _chapter(path, (0, middle), (middle, 240_000)), None, SHA)
+    assert parts.joins.tolist() == [52]
+    assert np.array_equal(parts.codes, _whole(mimi, path))
+
+
+def test_codes_are_kept_by_content(mimi, tmp_path: Path, monkeypatch) -> None:
+    path, cache = _write(tmp_path / "x.flac", 3.0, 16_000), tmp_path / "cache"
+    first = encode_chapter(mimi, _chapter(path), cache, SHA)
+    moved = path.rename(tmp_path / "y.flac")
+
+    def never(*_: object) -> None:
+        raise AssertionError("encoded again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(codes_module, "_encode_stream", never)
+        again = encode_chapter(mimi, _chapter(moved), cache, SHA)
+        for other in (_chapter(moved, (0, 16_000)),):
+            with pytest.raises(AssertionError, match="encoded again"):
+                encode_chapter(mimi, other, cache, SHA)
+        with pytest.raises(AssertionError, match="encoded again"):
+            encode_chapter(mimi, _chapter(moved), cache, "b" * 64)
+    assert np.array_equal(first.codes, again.codes)
+    assert first.sha256 == again.sha256 == codes_sha256(torch.from_numpy(first.codes).long())
+    (kept,) = cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"damaged .* delete it to encode again"):
+        encode_chapter(mimi, _chapter(moved), cache, SHA)
+
+
+def test_the_hash_tells_weights_apart(mimi) -> None:
+    assert mimi_sha256(mimi) == mimi_sha256(tiny_mimi(seed=1, context=30).double())
+    assert mimi_sha256(mimi) != mimi_sha256(tiny_mimi(seed=2, context=30).double())
+
+
+def test_silence_is_made_once_and_shorter_ones_are_prefixes(mimi, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(codes_module, "_SILENCE_AT_LEAST", 64)
+    made = []
+    encode = codes_module._encode_stream
+    monkeypatch.setattr(codes_module, "_encode_stream", lambda *a: made.append(1) or encode(*a))
+    short = silence_codes(mimi, 10, tmp_path, SHA)
+    longer = silence_codes(mimi, 64, tmp_path, SHA)
+    assert len(made) == 1
+    longest = silence_codes(mimi, 65, tmp_path, SHA)
+    assert len(made) == 2
+    assert [x.shape for x in (short, longer, longest)] == [(8, 10), (8, 64), (8, 65)]
+    assert np.array_equal(longest[:, :64], longer)
+    with torch.no_grad():
+        whole = mimi.encode(torch.zeros(1, 1, 65 * mimi.frame_size, dtype=torch.float64))[0].numpy()
+    assert np.array_equal(longest, whole)
+    silence_codes(mimi, 5, tmp_path, "c" * 64)
+    assert len(made) == 3  # another Mimi
+
+
+def _make_silence(folder: str, results) -> None:
+    torch.set_num_threads(1)
+    made = silence_codes(tiny_mimi(seed=1, bins=8, context=30), 40, folder, SHA)
+    results.put((os.getpid(), made.tobytes()))
+
+
+def test_workers_that_ask_together_get_the_same_silence(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(codes_module, "_SILENCE_AT_LEAST", 64)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    workers = [
+        context.Process(target=_make_silence, args=(str(tmp_path), results)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    made = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(timeout=60)
+    assert len({pid for pid, _ in made}) == 2
+    assert len({content for _, content in made}) == 1
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".safetensors"]
+
+
+def test_the_recorded_chapters_give_varied_codes(mimi, shared_data: Path) -> None:
+    config = ChapterConfig(root=str(shared_data / "librilight_mini"), concatenate_seconds=200)
+    (chapter,), _ = find_chapters(config)
+    encoded = encode_chapter(mimi, chapter, None, SHA)
+    assert encoded.codes.shape == (8, 1392)
+    assert encoded.joins.tolist() == [659]
+    seconds = json.loads(json.dumps(chapter.seconds))
+    assert encoded.codes.shape[1] == int(np.ceil(seconds * 12.5))
+    assert len(np.unique(encoded.codes[0])) > 16

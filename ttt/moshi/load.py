@@ -1,0 +1,182 @@
+"""Moshi and Mimi by name: a repository of the Hugging Face hub, a local folder, or "tiny".
+
+A folder has the published layout: config.json (names of the files below and the model's arguments;
+without it the original Moshi 7B is meant), model.safetensors, and Mimi's weights with an optional
+configuration of its own. The published package's loaders do the building.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from moshi.models import loaders
+from moshi.models.compression import MimiModel
+from moshi.models.lm import LMModel
+from safetensors import SafetensorError
+
+from ttt.errors import UserError
+from ttt.moshi.codes import mimi_sha256
+from ttt.moshi.tiny import tiny_lm
+from ttt.moshi.tiny_mimi import tiny_mimi
+from ttt.moshi.ttt_files import base_fingerprint
+
+Precision = Literal["bfloat16", "float32"]
+TINY = "tiny"
+"""The name of the small random models, which need no files."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedMoshi:
+    """A Moshi model and where it comes from."""
+
+    lm: LMModel
+    name: str
+    fingerprint: str
+    """Of `base_fingerprint`: the same for the same weights in another precision."""
+    weights_sha256: str | None
+    """Of the weights' file; None for the tiny model."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedMimi:
+    """A Mimi codec and where it comes from."""
+
+    mimi: MimiModel
+    name: str
+    weights_sha256: str
+    """Of `mimi_sha256`, which also identifies the tiny one."""
+
+
+def load_moshi(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: Precision = "bfloat16",
+    lm_kwargs: Mapping[str, Any] | None = None,
+    hash_weights: bool = True,
+) -> LoadedMoshi:
+    """Load a Moshi language model for evaluation.
+
+    Args:
+        name: "tiny", a folder, or a repository such as kyutai/moshiko-pytorch-bf16.
+        lm_kwargs: arguments of the model that replace those of config.json, such as context;
+            for "tiny" those of `tiny_lm`.
+        hash_weights: read the weights' file once more for its hash (a minute for 7 billion).
+
+    Raises:
+        UserError: not found, not readable, or weights and configuration do not fit.
+    """
+    overrides = dict(lm_kwargs or {})
+    precision = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
+    if name == TINY:
+        _refuse_unknown(overrides, tiny_lm, ("device", "dtype"))
+        lm = tiny_lm(**overrides, device=device, dtype=precision)
+        return LoadedMoshi(lm, TINY, base_fingerprint(lm), None)
+    checkpoint = _checkpoint(name)
+    known = set(inspect.signature(LMModel).parameters) | set(checkpoint.lm_config or {})
+    if unknown := sorted(set(overrides) - known - set(loaders._lm_kwargs)):
+        raise UserError(f"lm_kwargs: Moshi's model takes no {', '.join(unknown)}")
+    try:
+        lm = checkpoint.get_moshi(device, precision, lm_kwargs_overrides=overrides)
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint.moshi_weights}: cannot be loaded as Moshi ({_first_words(error)}); check "
+            "config.json and lm_kwargs"
+        ) from error
+    sha256 = _file_sha256(checkpoint.moshi_weights) if hash_weights else None
+    return LoadedMoshi(lm, name, base_fingerprint(lm), sha256)
+
+
+def load_mimi(name: str, *, device: str = "cpu") -> LoadedMimi:
+    """Load a Mimi codec with eight codebooks, always in float32.
+
+    Args:
+        name: "tiny", or what `load_moshi` takes: Mimi lies beside Moshi.
+
+    Raises:
+        UserError: not found, not readable, or weights and configuration do not fit.
+    """
+    if name == TINY:
+        mimi = tiny_mimi().to(device)
+        return LoadedMimi(mimi, TINY, mimi_sha256(mimi))
+    checkpoint = _checkpoint(name)
+    try:
+        mimi = checkpoint.get_mimi(device)
+    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{checkpoint.mimi_weights}: cannot be loaded as Mimi ({_first_words(error)})"
+        ) from error
+    return LoadedMimi(mimi, name, mimi_sha256(mimi))
+
+
+def _checkpoint(name: str) -> loaders.CheckpointInfo:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _local(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"{name}: no such folder, and no repository (owner/name) either")
+    try:
+        return loaders.CheckpointInfo.from_hf_repo(name)
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"{name}: not to be had from the hub ({_first_words(error)}); where there is a "
+            f"network run 'hf download {name} --local-dir {name.split('/')[1]}' and give that "
+            "folder instead"
+        ) from error
+
+
+def _local(folder: Path) -> loaders.CheckpointInfo:
+    config_path = folder / "config.json"
+    config: dict[str, Any] = {}
+    if config_path.exists():
+        try:
+            config = json.loads(config_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{config_path}: cannot be read as JSON ({error})") from error
+
+    def named(key: str, default: str) -> Path:
+        return folder / str(config.get(key) or default)
+
+    weights = named("moshi_name", loaders.MOSHI_NAME)
+    mimi = named("mimi_name", loaders.MIMI_NAME)
+    tokenizer = named("tokenizer_name", loaders.TEXT_TOKENIZER_NAME)
+    if not weights.exists() and not mimi.exists():
+        raise UserError(f"{folder}: holds neither {weights.name} nor {mimi.name}")
+    if not config:
+        return loaders.CheckpointInfo(weights, mimi, tokenizer)
+    mimi_config = config.get("mimi_config_name")
+    lora = config.get("lora_name")
+    return loaders.CheckpointInfo.from_hf_repo(
+        str(folder),
+        moshi_weights=weights,
+        mimi_weights=mimi,
+        tokenizer=tokenizer,
+        config_path=config_path,
+        mimi_config_path=folder / mimi_config if mimi_config else None,
+        lora_weights=folder / lora if lora else None,
+    )
+
+
+def _refuse_unknown(overrides: Mapping[str, Any], build: Any, taken: tuple[str, ...]) -> None:
+    known = sorted(set(inspect.signature(build).parameters) - set(taken))
+    if unknown := sorted(set(overrides) - set(known)):
+        raise UserError(
+            f"lm_kwargs: the tiny model takes no {', '.join(unknown)}; it takes {', '.join(known)}"
+        )
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
