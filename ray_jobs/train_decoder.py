@@ -14,7 +14,7 @@ import dataclasses
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,17 @@ from ray_jobs import run_folder, train_setup
 from ray_jobs.cli import Invocation, run
 from ray_jobs.train_config import TrainConfig
 from ttt import storage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run(
+        TrainConfig,
+        execute=execute,
+        describe=train_setup.describe,
+        doc=__doc__ or "",
+        argv=argv,
+    )
 
 
 def execute(config: TrainConfig, invocation: Invocation) -> None:
@@ -74,4 +85,4 @@ def _absolute(uri: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(TrainConfig, execute=execute, describe=train_setup.describe, doc=__doc__ or ""))
+    sys.exit(main())

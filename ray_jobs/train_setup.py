@@ -13,6 +13,7 @@ import numpy as np
 
 from ray_jobs import trackers
 from ray_jobs.train_config import TrainConfig
+from ttt import checkpoint
 from ttt.errors import UserError
 from ttt.snac.cache import CodeCache, open_cache
 from ttt.snac.curriculum import Epoch, plan_epochs, require_even_shares
@@ -101,6 +102,14 @@ def loop_settings(config: TrainConfig, setup: Setup) -> LoopSettings:
         validate_every_steps=config.validation.every_steps,
         n_examples=config.validation.examples if config.tracking.tensorboard else 0,
     )
+
+
+def require_resumable(config: TrainConfig, setup: Setup) -> None:
+    """Raises UserError when the run's newest checkpoint was made under another plan."""
+    newest = checkpoint.newest_complete(config.run)
+    if newest is not None:
+        stored = checkpoint.read_state(newest)["plan"]
+        checkpoint.require_same_plan(newest, stored, loop_settings(config, setup).plan)
 
 
 def describe(config: TrainConfig) -> str:

@@ -28,7 +28,7 @@ from ray_jobs.runtime import ray_session, require_free_cpu_per_node
 from ray_jobs.trackers import build_trackers
 from ray_jobs.train_config import TrainConfig
 from ray_jobs.train_monitor import MonitorClient, Position
-from ray_jobs.train_setup import Setup, loop_settings, prepare
+from ray_jobs.train_setup import Setup, loop_settings, prepare, require_resumable
 from ray_jobs.window_source import (
     RayWindowSource,
     WindowSpec,
@@ -60,6 +60,7 @@ class Outcome:
 def train_in_process(config: TrainConfig, stop: threading.Event) -> Outcome:
     """The loop in this process, without Ray."""
     setup = prepare(config)
+    require_resumable(config, setup)
     source = LocalWindowSource(
         WindowReader(setup.cache, setup.plan), setup.plan, [epoch.shape for epoch in setup.epochs]
     )
@@ -85,6 +86,7 @@ def train_on_ray(config: TrainConfig, address: str | None, stop: threading.Event
     Raises UserError when they would take every CPU, and what the loop raises.
     """
     setup = prepare(config)
+    require_resumable(config, setup)
     cluster = config.cluster
     # How often Ray looks at its workers; its two seconds are long beside a short epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")

@@ -146,6 +146,11 @@ def load(folder: str) -> Snapshot:
     )
 
 
+def read_state(folder: str) -> dict[str, Any]:
+    """The state alone of a complete checkpoint."""
+    return json.loads(storage.read_bytes(storage.join(folder, "state.json")))
+
+
 def mark_best(run: str, step: int, value: float) -> None:
     """Point best.json at the checkpoint of `step`, which is complete."""
     records.write_json(storage.join(_root(run), "best.json"), {"step": step, "value": value})

@@ -22,21 +22,19 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from snac import SNAC
 
+from tests.conftest import build_nano_snac
+from tests.nano_cache import write_nano_cache
 from ttt import checkpoint
 from ttt.checkpoint import CheckpointConfig
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
 from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
 from ttt.snac.curriculum import CurriculumConfig, Epoch, StageConfig, plan_epochs
-from ttt.snac.geometry import CodeGeometry
 from ttt.snac.hooks import Hook, StepRecord
-from ttt.snac.load import weights_sha256
 from ttt.snac.losses import LossConfig
 from ttt.snac.model import Decoder48k
 from ttt.snac.optim import OptimConfig, learning_rates
-from ttt.snac.shards import Clip, CodecIdentity, build_index, write_shard
 from ttt.snac.train_loop import LoopSettings, TrainingStopped, train
 from ttt.snac.train_state import TrainState, plan_of
 from ttt.snac.validation import ValidationResult, ValidationSet
@@ -57,45 +55,9 @@ N_TRAIN, N_VALID = 8, 3
 TOTAL_STEPS = 8  # 2 + 2 + 4
 
 
-def nano_codec() -> SNAC:
-    torch.manual_seed(0)
-    return SNAC(
-        sampling_rate=24000,
-        encoder_dim=4,
-        encoder_rates=[2, 4, 8, 8],
-        decoder_dim=64,
-        decoder_rates=[8, 8, 4, 2],
-        attn_window_size=None,
-        codebook_size=64,
-        codebook_dim=4,
-        vq_strides=[4, 2, 1],
-    ).eval()
-
-
-def write_cache(folder: Path) -> None:
-    """Clips of 6 to 16 coarsest tokens with random codes and noise that fades."""
-    codec = nano_codec()
-    geometry = CodeGeometry.of(codec)
-    random = np.random.default_rng(0)
-    clips = []
-    for index in range(N_TRAIN + N_VALID):
-        n_coarse = 6 + index
-        n_samples = geometry.samples_48k(n_coarse) - 100 * index
-        audio = random.normal(0, 3000, n_samples).clip(-32768, 32767).astype(np.int16)
-        codes = tuple(
-            random.integers(0, 64, length).astype(np.int16) for length in geometry.lengths(n_coarse)
-        )
-        clips.append(Clip(f"clip{index:02d}", codes, audio, n_samples))
-    identity = CodecIdentity("nano", weights_sha256(codec))
-    write_shard(folder / "shards" / "shard-00000.parquet", clips, geometry, identity)
-    build_index(folder)
-
-
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    write_cache(folder)
-    return folder
+    return write_nano_cache(tmp_path_factory.mktemp("cache"), N_TRAIN + N_VALID)
 
 
 @dataclass
@@ -116,7 +78,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         opened = open_cache(str(self.cache))
-        self.model = Decoder48k.from_snac(nano_codec())
+        self.model = Decoder48k.from_snac(build_nano_snac())
         rows = np.arange(len(opened))
         catalogue = opened.catalogue
         arrays: Any = (
@@ -431,7 +393,7 @@ def run_two_ranks(cache: Path, run: Path, kill_after: int) -> None:
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, str(rank), str(port), str(cache), str(run), str(kill_after)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         )
         for rank in range(2)
     ]

@@ -1,0 +1,316 @@
+"""The training command: plan, refusals, Ray, resume, signals, kills."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ray_jobs import train_decoder
+from tests.nano_cache import write_nano_cache, write_nano_codec
+from ttt import checkpoint
+from ttt.snac.model import Decoder48k
+
+ROOT = Path(__file__).parents[2]
+TOTAL_STEPS = 8  # 2 + 2 + 4
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A codec, a cache of 11 clips (3 of them held out) and a configuration for them."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "train.yaml"
+
+    def overrides(self, run: Path) -> list[str]:
+        return ["--config", str(self.config), f"run={run}"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = World(tmp_path_factory.mktemp("world"))
+    write_nano_codec(world.folder / "codec")
+    write_nano_cache(world.folder / "cache", 11)
+    tree = {
+        "run": "given on the command line",
+        "codec": str(world.folder / "codec"),
+        "data": {"train": str(world.folder / "cache"), "validation_share": 0.25},
+        "curriculum": {
+            "epochs": 3,
+            "stages": [
+                {"first_epoch": 1, "last_epoch": 2, "segment_seconds": 0.18, "clips_per_step": 4},
+                {"first_epoch": 3, "last_epoch": 3, "segment_seconds": 0.26, "clips_per_step": 2},
+            ],
+            "context_coarse": 1,
+            "micro_batches_per_step": 2,
+        },
+        "loss": {"n_ffts": [512, 1024]},
+        "validation": {"segment_seconds": 0.26, "max_windows": 4, "examples": 1},
+        "checkpoint": {"every_steps": 1, "keep_last": 99},
+        "cluster": {"num_workers": 0, "local_cpus": 2},
+        "tracking": {"every_steps": 1, "tensorboard": False},
+    }
+    world.config.write_text(yaml.safe_dump(tree))
+    return world
+
+
+ON_RAY = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5"]
+
+
+def command(world: World, run: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "ray_jobs.train_decoder", *world.overrides(run), *more]
+
+
+def metrics(run: Path) -> list[dict[str, object]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def steps_recorded(run: Path) -> list[object]:
+    return [line["step"] for line in metrics(run) if line["kind"] == "step"]
+
+
+def final(run: Path) -> dict[str, bytes]:
+    folder = run / "checkpoints" / f"step-{TOTAL_STEPS:08d}"
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run in this process, with TensorBoard."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    assert train_decoder.main([*world.overrides(run), "tracking.tensorboard=true"]) == 0
+    return run
+
+
+def test_a_run_leaves_checkpoints_metrics_and_an_export(world: World, finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    expected = {"checkpoints", "config.yaml", "export", "metrics.jsonl", "provenance.json"}
+    assert names == expected | {"tensorboard", ".lock"}
+    assert steps_recorded(finished) == list(range(1, TOTAL_STEPS + 1))
+    validations = [line for line in metrics(finished) if line["kind"] == "validation"]
+    assert [line["step"] for line in validations] == [0, 2, 4, 8]
+    for line in validations:
+        assert set(line["rows"]) == {"ours_48k", "resampled_decode24", "resampled_true24"}
+        assert set(line["rows"]["ours_48k"]) == {"lsd", "lsd_lf", "lsd_hf", "si_sdr", "l1"}
+    references = [
+        {k: v for k, v in line["rows"].items() if k != "ours_48k"} for line in validations
+    ]
+    assert references == references[:1] * 4
+    best = json.loads((finished / "checkpoints/best.json").read_text())
+    losses = {line["step"]: line["loss"] for line in validations if line["step"]}
+    assert best == {"step": min(losses, key=losses.__getitem__), "value": min(losses.values())}
+    exported = Decoder48k.from_pretrained(finished / "export").state_dict()
+    weights = checkpoint.load(str(checkpoint.best(str(finished)))).tensors["model"]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in exported.items())
+
+
+def test_tensorboard_holds_scalars_audio_and_spectrograms(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/total", "learning_rate/head", "learning_rate/body", "lsd_hf/ours_48k"} <= set(
+        tags["scalars"]
+    )
+    assert [event.step for event in events.Scalars("train/total")] == list(range(1, 9))
+    assert set(tags["audio"]) == {
+        f"example 0/{name}" for name in ("true", "ours", "resampled decode24")
+    }
+    assert [event.step for event in events.Images("example 0")] == [0, 2, 4, 8]
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train_decoder.main([*world.overrides(run), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "11 clips, 8 train" in printed
+    assert "8 steps in 3 epochs, 1 worker(s) with 2 micro-batches of each step" in printed
+    rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()][1:]
+    # epoch, phase, segment, core, clips per step, steps, left over, first and last rate
+    assert [row[:2] + row[5:8] + [row[8], row[10]] for row in rows] == [
+        ["1", "1", "4", "2", "0", "5.00e-05", "5.00e-05"],
+        ["2", "2", "4", "2", "0", "4.00e-06", "9.94e-05"],
+        ["3", "2", "2", "4", "0", "8.12e-05", "4.00e-10"],
+    ]
+    assert not run.exists()
+
+
+def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    assert train_decoder.main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_mistakes_are_refused_in_one_sentence(
+    world: World, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    base = world.overrides(run)
+    write_nano_codec(tmp_path / "other_codec", seed=1)
+    config = json.loads((tmp_path / "other_codec/config.json").read_text())
+    for arguments, said in [
+        (
+            [*base, "curriculum.micro_batches_per_step=2", "cluster.num_workers=3"],
+            "cluster.num_workers 3 does not divide curriculum.micro_batches_per_step 2",
+        ),
+        (
+            [*base, "data.limit_clips=3"],
+            "3 training clips are fewer than the 4 of one step: lower curriculum.stages[0]",
+        ),
+        (
+            [*base, f"codec={tmp_path / 'other_codec'}"],
+            f"{world.folder}/cache: its codes were written by nano with weights",
+        ),
+        ([*base, f"data.train={tmp_path}"], str(tmp_path)),
+        ([*base, "tracking.wandb=project"], "the package wandb is not installed"),
+        ([*base, "optim.peak_lrr=1"], "optim.peak_lrr: unknown key"),
+        ([*base, "--resume"], f"{run}: nothing to resume; start the run without --resume"),
+        (world.overrides(finished), f"{finished}: not empty (checkpoints, config.yaml, export)"),
+        (
+            [*world.overrides(finished), "--resume", "optim.peak_lr=1e-3"],
+            "optim.peak_lr was 0.0001 and is now 0.001; a resumed run keeps its plan",
+        ),
+        (
+            [*world.overrides(finished), "--resume", "curriculum.context_coarse=0"],
+            "curriculum.context_coarse was 1 and is now 0",
+        ),
+    ]:
+        error = refusal(capsys, arguments)
+        assert error.startswith("error: ")
+        assert said in error
+        assert "Traceback" not in error
+    assert not run.exists()
+    config["vq_strides"] = [8, 4, 2]
+    (tmp_path / "other_codec/config.json").write_text(json.dumps(config))
+    error = refusal(capsys, [*base, f"codec={tmp_path / 'other_codec'}"])
+    assert "its codes have the geometry" in error
+
+
+def test_a_folder_in_use_is_refused(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray_jobs import run_folder
+    from ray_jobs.config import load_config
+    from ray_jobs.train_config import TrainConfig
+
+    run = tmp_path / "run"
+    config = load_config(TrainConfig, world.config, [f"run={run}"])
+    with run_folder.claim(str(run), config, resume=False):
+        error = refusal(capsys, [*world.overrides(run), "--resume"])
+    assert f"{run}: in use by process {os.getpid()} on " in error
+
+
+def test_workers_that_would_starve_the_data_are_refused(
+    world: World, tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*world.overrides(tmp_path / "run"), "cluster.num_workers=2"]
+    assert "leave no whole CPU to read the data" in refusal(capsys, arguments)
+    assert os.listdir(tmp_path / "run") == [".lock"], "the same command can be given again"
+
+
+def test_two_ray_workers_train_what_one_process_trains(
+    world: World, finished: Path, tmp_path: Path, ray_local: None
+) -> None:
+    run = tmp_path / "run"
+    assert train_decoder.main([*world.overrides(run), *ON_RAY]) == 0
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        *("checkpoints", "config.yaml", "export", "metrics.jsonl", "provenance.json", ".lock")
+    }
+    ours = [(line["step"], line["kind"], line.get("valid_samples")) for line in metrics(run)]
+    theirs = [(line["step"], line["kind"], line.get("valid_samples")) for line in metrics(finished)]
+    assert ours == theirs
+    losses, expected = (
+        [line["loss"] for line in metrics(folder) if "loss" in line] for folder in (run, finished)
+    )
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    for _ in range(2400):
+        if true():
+            return
+        assert process.poll() is None, "the run ended too early"
+        time.sleep(0.05)
+    raise AssertionError("nothing happened in two minutes")
+
+
+def test_sigterm_saves_and_resume_ends_with_the_same_bytes(
+    world: World, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(world, run), cwd=ROOT, stdout=subprocess.PIPE)
+    wait_until(lambda: 2 in steps_recorded(run), process)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=100)
+    assert process.returncode == 0
+    stopped = checkpoint.complete_steps(str(run))[-1]
+    assert f"stopped at step {stopped}; continue with --resume" in printed.decode()
+    assert stopped < TOTAL_STEPS
+    assert train_decoder.main([*world.overrides(run), "--resume"]) == 0
+    assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
+    without_plan_of_trackers = {"model.safetensors", "optimizer.pt"}
+    for name in without_plan_of_trackers:
+        assert final(run)[name] == final(finished)[name]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("victim", ["worker", "driver", "sigterm"])
+def test_kills_on_ray_end_with_the_same_bytes(
+    world: World, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, victim: str
+) -> None:
+    """kill -9 of one worker needs nobody; kill -9 of the driver and SIGTERM need --resume."""
+    whole = tmp_path_factory.getbasetemp() / "whole_on_ray"
+    if not whole.exists():
+        subprocess.run(command(world, whole, *ON_RAY), cwd=ROOT, check=True)
+    run = tmp_path / "run"
+    # Steps are slowed by nothing: the kill comes as soon as the second one is recorded.
+    process = subprocess.Popen(command(world, run, *ON_RAY), cwd=ROOT)
+    wait_until(lambda: 2 in steps_recorded(run), process)
+    if victim == "worker":
+        os.kill(train_workers(process.pid)[-1], signal.SIGKILL)
+        assert process.wait(timeout=250) == 0
+    else:
+        process.send_signal(signal.SIGKILL if victim == "driver" else signal.SIGTERM)
+        assert process.wait(timeout=100) == (-9 if victim == "driver" else 0)
+        assert checkpoint.complete_steps(str(run))[-1] < TOTAL_STEPS
+        subprocess.run(command(world, run, *ON_RAY, "--resume"), cwd=ROOT, check=True)
+    assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
+    assert final(run) == final(whole)
+    best = "checkpoints/best.json"
+    assert (run / best).read_bytes() == (whole / best).read_bytes()
+
+
+def train_workers(driver: int) -> list[int]:
+    """Process ids of the Ray Train workers below a driver."""
+    parents: dict[int, int] = {}
+    names: dict[int, bytes] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                status = (folder / "stat").read_text().rpartition(")")[2].split()
+                names[int(folder.name)] = (folder / "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parents[int(folder.name)] = int(status[1])
+
+    def below(process: int) -> bool:
+        return process == driver or (process in parents and below(parents[process]))
+
+    return sorted(p for p, name in names.items() if b"ray::RayTrainWorker" in name and below(p))
