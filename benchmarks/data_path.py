@@ -1,0 +1,308 @@
+"""How fast windows reach the training loop, and in how much memory.
+
+    python -m benchmarks.data_path [--quick]
+
+Three measurements on caches of random audio in a temporary folder, in a warm page cache, on at
+most two cores; rounds of the compared ways alternate and the figures are medians over rounds.
+
+in process  1 s windows as float32 batches, one thread, against copying random windows of a mapped
+            file into a reused float32 buffer of the same size: what the machine can do at most
+through Ray 1 s windows to a loop that only counts them, one batch of 32 per read task, against
+            read_parquet -> map_batches -> iter_torch_batches on the same files (eight times over,
+            so that the start of an execution weighs little; the same number of windows for both),
+            and against the original's way: for each sample read a shard's whole codes and the
+            whole wav, by a torch DataLoader of two processes
+memory      anonymous memory (what the process itself holds; not the page cache that mapped files
+            share) that a fresh process adds by opening a cache and streaming 300 batches, for a
+            small and for a large cache
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import soundfile
+import torch
+
+from ray_jobs.runtime import ray_session
+from ray_jobs.window_source import RayWindowSource, WindowSpec, start_cursor, window_dataset
+from ttt import storage
+from ttt.snac.cache import open_cache
+from ttt.snac.geometry import TARGET_RATE, CodeGeometry
+from ttt.snac.shards import (
+    Clip,
+    CodecIdentity,
+    build_index,
+    shard_names,
+    shards_folder,
+    write_shard,
+)
+from ttt.snac.window_reader import LocalWindowSource, WindowReader
+from ttt.snac.windows import BatchId, WindowShape
+
+GEOMETRY = CodeGeometry.preset("snac_24khz")
+BATCH = 32
+SHAPE = WindowShape(
+    core_coarse=12, context_coarse=2, clips_per_micro_batch=BATCH, micro_batches_per_step=1
+)
+CORE_SAMPLES = GEOMETRY.samples_48k(SHAPE.core_coarse)
+EPOCHS = 1000
+CODES_AND_AUDIO = ["codes_0", "codes_1", "codes_2", "audio"]
+PLAIN_REPEATS = 8
+ORIGINAL_ROWS = 1000
+INT16_SCALE = np.float32(1 / 32768)
+
+
+def main() -> None:
+    """Print the three results as one JSON object."""
+    parser = argparse.ArgumentParser(description="Benchmark the data path.")
+    parser.add_argument("--quick", action="store_true", help="smaller caches and fewer rounds")
+    quick = parser.parse_args().quick
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = write_random_cache(Path(folder, "cache"), 128 if quick else 500, seconds=(3, 15))
+        result = {
+            "benchmark": "data_path",
+            "in_process": in_process(cache, rounds=5 if quick else 15),
+            "through_ray": through_ray(cache, Path(folder, "original"), rounds=1 if quick else 3),
+            "memory": memory(Path(folder), 1_000 if quick else 10_000),
+        }
+    print(json.dumps(result))
+
+
+def write_random_cache(folder: Path, clips: int, seconds: tuple[float, float]) -> str:
+    """An indexed cache of noise, 250 clips a shard, lengths log-uniform between `seconds`."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(-20_000, 20_000, 60 * TARGET_RATE, np.int16)
+
+    def clip(number: int) -> Clip:
+        length = np.exp(generator.uniform(*np.log(seconds)))
+        n_coarse = GEOMETRY.tokens(float(length))[0]
+        start = int(generator.integers(len(noise) - GEOMETRY.samples_48k(n_coarse)))
+        audio = noise[start : start + GEOMETRY.samples_48k(n_coarse)]
+        codes = tuple(
+            generator.integers(0, GEOMETRY.codebook_size, count, np.int16)
+            for count in GEOMETRY.lengths(n_coarse)
+        )
+        return Clip(f"speaker/{number:06d}", codes, audio, len(audio))
+
+    for shard, first in enumerate(range(0, clips, 250)):
+        rows = [clip(number) for number in range(first, min(first + 250, clips))]
+        uri = storage.join(shards_folder(folder), f"shard-{shard:05d}.parquet")
+        write_shard(uri, rows, GEOMETRY, CodecIdentity("noise", "0" * 64))
+    build_index(folder)
+    return str(folder)
+
+
+def _spec(cache: str, clips: int | None = None) -> WindowSpec:
+    """Windows of a cache, its clips repeated to make longer epochs when `clips` is given."""
+    rows = None if clips is None else np.resize(np.arange(len(open_cache(cache))), clips)
+    return WindowSpec(cache, reach_samples_48k=14_000, seed=0, shapes=(SHAPE,) * EPOCHS, rows=rows)
+
+
+def _rates(ways: dict[str, Callable[[], Iterator[int]]], rounds: int) -> dict[str, list[float]]:
+    """Windows per second of each way in alternating rounds; a way yields its batches' sizes."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            windows = sum(way())
+            rates[name].append(windows / (time.perf_counter() - began))
+    return rates
+
+
+def _ratio(rates: dict[str, list[float]], name: str, other: str) -> float:
+    return statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
+
+
+# -- in process ------------------------------------------------------------------------------------
+
+
+def in_process(cache_uri: str, rounds: int) -> dict[str, object]:
+    """Windows per second of one thread, and the share of what copying alone reaches."""
+    cache = open_cache(cache_uri)
+    spec = _spec(cache_uri, clips=200 * BATCH)
+    plan = spec.plan(cache)
+    reader = WindowReader(cache, plan, audio_dtype=torch.float32, reused_batches=2)
+    shard = Path(shards_folder(cache_uri), shard_names(cache_uri)[0])
+    mapped = np.memmap(shard, np.int16, "r", shape=shard.stat().st_size // 2)
+    out = np.empty((BATCH, CORE_SAMPLES), np.float32)
+    generator = np.random.default_rng(0)
+
+    def windows() -> Iterator[int]:
+        for step in range(plan.steps(SHAPE)):
+            batch = BatchId(1, step, 0)
+            yield len(reader.read(plan.windows(SHAPE, batch), batch).clip_ids)
+
+    def copying() -> Iterator[int]:
+        for _ in range(plan.steps(SHAPE)):
+            for row, start in enumerate(generator.integers(len(mapped) - CORE_SAMPLES, size=BATCH)):
+                np.multiply(mapped[start : start + CORE_SAMPLES], INT16_SCALE, out=out[row])
+            yield BATCH
+
+    ways = {"windows": windows, "mapped_copy": copying}
+    _rates(ways, rounds=1)  # warms the page cache
+    rates = _rates(ways, rounds)
+    return {
+        "windows_per_second": statistics.median(rates["windows"]),
+        "mapped_copy_per_second": statistics.median(rates["mapped_copy"]),
+        "ratio": _ratio(rates, "windows", "mapped_copy"),
+        "reach": {"windows_per_second": 20_000, "ratio": 0.5},
+    }
+
+
+# -- through Ray -----------------------------------------------------------------------------------
+
+
+def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object]:
+    """Windows per second that reach a loop through Ray Data, and the other ways beside it."""
+    files = [storage.join(shards_folder(cache_uri), name) for name in shard_names(cache_uri)]
+    _write_original(files, original)
+    loader = torch.utils.data.DataLoader(
+        _OriginalDataset(original), batch_size=BATCH, num_workers=2, drop_last=True
+    )
+    with ray_session(None, 2):
+        spec = _spec(cache_uri, clips=PLAIN_REPEATS * len(open_cache(cache_uri)))
+        cursor = start_cursor(spec)
+        plan = spec.plan(open_cache(cache_uri))
+        batches = window_dataset(cursor).iterator()
+        source = RayWindowSource(batches, cursor, plan, spec.shapes)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+
+        def ours() -> Iterator[int]:
+            for step in source.step_batches(1):
+                yield sum(len(batch.clip_ids) for batch in step)
+
+        def plain() -> Iterator[int]:
+            dataset = ray.data.read_parquet(files * PLAIN_REPEATS).select_columns(CODES_AND_AUDIO)
+            sliced = dataset.map_batches(_slice, batch_size=BATCH, batch_format="pyarrow")
+            for batch in sliced.iter_torch_batches(batch_size=BATCH):
+                yield len(batch["audio"])
+
+        def originals() -> Iterator[int]:
+            for batch in loader:
+                yield len(batch)
+
+        ways = {"windows": ours, "read_parquet": plain, "original": originals}
+        _rates(ways, rounds=1)  # starts workers, warms the page cache
+        rates = _rates(ways, rounds)
+    medians = {f"{name}_per_second": statistics.median(values) for name, values in rates.items()}
+    return {
+        **medians,
+        "ratio_to_read_parquet": _ratio(rates, "windows", "read_parquet"),
+        "ratio_to_original": _ratio(rates, "windows", "original"),
+        "reach": {
+            "windows_per_second": 2_500,
+            "ratio_to_read_parquet": 5,
+            "ratio_to_original": 15,
+        },
+    }
+
+
+def _slice(table: pa.Table) -> dict[str, np.ndarray]:
+    """A random window of every clip, as anyone would write it."""
+    generator = np.random.default_rng()
+    codes, audio = [], []
+    for row in range(len(table)):
+        scales = [table[f"codes_{scale}"][row].values.to_numpy() for scale in range(3)]
+        samples = np.frombuffer(table["audio"][row].as_buffer(), np.int16)
+        start = int(generator.integers(len(scales[0]) - SHAPE.core_coarse + 1))
+        spans = GEOMETRY.lengths(start), GEOMETRY.lengths(start + SHAPE.core_coarse)
+        codes.append(np.concatenate([s[a:b] for s, a, b in zip(scales, *spans, strict=True)]))
+        first = GEOMETRY.samples_48k(start)
+        audio.append(samples[first : first + CORE_SAMPLES])
+    return {"codes": np.stack(codes), "audio": np.stack(audio)}
+
+
+def _write_original(files: list[str], folder: Path) -> None:
+    """The original's layout: a parquet of codes per thousand clips, and a wav per clip."""
+    folder.mkdir()
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    names = [f"{row}.wav" for row in range(len(table))]
+    for row, name in enumerate(names):
+        audio = np.frombuffer(table["audio"][row].as_buffer(), np.int16)
+        soundfile.write(folder / name, audio, TARGET_RATE)
+    columns = {f"codes_scale_{scale}": table[f"codes_{scale}"] for scale in range(3)}
+    columns["file_path"] = pa.chunked_array([names])
+    columns["audio_length"] = table["n_samples"]
+    repeated = np.resize(np.arange(len(table)), ORIGINAL_ROWS)
+    pq.write_table(pa.table(columns).take(pa.array(repeated)), folder / "codes.parquet")
+
+
+class _OriginalDataset(torch.utils.data.Dataset):
+    """Reads the whole parquet of codes and the whole wav for every sample."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __len__(self) -> int:
+        return ORIGINAL_ROWS
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        clip = pq.read_table(self._folder / "codes.parquet").slice(row, 1)
+        audio, _ = soundfile.read(self._folder / clip["file_path"][0].as_py(), dtype="float32")
+        n_coarse = len(clip["codes_scale_0"][0])
+        start = int(torch.randint(n_coarse - SHAPE.core_coarse + 1, ()))
+        first = GEOMETRY.samples_48k(start)
+        return torch.from_numpy(audio[first : first + CORE_SAMPLES])
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def memory(folder: Path, clips: int) -> dict[str, object]:
+    """Anonymous memory that streaming adds, for caches of 100 and of `clips` clips."""
+    added = {}
+    for count in (100, clips):
+        cache = write_random_cache(folder / f"memory{count}", count, seconds=(1.5, 2.5))
+        # A fresh process: what the last one allocated would hide growth.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            added[count] = pool.submit(_memory_of_streaming, cache).result()
+    return {
+        "added_mib": {str(count): size / 2**20 for count, size in added.items()},
+        "growth": added[clips] / added[100] - 1,
+        "reach": {"growth": 0.05},
+    }
+
+
+def _memory_of_streaming(cache_uri: str) -> int:
+    torch.set_num_threads(1)
+    before = _anonymous_bytes()
+    cache = open_cache(cache_uri)
+    spec = _spec(cache_uri)
+    plan = spec.plan(cache)
+    # Fresh buffers would add what the allocator happens to keep of them, 10 to 80 MiB.
+    reader = WindowReader(cache, plan, reused_batches=8)
+    source = LocalWindowSource(reader, plan, spec.shapes)
+    batches = 0
+    for epoch in range(1, EPOCHS + 1):
+        for _ in source.step_batches(epoch):
+            batches += 1
+            if batches == 300:
+                return _anonymous_bytes() - before
+    raise ValueError(f"{cache_uri}: too few clips for 300 batches")
+
+
+def _anonymous_bytes() -> int:
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/smaps_rollup: no Anonymous line")
+
+
+if __name__ == "__main__":
+    main()
