@@ -1,0 +1,75 @@
+"""Paired comparison: nothing from nothing, a planted difference found, different inputs refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.ttt.eval.long_records import record
+from ttt.errors import UserError
+from ttt.eval.compare import compare
+from ttt.eval.long_context import ChapterMeasures, LongContextConfig, measure_chapter
+
+CONFIG = LongContextConfig(
+    positions=(20, 100), window_frames=20, min_slope_frames=10, resamples=400
+)
+
+
+def _measured(losses: list[np.ndarray]) -> list[ChapterMeasures]:
+    return [
+        measure_chapter(record(loss, f"c{k}", f"speaker {k % 6}"), 30, CONFIG)
+        for k, loss in enumerate(losses)
+    ]
+
+
+def _noise(seed: int, frames: int = 150) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(3 + rng.normal(), 0.5, frames) for _ in range(12)]
+
+
+def test_a_model_against_itself() -> None:
+    chapters = _measured(_noise(0))
+    for row in compare(chapters, chapters, CONFIG)["losses"]["moshi"].values():
+        assert (row["mean"], row["low"], row["high"]) == (0, 0, 0)
+        assert row["p_wilcoxon"] == row["p_holm"] == 1
+
+
+def test_a_planted_difference_is_found_and_paired() -> None:
+    # Chapters differ by about 1 from each other, the models by 0.1 beyond frame 75 only.
+    losses = _noise(1)
+    better = [np.where(np.arange(150) < 75, loss, loss - 0.1) for loss in losses]
+    rows = compare(_measured(losses), _measured(better), CONFIG)["losses"]["uniform"]
+    assert rows["at_100"]["mean"] == pytest.approx(-0.1, abs=1e-6)
+    assert rows["at_100"]["high"] < -0.09
+    assert rows["at_100"]["p_wilcoxon"] == pytest.approx(2 / 2**6)  # six speakers, all lower
+    assert rows["at_100"]["speakers"] == 6
+    assert rows["at_20"]["p_wilcoxon"] == 1
+    assert rows["slope_per_frame"]["mean"] < 0
+    assert rows["at_100"]["p_holm"] == pytest.approx(5 * 2 / 2**6)  # five measures
+    order = list(reversed(_measured(better)))
+    assert compare(_measured(losses), order, CONFIG)["losses"]["uniform"] == rows
+
+
+def test_few_speakers_have_neither_interval_nor_p() -> None:
+    chapters = [c for c in _measured(_noise(2)) if c.speaker < "speaker 4"]
+    row = compare(chapters, chapters, CONFIG)["losses"]["moshi"]["mean"]
+    assert row["low"] is row["p_wilcoxon"] is row["p_holm"] is None
+    assert row["reason"] == "4 speakers; an interval needs 5"
+
+
+def test_windows_that_few_chapters_reach_use_those() -> None:
+    losses = [loss[: 150 if k < 6 else 60] for k, loss in enumerate(_noise(3))]
+    rows = compare(_measured(losses), _measured(losses), CONFIG)["losses"]["moshi"]
+    assert rows["at_100"]["n"] == 6
+    assert rows["at_20"]["n"] == 12
+
+
+def test_other_chapters_and_other_codes_are_refused() -> None:
+    chapters = _measured(_noise(4))
+    with pytest.raises(UserError, match="1 chapters belong to one model only, the first is c11"):
+        compare(chapters, chapters[:-1], CONFIG)
+    other = [dataclasses.replace(chapters[0], codes_sha256="other"), *chapters[1:]]
+    with pytest.raises(
+        UserError, match="1 chapters were scored on different codes, the first is c0"
+    ):
+        compare(chapters, other, CONFIG)
