@@ -101,7 +101,9 @@ def decode_windows(
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
         # SNAC's activation is a TorchScript function, which is rewritten after its first calls:
         # its gradients then differ in the last bit, and a resumed process from one that went on.
-        torch.jit.optimized_execution(device.type != "cpu"),
+        torch.jit.optimized_execution(  # pyright: ignore[reportPrivateImportUsage]
+            device.type != "cpu"
+        ),
     ):
         y48, y24 = model(codes)
     target = batch.audio.to(device).float() / 32768
