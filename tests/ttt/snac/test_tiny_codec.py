@@ -75,7 +75,8 @@ def test_codes_carry_information_on_recorded_speech(
 ) -> None:
     channels, rate = read_audio(shared_data / "audio48k" / f"{name}.flac")
     speech = resample(torch.from_numpy(channels[:1, : 6 * rate]), rate, 24_000, sharp=True)
-    speech = speech[None, :, : speech.shape[-1] // 2_048 * 2_048]
+    unit = CodeGeometry.of(tiny).coarse_samples
+    speech = speech[None, :, : speech.shape[-1] // unit * unit]
     with torch.no_grad():
         codes = tiny.encode(speech)
         right = tiny_codec.spectral_loss(tiny.decode(codes), speech)
