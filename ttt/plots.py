@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 ImageFormat = Literal["png", "svg"]
 Floats = npt.NDArray[np.floating[Any]]
@@ -105,13 +105,14 @@ def curves(
     x_label: str,
     y_label: str,
     title: str = "",
+    log_x: bool = False,
     log_y: bool = False,
     marks: Mapping[str, float] | None = None,
     image_format: ImageFormat = "png",
 ) -> bytes:
     """Lines with optional bands and a legend; `marks` draws labelled vertical lines at x.
 
-    Raises ValueError when there is no line.
+    `log_x` doubles from tick to tick. Raises ValueError when there is no line.
     """
     if not lines:
         raise ValueError("curves: give at least one line")
@@ -126,6 +127,9 @@ def curves(
                 label, (x, 1), xycoords=("data", "axes fraction"), xytext=(3, -11),
                 textcoords="offset points", fontsize=8, color="#4a5564",
             )  # fmt: skip
+        if log_x:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         if log_y:
             axes.set_yscale("log")
         axes.set_xlabel(x_label)

@@ -62,13 +62,13 @@ class ChapterDetails:
     joins: tuple[int, ...] = ()
     """Frames in which a later piece begins."""
     chunks: tuple[tuple[int, int], ...] = ()
-    """(first frame, frames per chunk): more than one entry when memory ran out on the way."""
+    """(first step, steps per chunk): more than one entry when memory ran out on the way."""
     group: tuple[str, ...] = ()
     """Chapters evaluated in the same batch, this one included."""
     seconds: float | None = None
     """Computing time of this chapter (its share of the group's)."""
     acceptance: float | None = None
-    """Mean frames accepted per chunk; None where no text was guessed."""
+    """Share of the computed steps that stood; 1 where the text was known."""
     near_ties: int | None = None
     """Frames whose two best text logits lay closer than 1e-4."""
     peak_bytes: int | None = None

@@ -13,13 +13,8 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import UserError
-from ttt.eval.long_context import (
-    FEWEST_SPEAKERS,
-    LOSSES,
-    ChapterMeasures,
-    LongContextConfig,
-    speaker_interval,
-)
+from ttt.eval.long_context import FEWEST_SPEAKERS, mean_curve, speaker_interval
+from ttt.eval.measures import LOSSES, ChapterMeasures, LongContextConfig
 from ttt.eval.significance import holm, wilcoxon_signed_rank
 
 
@@ -28,7 +23,7 @@ def compare(
     second: Sequence[ChapterMeasures],
     config: LongContextConfig,
 ) -> dict[str, Any]:
-    """Loss -> measure -> difference second - first with interval and p-values; ready for JSON.
+    """Loss -> measures and curve of the difference second - first; ready for JSON.
 
     The mean is over chapters, its interval resamples speakers; Wilcoxon's test is on the speakers'
     mean differences; `p_holm` is adjusted over all measures of one loss.
@@ -46,7 +41,7 @@ def compare(
         adjusted = holm([row["p_wilcoxon"] for row in rows.values()])
         for row, p_holm in zip(rows.values(), adjusted, strict=True):
             row["p_holm"] = p_holm
-        compared[loss] = rows
+        compared[loss] = {"measures": rows, "curve": _difference_curve(pairs, loss, config)}
     return {"chapters": len(pairs), "losses": compared}
 
 
@@ -85,6 +80,18 @@ def _difference(
         "speakers": len(by_speaker),
         "p_wilcoxon": wilcoxon_signed_rank(by_speaker) if enough else None,
     }
+
+
+def _difference_curve(
+    pairs: Sequence[tuple[ChapterMeasures, ChapterMeasures]],
+    loss: str,
+    config: LongContextConfig,
+) -> dict[str, list[Any]]:
+    lines = [
+        [new - old for old, new in zip(before.curves[loss], after.curves[loss], strict=True)]
+        for before, after in pairs
+    ]
+    return mean_curve(lines, [before.speaker for before, _ in pairs], config)
 
 
 def _speaker_means(differences: Sequence[float], speakers: Sequence[str]) -> list[float]:

@@ -8,7 +8,7 @@ import pytest
 from tests.ttt.eval.long_records import record
 from ttt.errors import UserError
 from ttt.eval.compare import compare
-from ttt.eval.long_context import ChapterMeasures, LongContextConfig, measure_chapter
+from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
 
 CONFIG = LongContextConfig(
     positions=(20, 100), window_frames=20, min_slope_frames=10, resamples=400
@@ -29,7 +29,7 @@ def _noise(seed: int, frames: int = 150) -> list[np.ndarray]:
 
 def test_a_model_against_itself() -> None:
     chapters = _measured(_noise(0))
-    for row in compare(chapters, chapters, CONFIG)["losses"]["moshi"].values():
+    for row in compare(chapters, chapters, CONFIG)["losses"]["moshi"]["measures"].values():
         assert (row["mean"], row["low"], row["high"]) == (0, 0, 0)
         assert row["p_wilcoxon"] == row["p_holm"] == 1
 
@@ -38,7 +38,7 @@ def test_a_planted_difference_is_found_and_paired() -> None:
     # Chapters differ by about 1 from each other, the models by 0.1 beyond frame 75 only.
     losses = _noise(1)
     better = [np.where(np.arange(150) < 75, loss, loss - 0.1) for loss in losses]
-    rows = compare(_measured(losses), _measured(better), CONFIG)["losses"]["uniform"]
+    rows = compare(_measured(losses), _measured(better), CONFIG)["losses"]["uniform"]["measures"]
     assert rows["at_100"]["mean"] == pytest.approx(-0.1, abs=1e-6)
     assert rows["at_100"]["high"] < -0.09
     assert rows["at_100"]["p_wilcoxon"] == pytest.approx(2 / 2**6)  # six speakers, all lower
@@ -47,19 +47,29 @@ def test_a_planted_difference_is_found_and_paired() -> None:
     assert rows["slope_per_frame"]["mean"] < 0
     assert rows["at_100"]["p_holm"] == pytest.approx(5 * 2 / 2**6)  # five measures
     order = list(reversed(_measured(better)))
-    assert compare(_measured(losses), order, CONFIG)["losses"]["uniform"] == rows
+    assert compare(_measured(losses), order, CONFIG)["losses"]["uniform"]["measures"] == rows
+
+
+def test_the_curve_of_differences_is_paired() -> None:
+    losses = _noise(5)
+    better = [np.where(np.arange(150) < 64, loss, loss - 0.1) for loss in losses]
+    compared = compare(_measured(losses), _measured(better), CONFIG)
+    curve = compared["losses"]["semantic"]["curve"]
+    # Edges 0 16 19 23 27 32 38 45 54 64 76 91 108 128
+    assert curve["mean"] == pytest.approx([0.0] * 9 + [-0.1] * 4, abs=1e-6)
+    assert curve["high"][-1] < -0.09
 
 
 def test_few_speakers_have_neither_interval_nor_p() -> None:
     chapters = [c for c in _measured(_noise(2)) if c.speaker < "speaker 4"]
-    row = compare(chapters, chapters, CONFIG)["losses"]["moshi"]["mean"]
+    row = compare(chapters, chapters, CONFIG)["losses"]["moshi"]["measures"]["mean"]
     assert row["low"] is row["p_wilcoxon"] is row["p_holm"] is None
     assert row["reason"] == "4 speakers; an interval needs 5"
 
 
 def test_windows_that_few_chapters_reach_use_those() -> None:
     losses = [loss[: 150 if k < 6 else 60] for k, loss in enumerate(_noise(3))]
-    rows = compare(_measured(losses), _measured(losses), CONFIG)["losses"]["moshi"]
+    rows = compare(_measured(losses), _measured(losses), CONFIG)["losses"]["moshi"]["measures"]
     assert rows["at_100"]["n"] == 6
     assert rows["at_20"]["n"] == 12
 

@@ -1,0 +1,115 @@
+"""The pictures of a chapter evaluation, each as PNG and SVG, from its summary alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ttt.plots import Curve, ImageFormat, curves
+
+LOSS_NAMES = {
+    "moshi": "loss (semantic 100 : acoustic 1)",
+    "uniform": "loss (mean of 8 codebooks)",
+    "semantic": "semantic loss (codebook 0)",
+    "acoustic": "acoustic loss (codebooks 1-7)",
+}
+_FORMATS: tuple[ImageFormat, ...] = ("png", "svg")
+
+
+def chapter_plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
+    """File name -> content: loss curves, paired differences, TTT activity where there is any."""
+    plots: dict[str, bytes] = {}
+    for image_format in _FORMATS:
+        for loss in shown_losses(summary):
+            if any(model["losses"][loss]["curve"]["frame"] for model in summary["models"].values()):
+                plots[f"loss_{loss}.{image_format}"] = loss_plot(summary, loss, image_format)
+            for compared in summary["comparisons"]:
+                if compared["losses"][loss]["curve"]["frame"]:
+                    name = f"difference_{compared['second']}_{loss}.{image_format}"
+                    plots[name] = difference_plot(summary, compared, loss, image_format)
+        for name, model in summary["models"].items():
+            if model["activity"]:
+                plots[f"activity_{name}.{image_format}"] = activity_plot(model, image_format)
+    return plots
+
+
+def shown_losses(summary: Mapping[str, Any]) -> list[str]:
+    """The headline loss, then semantic and acoustic apart."""
+    return [summary["run"]["summary"]["weights"], "semantic", "acoustic"]
+
+
+def loss_plot(summary: Mapping[str, Any], loss: str, image_format: ImageFormat) -> bytes:
+    """Loss against position, a line with its band per model: the longer half of the chapters.
+
+    The same chapters stand behind every point of a line; a curve over all of them would change
+    its chapters on the way and could fall for that alone.
+    """
+    lines = []
+    for name, model in summary["models"].items():
+        line = model["losses"][loss]["balanced_curve"]
+        if line["frame"]:
+            lines.append(_curve(f"{name} (n = {line['n'][0]})", line))
+    return curves(
+        lines,
+        x_label="position in the chapter (frames, 12.5 per second)",
+        y_label=LOSS_NAMES[loss] + ", nats",
+        marks=_window_marks(summary["models"].values()),
+        log_x=True,
+        image_format=image_format,
+    )
+
+
+def difference_plot(
+    summary: Mapping[str, Any],
+    compared: Mapping[str, Any],
+    loss: str,
+    image_format: ImageFormat,
+) -> bytes:
+    """The paired difference of two models against position; below 0 the second has less loss."""
+    line = compared["losses"][loss]["curve"]
+    second = summary["models"][compared["second"]]
+    return curves(
+        [
+            _curve(f"{compared['second']} minus {compared['first']}", line),
+            Curve(label="no difference", x=line["frame"], y=[0.0] * len(line["n"]), dashed=True),
+        ],
+        x_label="position in the chapter (frames, 12.5 per second)",
+        y_label="difference, nats",
+        marks=_window_marks([second]),
+        log_x=True,
+        image_format=image_format,
+    )
+
+
+def activity_plot(model: Mapping[str, Any], image_format: ImageFormat) -> bytes:
+    """How far the fast weights have moved from where they start, layer by layer."""
+    lines = [
+        Curve(label=f"layer {layer}", x=line["frame"], y=line["mean"])
+        for layer, line in model["activity"].items()
+    ]
+    return curves(
+        lines,
+        x_label="position in the chapter (frames, 12.5 per second)",
+        y_label="||W - W0|| / ||W0||",
+        marks=_window_marks([model]),
+        log_x=True,
+        image_format=image_format,
+    )
+
+
+def _curve(label: str, line: Mapping[str, Sequence[Any]]) -> Curve:
+    """A line with a band where there are intervals; one gap in it is NaN, none at all no band."""
+    low, high = ([math.nan if y is None else y for y in line[edge]] for edge in ("low", "high"))
+    banded = not all(math.isnan(y) for y in low)
+    return Curve(
+        label=label,
+        x=line["frame"],
+        y=line["mean"],
+        low=low if banded else None,
+        high=high if banded else None,
+    )
+
+
+def _window_marks(models: Any) -> dict[str, float]:
+    return {f"window {context:,}": float(context) for context in {m["context"] for m in models}}

@@ -1,0 +1,156 @@
+"""What one chapter's record says: its loss at positions, its slopes, its curve.
+
+Four losses are computed of every frame, each a fixed mixture of the eight codebooks' NLL in nats:
+
+    moshi     100 parts semantic (codebook 0), 1 part each acoustic one, over 107: as Moshi trains
+    uniform   the mean of all eight
+    semantic  codebook 0 alone         what is said
+    acoustic  the mean of the others   how it sounds
+
+A frame's position is its index, counted from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ttt.config import Config
+from ttt.eval.chapter_records import ChapterRecord
+
+Floats = npt.NDArray[np.float64]
+
+LOSSES: dict[str, tuple[float, ...]] = {
+    "moshi": (100 / 107, *[1 / 107] * 7),
+    "uniform": (1 / 8,) * 8,
+    "semantic": (1.0, *[0.0] * 7),
+    "acoustic": (0.0, *[1 / 7] * 7),
+}
+_FIRST_BIN = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongContextConfig(Config):
+    """What is computed from the records; changing it needs no model, only `rescore`."""
+
+    weights: Literal["moshi", "uniform"] = "moshi"
+    """The loss that headlines: moshi (100:1 for the semantic codebook) or uniform (mean of 8)."""
+    positions: tuple[int, ...] = (1000, 2000, 4000, 8000, 16000, 24000)
+    """Frames at which the loss is reported."""
+    window_frames: int = 1000
+    """The loss at a position is the mean over this many frames around it."""
+    bins_per_octave: int = 4
+    """Points of the curve between a position and its double."""
+    min_slope_frames: int = 500
+    """Frames beyond the model's window that a chapter needs to have a slope."""
+    resamples: int = 2000
+    """Bootstrap resamples of every interval."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        if not self.positions or min(self.positions) < self.window_frames / 2:
+            raise ValueError(
+                "positions must be at least half of window_frames; lower window_frames or leave "
+                "out the smallest"
+            )
+        if self.window_frames < 2 or self.window_frames % 2:
+            raise ValueError("window_frames must be an even number above 0")
+        if self.bins_per_octave < 1 or self.resamples < 1:
+            raise ValueError("bins_per_octave and resamples must be 1 or more")
+        if self.min_slope_frames < 3:
+            raise ValueError("min_slope_frames must be 3 or more: a line needs points")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChapterMeasures:
+    """The numbers of one chapter under one model."""
+
+    chapter_id: str
+    speaker: str
+    codes_sha256: str
+    frames: int
+    values: dict[str, dict[str, float | None]]
+    """Loss -> measure -> value; None where the chapter is too short for it."""
+    curves: dict[str, tuple[float, ...]]
+    """Loss -> mean of every whole bin of `curve_edges` that the chapter fills."""
+
+
+def measure_chapter(
+    record: ChapterRecord, context: int, config: LongContextConfig
+) -> ChapterMeasures:
+    """All measures of one chapter.
+
+    mean, beyond_window (frames from `context` on), at_P for each position, slope_per_frame and
+    slope_per_doubling (least squares on the frame and on its base-2 logarithm beyond `context`),
+    and start, edge, end: the first frames, the last within the window, the last of the chapter.
+
+    Args:
+        context: frames that the model's attention reaches back.
+    """
+    nll = record.nll.astype(np.float64)
+    values, curves = {}, {}
+    for name, weights in LOSSES.items():
+        loss = np.asarray(weights) @ nll
+        values[name] = _values(loss, context, config)
+        edges = _edges_within(len(loss), config.bins_per_octave)
+        curves[name] = tuple(float(loss[low:high].mean()) for low, high in pairwise(edges))
+    details = record.details
+    return ChapterMeasures(
+        chapter_id=details.chapter_id,
+        speaker=details.speaker,
+        codes_sha256=details.codes_sha256,
+        frames=record.frames,
+        values=values,
+        curves=curves,
+    )
+
+
+def curve_edges(bins_per_octave: int) -> Iterator[int]:
+    """Edges of the curve's bins: 0, 16, then evenly on a logarithmic scale for ever."""
+    yield 0
+    for step in count():
+        yield round(_FIRST_BIN * 2 ** (step / bins_per_octave))
+
+
+def _values(loss: Floats, context: int, config: LongContextConfig) -> dict[str, float | None]:
+    frames, half = len(loss), config.window_frames // 2
+    measures: dict[str, float | None] = {
+        "mean": float(loss.mean()),
+        "beyond_window": float(loss[context:].mean()) if frames > context else None,
+    }
+    for position in config.positions:
+        reached = position + half <= frames
+        measures[f"at_{position}"] = (
+            float(loss[position - half : position + half].mean()) if reached else None
+        )
+    beyond = np.arange(context, frames, dtype=np.float64)
+    long_enough = len(beyond) >= config.min_slope_frames
+    tail = loss[context:]
+    measures["slope_per_frame"] = _slope(beyond, tail) if long_enough else None
+    measures["slope_per_doubling"] = _slope(np.log2(beyond), tail) if long_enough else None
+    short = max(1, min(config.window_frames, context // 2))
+    whole = frames >= context + short
+    measures["start"] = float(loss[:short].mean()) if whole else None
+    measures["edge"] = float(loss[context - short : context].mean()) if whole else None
+    measures["end"] = float(loss[-short:].mean()) if whole else None
+    return measures
+
+
+def _slope(x: Floats, y: Floats) -> float:
+    centred = x - x.mean()
+    return float(centred @ y / (centred @ centred))
+
+
+def _edges_within(frames: int, bins_per_octave: int) -> list[int]:
+    edges = []
+    for edge in curve_edges(bins_per_octave):
+        if edge > frames:
+            return edges
+        edges.append(edge)
+    raise AssertionError("curve_edges does not end")

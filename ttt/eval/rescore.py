@@ -1,0 +1,184 @@
+"""All summaries of a run from its stored records: no model, no audio, no Ray.
+
+`rescore(folder)` writes summary.json, legacy.json and plots/; `compare_runs` sets two finished
+runs against each other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt import storage
+from ttt.errors import UserError
+from ttt.eval.chapter_plots import chapter_plots
+from ttt.eval.chapter_records import ChapterDetails, read_records
+from ttt.eval.compare import compare
+from ttt.eval.long_context import legacy, summarize
+from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
+from ttt.eval.run_description import RunDescription
+from ttt.records import read_jsonl, write_json
+
+
+def rescore(folder: str | Path, config: LongContextConfig | None = None) -> dict[str, Any]:
+    """Compute everything again, write summary.json, legacy.json and plots/, return the summary.
+
+    Args:
+        config: other settings than the run's own.
+
+    Raises:
+        UserError: not a run's folder, or a record is damaged.
+    """
+    run = RunDescription.read(folder)
+    config = config or run.summary
+    failures = _failures(storage.local_path(folder) / "failures.jsonl")
+    measured, models = {}, {}
+    for model in run.models:
+        chapters, details = _measure(run.records_root(folder, model.model), model.context, config)
+        measured[model.model] = chapters
+        models[model.model] = {
+            **summarize(chapters, model.context, config),
+            **_effort(chapters, details),
+            **_coverage(run, chapters, failures[model.model]),
+            "activity": _activity(details),
+            "values": [asdict(chapter) for chapter in chapters],
+        }
+    summary = {
+        "run": {**asdict(run), "summary": config.to_dict()},
+        "warnings": list(run.warnings),
+        "models": models,
+        "comparisons": _comparisons(run, measured, config),
+    }
+    write_json(storage.join(folder, "summary.json"), summary)
+    write_json(storage.join(folder, "legacy.json"), _legacy(summary))
+    for name, content in chapter_plots(summary).items():
+        storage.write_bytes(storage.join(folder, "plots", name), content)
+    return summary
+
+
+def compare_runs(
+    first: str | Path, first_model: str, second: str | Path, second_model: str
+) -> dict[str, Any]:
+    """`compare` for a model of one finished run and a model of another, under the first's settings.
+
+    Raises:
+        UserError: no such run or model, other chapters, or other codes.
+    """
+    config = RunDescription.read(first).summary
+    measured = []
+    for folder, name in ((first, first_model), (second, second_model)):
+        run = RunDescription.read(folder)
+        model = next((model for model in run.models if model.model == name), None)
+        if model is None:
+            there = ", ".join(model.model for model in run.models)
+            raise UserError(f"{folder}: has no model {name}; it has {there}")
+        measured.append(_measure(run.records_root(folder, name), model.context, config)[0])
+    return compare(measured[0], measured[1], config)
+
+
+def _measure(
+    root: Path, context: int, config: LongContextConfig
+) -> tuple[list[ChapterMeasures], list[ChapterDetails]]:
+    """The measures of all records below a folder, with one record in memory at a time."""
+    chapters, details = [], []
+    for record in read_records(root):
+        chapters.append(measure_chapter(record, context, config))
+        details.append(record.details)
+    return chapters, details
+
+
+def _comparisons(
+    run: RunDescription, measured: dict[str, list[ChapterMeasures]], config: LongContextConfig
+) -> list[dict[str, Any]]:
+    """Every further model against the first, on the chapters that both have."""
+    first, *others = (model.model for model in run.models)
+    compared = []
+    for other in others:
+        both = {c.chapter_id for c in measured[first]} & {c.chapter_id for c in measured[other]}
+        pair = [[c for c in measured[name] if c.chapter_id in both] for name in (first, other)]
+        compared.append(
+            {
+                "first": first,
+                "second": other,
+                "left_out": len(measured[first]) + len(measured[other]) - 2 * len(both),
+                **compare(pair[0], pair[1], config),
+            }
+        )
+    return compared
+
+
+def _effort(
+    chapters: Sequence[ChapterMeasures], details: Sequence[ChapterDetails]
+) -> dict[str, Any]:
+    """Speed, acceptance and memory; None where no record says."""
+    frames = [chapter.frames for chapter in chapters]
+    timed = [(n, d.seconds) for n, d in zip(frames, details, strict=True) if d.seconds is not None]
+    guessed = [
+        (n, d.acceptance) for n, d in zip(frames, details, strict=True) if d.acceptance is not None
+    ]
+    seconds, steps = sum(s for _, s in timed), sum(n for n, _ in guessed)
+    return {
+        "frames_per_second": sum(n for n, _ in timed) / seconds if seconds else None,
+        "acceptance": sum(n * share for n, share in guessed) / steps if steps else None,
+        "peak_bytes": max(
+            (d.peak_bytes for d in details if d.peak_bytes is not None), default=None
+        ),
+        "near_ties": sum(d.near_ties for d in details if d.near_ties is not None),
+        "joins": sum(len(d.joins) for d in details),
+        "chunks_lowered": [d.chapter_id for d in details if len(d.chunks) > 1],
+    }
+
+
+def _coverage(
+    run: RunDescription, chapters: Sequence[ChapterMeasures], reasons: dict[str, str]
+) -> dict[str, Any]:
+    done = {chapter.chapter_id for chapter in chapters}
+    planned = [chapter.chapter_id for chapter in run.chapters]
+    left_out = [
+        {"chapter_id": name, "reason": reasons.get(name, "not evaluated yet")}
+        for name in planned
+        if name not in done
+    ]
+    unplanned = [name for name in reasons if name not in done and name not in set(planned)]
+    left_out += [{"chapter_id": name, "reason": reasons[name]} for name in unplanned]
+    wanted = len(done) + len(left_out)
+    return {"coverage": len(done) / wanted if wanted else None, "left_out": left_out}
+
+
+def _failures(path: Path) -> dict[str, dict[str, str]]:
+    """Model -> chapter -> the last reason it failed for."""
+    reasons: dict[str, dict[str, str]] = defaultdict(dict)
+    if path.exists():
+        for line in read_jsonl(path):
+            reasons[line["model"]][line["chapter_id"]] = line["reason"]
+    return reasons
+
+
+def _activity(details: Sequence[ChapterDetails]) -> dict[str, dict[str, list[float]]]:
+    """Layer -> mean size of its fast weights' change by frame, and of how many chapters."""
+    points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for chapter in details:
+        for layer, line in chapter.activity.items():
+            for frame, change in zip(chapter.activity_frames, line, strict=True):
+                points[layer][frame].append(change)
+    return {
+        layer: {
+            "frame": sorted(by_frame),
+            "mean": [float(np.mean(by_frame[frame])) for frame in sorted(by_frame)],
+            "n": [len(by_frame[frame]) for frame in sorted(by_frame)],
+        }
+        for layer, by_frame in sorted(points.items(), key=lambda item: int(item[0]))
+    }
+
+
+def _legacy(summary: dict[str, Any]) -> dict[str, Any]:
+    """The last model's figures under the original keys, and every model's below `models`."""
+    by_model = {name: legacy(model) for name, model in summary["models"].items()}
+    last = list(by_model)[-1]
+    notes = {"warnings": summary["warnings"]} if summary["warnings"] else {}
+    return {**by_model[last], "model": last, "models": by_model, **notes}

@@ -1,0 +1,112 @@
+"""run.json: what an evaluation of chapters was, so that its numbers can be traced and recomputed.
+
+A run's folder holds
+
+    run.json                               this description
+    records/<model>/<chapter id>.parquet   every frame's loss, see chapter_records
+    failures.jsonl                         {"model", "chapter_id", "reason"} per failed chapter
+    summary.json legacy.json plots/ report.html    recomputed by `rescore` from the above
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ttt import storage
+from ttt.errors import UserError
+from ttt.eval.measures import LongContextConfig
+from ttt.records import read_json, write_json
+
+_NAME = "run.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """One of the models of a run."""
+
+    model: str
+    """Its name in this run, such as baseline or ttt."""
+    source: str
+    """Repository or folder of the base model."""
+    fingerprint: str
+    """Of the base model's weights."""
+    weights_sha256: str | None
+    """Of the base model's file; None for a model without one."""
+    context: int
+    """Frames that attention reaches back."""
+    ttt: dict[str, Any] | None = None
+    """The TTT layers: folder, layers, configuration, hash; None for the baseline."""
+    controls: dict[str, Any] = field(default_factory=dict)
+    """Controls in force, such as updates off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedChapter:
+    """A chapter that the run was to evaluate."""
+
+    chapter_id: str
+    speaker: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDescription:
+    """Everything that identifies a run's numbers."""
+
+    models: tuple[ModelIdentity, ...]
+    """The first is the one that the others are compared with."""
+    chapters: tuple[PlannedChapter, ...]
+    mimi: dict[str, str]
+    """Name and weights_sha256 of the codec."""
+    seed: int
+    device: str
+    dtype: str
+    chunk: int
+    """Steps per forward pass; part of a result's identity in bfloat16."""
+    batch: int
+    """Chapters evaluated together."""
+    streams: dict[str, str]
+    """What the text and the other voice were: text_stream, other_stream, stream."""
+    summary: LongContextConfig
+    """How the records are summarised."""
+    provenance: dict[str, Any]
+    """Of `records.provenance`: configuration and its digest, versions, commit, machine."""
+    warnings: tuple[str, ...] = ()
+    """What every output of this run must say, such as that it reproduces faults on purpose."""
+
+    def write(self, folder: str | Path) -> None:
+        """Write FOLDER/run.json."""
+        described = {"format": _FORMAT, **asdict(self), "summary": self.summary.to_dict()}
+        write_json(storage.join(folder, _NAME), described)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> RunDescription:
+        """Read FOLDER/run.json. Raises UserError when it is missing or not readable."""
+        path = storage.join(folder, _NAME)
+        try:
+            fields = read_json(path)
+            if fields.pop("format") != _FORMAT:
+                raise ValueError(f"format is not {_FORMAT}")
+            summary = {**fields["summary"], "positions": tuple(fields["summary"]["positions"])}
+            return cls(
+                **{
+                    **fields,
+                    "models": tuple(ModelIdentity(**model) for model in fields["models"]),
+                    "chapters": tuple(PlannedChapter(**item) for item in fields["chapters"]),
+                    "warnings": tuple(fields["warnings"]),
+                    "summary": LongContextConfig(**summary),
+                }
+            )
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{folder}: not the folder of a chapter evaluation, no {_NAME}"
+            ) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path}: not a readable description of a run ({error})") from error
+
+    def records_root(self, folder: str | Path, model: str) -> Path:
+        """The folder of one model's records."""
+        return storage.local_path(folder) / "records" / model
