@@ -66,6 +66,11 @@ class Delays:
         return max(self._predicted_delays)
 
     @property
+    def heard_frames(self) -> int:
+        """A step hears tokens of this many frames before its own, and of none earlier."""
+        return max(self.by_stream) + 1
+
+    @property
     def _predicted_delays(self) -> tuple[int, ...]:
         return self.by_stream[1 : 1 + self.predicted]
 
@@ -102,6 +107,11 @@ class Delays:
         if codes.shape[1] != self.predicted:
             raise ValueError(f"{codes.shape[1]} codebooks given, {self.predicted} needed")
         return _gather(codes, self._frames(first_step, steps, self._predicted_delays, codes.device))
+
+    def predicted_codes(self, forced: Tensor) -> Tensor:
+        """The targets [B, Q, S] of steps by the columns [B, K, S] that come after each of them."""
+        codes = forced[:, 1 : 1 + self.predicted]
+        return torch.where(codes < self.audio_initial, codes, ZERO_TOKEN)
 
     def by_frame(self, by_step: Tensor) -> Tensor:
         """Bring together what belongs to one frame.

@@ -1,0 +1,94 @@
+"""How much memory an evaluation takes beyond the model's weights, computed before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+from moshi.models.lm import LMModel
+from moshi.modules.gating import ActivationGating
+from torch import nn
+
+from ttt.moshi.evaluate import chunks_per_block
+from ttt.moshi.insert import StreamingTTT, temporal_layers, ttt_layers
+
+_FLOAT32 = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes beyond the weights, whatever the length of the chapter."""
+
+    rings: int
+    """Keys and values of all layers, for the window and one chunk."""
+    ttt: int
+    """What TTT layers have learnt, and what taking a chunk back needs."""
+    working: int
+    """The most that one chunk's tensors take at the same time: an upper bound."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.rings + self.ttt + self.working
+
+
+def memory_need(lm: LMModel, batch: int, chunk: int) -> MemoryNeed:
+    """What an `Evaluation` of `batch` recordings takes; the model may be on the meta device."""
+    token = 2 * batch * lm.dim * lm.dtype.itemsize
+    rings = sum(token * capacity for capacity in _capacities(lm, chunk))
+    learnt = list(ttt_layers(lm).values())
+    ttt = sum(each.layer.state_bytes(batch, rollback_tokens=chunk) for each in learnt)
+    working = [_attention(lm, batch, chunk), _feed_forward(lm, batch, chunk)]
+    working += [_text_head(lm, batch, chunk), _depformer(lm, batch, chunk)]
+    working += [_learning(each, batch, chunk) for each in learnt]
+    return MemoryNeed(rings, ttt, max(working))
+
+
+def _capacities(lm: LMModel, chunk: int) -> list[int]:
+    return [int(layer.self_attn.context or 0) + chunk for layer in temporal_layers(lm)]
+
+
+def _attention(lm: LMModel, batch: int, chunk: int) -> int:
+    """Projections, their rotation in float32, the mask, and scores where no fused kernel runs."""
+    heads, capacity = temporal_layers(lm)[0].self_attn.num_heads, max(_capacities(lm, chunk))
+    projections = chunk * lm.dim * (6 * lm.dtype.itemsize + 8 * _FLOAT32)
+    mask = chunk * capacity * 16  # differences of int64 positions, and booleans of them
+    scores = 2 * heads * chunk * capacity * _FLOAT32
+    unpacked = 2 * capacity * lm.dim * _FLOAT32 if lm.dtype.itemsize < _FLOAT32 else 0
+    return batch * (projections + mask + scores + unpacked)
+
+
+def _feed_forward(lm: LMModel, batch: int, chunk: int) -> int:
+    gating = cast(nn.Module | None, temporal_layers(lm)[0].gating)
+    return batch * chunk * lm.dtype.itemsize * (4 * lm.dim + 4 * _hidden(gating, lm.dim))
+
+
+def _text_head(lm: LMModel, batch: int, chunk: int) -> int:
+    """Logits in the model's type and in float32, and the head in float32 a slice at a time."""
+    logits = batch * chunk * lm.text_linear.out_features * (lm.dtype.itemsize + 2 * _FLOAT32)
+    return logits + min(4096, lm.text_linear.out_features) * lm.dim * _FLOAT32
+
+
+def _depformer(lm: LMModel, batch: int, chunk: int) -> int:
+    """The logits are held once per codebook, together, in float32, and as log-probabilities."""
+    rows = batch * chunk * chunks_per_block(batch, chunk)
+    size, width = lm.dtype.itemsize, cast(nn.Linear, lm.linears[0]).in_features
+    logits = lm.dep_q * lm.card * (2 * size + 2 * _FLOAT32)
+    assert lm.depformer is not None  # Evaluation refuses a model without.
+    gating = cast(nn.ModuleList, lm.depformer.layers[0].gating)[0]
+    layer = lm.dep_q * (8 * width * size) + 4 * _hidden(gating, width) * size
+    return rows * (lm.dim * size + max(logits + lm.dep_q * width * size, layer))
+
+
+def _learning(ttt: StreamingTTT, batch: int, chunk: int) -> int:
+    """Queries, keys, targets and their rotation; one mini-batch's hidden; weights being moved."""
+    layer, dim = ttt.layer, ttt.layer.config.dim
+    tokens = batch * chunk * dim * (16 * layer.state_dtype.itemsize)
+    weights_twice = 2 * layer.state_bytes(batch)
+    hidden = batch * layer.config.mini_batch_size * 8 * 4 * dim * layer.state_dtype.itemsize
+    return tokens + weights_twice + hidden
+
+
+def _hidden(gating: nn.Module | None, width: int) -> int:
+    """Width between the two maps of a feed-forward block."""
+    return gating.linear_out.in_features if isinstance(gating, ActivationGating) else 4 * width

@@ -1,0 +1,92 @@
+"""A finished evaluation held to stepping: random spans heard again, one step at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from moshi.models.lm import LMModel
+from torch import Tensor
+
+from ttt.moshi.evaluate import negative_log_likelihood
+from ttt.moshi.session import Session
+from ttt.moshi.speculate import NEAR_TIE, best_text
+from ttt.moshi.streams import Streams
+
+
+@dataclasses.dataclass
+class Verification:
+    """How far an evaluation is from stepping."""
+
+    frames: int = 0
+    """Frames heard step by step, of all recordings."""
+    largest_nll_difference: float = 0.0
+    """Nats, over all codebooks of these frames."""
+    text_differences: int = 0
+    """Frames whose own text came out differently."""
+    unexplained_text_differences: int = 0
+    """Those where the two best logits were not closer than 1e-4: none in float32."""
+
+
+def verify(
+    lm: LMModel,
+    streams: Streams,
+    nll: Tensor,
+    text: Tensor,
+    *,
+    spans: int,
+    span_frames: int = 16,
+    chunk: int = 32,
+    seed: int = 0,
+) -> Verification:
+    """Hear the recordings again, `spans` random stretches of them step by step.
+
+    What lies between the stretches is heard by the chunk, with the text that the evaluation found.
+
+    Args:
+        streams: the recordings and words that were evaluated.
+        nll, text: [B, Q, T] and [B, T] what came of it.
+    """
+    found = Verification()
+    draw = torch.Generator().manual_seed(seed)
+    starts = torch.randint(max(1, streams.frames - span_frames + 1), (spans,), generator=draw)
+    with Session(lm, streams.batch, max_chunk=chunk) as session:
+        for start in sorted(set(starts.tolist())):
+            first = max(start, session.position)  # Spans that overlap are heard as one.
+            count = min(start + span_frames, streams.frames) - first
+            if count < 1:
+                continue
+            while session.position < first:
+                steps = min(chunk, first - session.position)
+                audio = streams.audio(session.position, steps)
+                known = text[:, session.position : session.position + steps].to(audio)
+                session.listen(audio, known)
+            stepped = [
+                _step(session, streams, text, found) for _ in range(session.delays.steps(count))
+            ]
+            by_frame = session.delays.by_frame(torch.cat(stepped, dim=2))[:, streams.predicted]
+            alive = streams.alive(first, count)[:, None]
+            difference = (by_frame - nll[:, :, first : first + count]).abs()
+            largest = difference.masked_fill(~alive, 0.0).max().item()
+            found.largest_nll_difference = max(found.largest_nll_difference, largest)
+            found.frames += int(alive.sum())
+    return found
+
+
+def _step(session: Session, streams: Streams, text: Tensor, found: Verification) -> Tensor:
+    """NLL [B, predicted, 1] of the next step, which then goes on with the text found before."""
+    frame = session.position
+    audio = streams.audio(frame, 1)
+    known = None if streams.own_text else streams.text(frame, 1)
+    prediction = session.step_chunk(audio, known)
+    if streams.own_text and frame < streams.frames:
+        before = text[:, frame : frame + 1].to(audio)
+        differs = (prediction.text != before) & streams.alive(frame, 1).to(audio.device)
+        if differs.any():
+            far = best_text(prediction.text_logits)[1] >= NEAR_TIE
+            found.text_differences += int(differs.sum())
+            found.unexplained_text_differences += int((differs & far).sum())
+            session.rollback(1)
+            text_now = torch.where(differs, before, prediction.text)
+            prediction = session.step_chunk(audio, text_now)
+    return negative_log_likelihood(prediction.audio_logits, prediction.targets).cpu()
