@@ -11,7 +11,7 @@ through Ray 1 s windows to a loop that only counts them, one batch of 32 per rea
             read_parquet -> map_batches -> iter_torch_batches on the same files (eight times over,
             so that the start of an execution weighs little; the same number of windows for both),
             and against the original's way: for each sample read a shard's whole codes and the
-            whole wav, by a torch DataLoader of two processes
+            whole wav, by a torch DataLoader in this process and with two of its own
 memory      anonymous memory (what the process itself holds; not the page cache that mapped files
             share) that a fresh process adds by opening a cache and streaming 300 batches, for a
             small and for a large cache
@@ -32,11 +32,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
-import soundfile
 import torch
 
+from benchmarks.original_way import OriginalDataset, write_original
 from ray_jobs.runtime import ray_session
 from ray_jobs.window_source import RayWindowSource, WindowSpec, start_cursor, window_dataset
 from ttt import storage
@@ -62,7 +61,6 @@ CORE_SAMPLES = GEOMETRY.samples_48k(SHAPE.core_coarse)
 EPOCHS = 1000
 CODES_AND_AUDIO = ["codes_0", "codes_1", "codes_2", "audio"]
 PLAIN_REPEATS = 8
-ORIGINAL_ROWS = 1000
 INT16_SCALE = np.float32(1 / 32768)
 
 
@@ -171,10 +169,8 @@ def in_process(cache_uri: str, rounds: int) -> dict[str, object]:
 def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object]:
     """Windows per second that reach a loop through Ray Data, and the other ways beside it."""
     files = [storage.join(shards_folder(cache_uri), name) for name in shard_names(cache_uri)]
-    _write_original(files, original)
-    loader = torch.utils.data.DataLoader(
-        _OriginalDataset(original), batch_size=BATCH, num_workers=2, drop_last=True
-    )
+    write_original(files, original)
+    dataset = OriginalDataset(original, GEOMETRY, SHAPE.core_coarse)
     with ray_session(None, 2):
         spec = _spec(cache_uri, clips=PLAIN_REPEATS * len(open_cache(cache_uri)))
         cursor = start_cursor(spec)
@@ -188,16 +184,22 @@ def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object
                 yield sum(len(batch.clip_ids) for batch in step)
 
         def plain() -> Iterator[int]:
-            dataset = ray.data.read_parquet(files * PLAIN_REPEATS).select_columns(CODES_AND_AUDIO)
-            sliced = dataset.map_batches(_slice, batch_size=BATCH, batch_format="pyarrow")
+            table = ray.data.read_parquet(files * PLAIN_REPEATS).select_columns(CODES_AND_AUDIO)
+            sliced = table.map_batches(_slice, batch_size=BATCH, batch_format="pyarrow")
             for batch in sliced.iter_torch_batches(batch_size=BATCH):
                 yield len(batch["audio"])
 
-        def originals() -> Iterator[int]:
+        def originals(processes: int) -> Iterator[int]:
+            loader = torch.utils.data.DataLoader(dataset, BATCH, num_workers=processes)
             for batch in loader:
                 yield len(batch)
 
-        ways = {"windows": ours, "read_parquet": plain, "original": originals}
+        ways = {
+            "windows": ours,
+            "read_parquet": plain,
+            "original": lambda: originals(0),
+            "original_by_two": lambda: originals(2),
+        }
         _rates(ways, rounds=1)  # starts workers, warms the page cache
         rates = _rates(ways, rounds)
     medians = {f"{name}_per_second": statistics.median(values) for name, values in rates.items()}
@@ -205,6 +207,7 @@ def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object
         **medians,
         "ratio_to_read_parquet": _ratio(rates, "windows", "read_parquet"),
         "ratio_to_original": _ratio(rates, "windows", "original"),
+        "ratio_to_original_by_two": _ratio(rates, "windows", "original_by_two"),
         "reach": {
             "windows_per_second": 2_500,
             "ratio_to_read_parquet": 5,
@@ -226,39 +229,6 @@ def _slice(table: pa.Table) -> dict[str, np.ndarray]:
         first = GEOMETRY.samples_48k(start)
         audio.append(samples[first : first + CORE_SAMPLES])
     return {"codes": np.stack(codes), "audio": np.stack(audio)}
-
-
-def _write_original(files: list[str], folder: Path) -> None:
-    """The original's layout: a parquet of codes per thousand clips, and a wav per clip."""
-    folder.mkdir()
-    table = pa.concat_tables([pq.read_table(file) for file in files])
-    names = [f"{row}.wav" for row in range(len(table))]
-    for row, name in enumerate(names):
-        audio = np.frombuffer(table["audio"][row].as_buffer(), np.int16)
-        soundfile.write(folder / name, audio, TARGET_RATE)
-    columns = {f"codes_scale_{scale}": table[f"codes_{scale}"] for scale in range(3)}
-    columns["file_path"] = pa.chunked_array([names])
-    columns["audio_length"] = table["n_samples"]
-    repeated = np.resize(np.arange(len(table)), ORIGINAL_ROWS)
-    pq.write_table(pa.table(columns).take(pa.array(repeated)), folder / "codes.parquet")
-
-
-class _OriginalDataset(torch.utils.data.Dataset):
-    """Reads the whole parquet of codes and the whole wav for every sample."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __len__(self) -> int:
-        return ORIGINAL_ROWS
-
-    def __getitem__(self, row: int) -> torch.Tensor:
-        clip = pq.read_table(self._folder / "codes.parquet").slice(row, 1)
-        audio, _ = soundfile.read(self._folder / clip["file_path"][0].as_py(), dtype="float32")
-        n_coarse = len(clip["codes_scale_0"][0])
-        start = int(torch.randint(n_coarse - SHAPE.core_coarse + 1, ()))
-        first = GEOMETRY.samples_48k(start)
-        return torch.from_numpy(audio[first : first + CORE_SAMPLES])
 
 
 # -- memory ----------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ QUEUED_TASKS = 14
 def queue_read_tasks(context: DataContext) -> None:
     """Make the dataset of `context` read ahead as described above, instead of Ray's way."""
     context.op_resource_reservation_enabled = False
+    # Otherwise every task starts a thread that watches its memory, an eighth of the task's time.
+    context.memory_usage_poll_interval_s = None
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [ReadAhead])
 
 
