@@ -99,7 +99,7 @@ def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[st
     workers = min(_count_workers(config), len(pending))
     done = plan.n_inputs - sum(len(plan.shards[number]) for number in pending)
     shards_done = len(plan.shards) - len(pending)
-    audio_seconds, began, ended = 0.0, float("inf"), 0.0
+    audio_seconds, cpu_seconds, began, ended = 0.0, 0.0, float("inf"), 0.0
     fields: dict[str, object] = {}
     with (
         Progress("caching", plan.n_inputs, "clips", done=done) as progress,
@@ -108,6 +108,7 @@ def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[st
         for status in _statuses(config, plan, pending, workers, clip_counter):
             shards_done += 1
             audio_seconds += status["audio_seconds"]
+            cpu_seconds += status["cpu_seconds"]
             began, ended = min(began, status["began"]), max(ended, status["ended"])
             fields["shards"] = f"{shards_done:,}/{len(plan.shards):,}"
             fields["x_real_time"] = audio_seconds / (ended - began)
@@ -116,6 +117,8 @@ def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[st
         "workers": workers,
         "encoding_seconds": ended - began,
         "times_real_time": audio_seconds / (ended - began),
+        "encoder_cpu_seconds": cpu_seconds,
+        "audio_seconds": audio_seconds,
     }
 
 

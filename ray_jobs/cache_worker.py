@@ -152,6 +152,7 @@ STATUS_SCHEMA = pa.schema(
         ("audio_seconds", pa.float64()),
         ("began", pa.float64()),
         ("ended", pa.float64()),
+        ("cpu_seconds", pa.float64()),
     ]
 )
 """What the encoder reports of each shard; began and ended are its clock, in seconds."""
@@ -182,7 +183,7 @@ class ShardEncoder:
     def _cache(self, row: dict[str, object]) -> dict[str, object]:
         inputs = [ClipInput(**clip) for clip in json.loads(str(row["inputs"]))]
         number = int(str(row["shard"]))
-        began = time.time()
+        began, cpu_began = time.time(), time.process_time()
         encoded = 0
 
         def on_batch(n_clips: int) -> None:
@@ -209,6 +210,7 @@ class ShardEncoder:
             "audio_seconds": sum(line["seconds"] for line in cached),
             "began": began,
             "ended": time.time(),
+            "cpu_seconds": time.process_time() - cpu_began,
         }
 
 
