@@ -28,6 +28,19 @@ from ttt.records import read_jsonl, write_json
 def rescore(folder: str | Path, config: LongContextConfig | None = None) -> dict[str, Any]:
     """Compute everything again, write summary.json, legacy.json and plots/, return the summary.
 
+    Args and errors are those of `summarize_run`.
+    """
+    summary = summarize_run(folder, config)
+    write_json(storage.join(folder, "summary.json"), summary)
+    write_json(storage.join(folder, "legacy.json"), _legacy(summary))
+    for name, content in chapter_plots(summary).items():
+        storage.write_bytes(storage.join(folder, "plots", name), content)
+    return summary
+
+
+def summarize_run(folder: str | Path, config: LongContextConfig | None = None) -> dict[str, Any]:
+    """The summary of a run as its records stand, finished or not; writes nothing.
+
     Args:
         config: other settings than the run's own.
 
@@ -48,17 +61,12 @@ def rescore(folder: str | Path, config: LongContextConfig | None = None) -> dict
             "activity": _activity(details),
             "values": [asdict(chapter) for chapter in chapters],
         }
-    summary = {
+    return {
         "run": {**asdict(run), "summary": config.to_dict()},
         "warnings": list(run.warnings),
         "models": models,
         "comparisons": _comparisons(run, measured, config),
     }
-    write_json(storage.join(folder, "summary.json"), summary)
-    write_json(storage.join(folder, "legacy.json"), _legacy(summary))
-    for name, content in chapter_plots(summary).items():
-        storage.write_bytes(storage.join(folder, "plots", name), content)
-    return summary
 
 
 def compare_runs(

@@ -1,6 +1,7 @@
 """Chapter records with losses made to order."""
 
 import numpy as np
+import scipy.signal
 
 from ttt.eval.chapter_records import ChapterDetails, ChapterRecord
 
@@ -19,6 +20,4 @@ def record(
 def noisy_loss(rng: np.random.Generator, frames: int, deviation: float = 2.0) -> np.ndarray:
     """Noise [frames] with lag-one correlation 0.3, as losses of neighbouring frames have."""
     white = rng.normal(0, deviation * (1 - 0.3**2) ** 0.5, frames)
-    for place in range(1, frames):
-        white[place] += 0.3 * white[place - 1]
-    return white
+    return scipy.signal.lfilter([1], [1, -0.3], white)

@@ -1,0 +1,143 @@
+"""Everything is recomputed from the records alone, and says what was left out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.ttt.eval.finished_run import CONTEXT, SUMMARY, write_run
+from ttt.errors import UserError
+from ttt.eval.chapter_records import read_records
+from ttt.eval.compare import compare
+from ttt.eval.long_context import summarize
+from ttt.eval.measures import LongContextConfig, measure_chapter
+from ttt.eval.rescore import compare_runs, rescore, summarize_run
+from ttt.eval.run_description import RunDescription
+from ttt.records import append_jsonl, finite
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def summary(run: Path) -> dict:
+    return rescore(run)
+
+
+def test_the_summary_is_that_of_the_records(run: Path, summary: dict) -> None:
+    live = {
+        model: [measure_chapter(r, CONTEXT, SUMMARY) for r in read_records(run / "records" / model)]
+        for model in ("baseline", "ttt")
+    }
+    for model, chapters in live.items():
+        written = summary["models"][model]
+        expected = summarize(chapters, CONTEXT, SUMMARY)
+        assert {key: written[key] for key in expected} == expected
+    (compared,) = summary["comparisons"]
+    expected = compare(live["baseline"], live["ttt"], SUMMARY)
+    assert {key: compared[key] for key in expected} == expected
+    on_disk = json.loads((run / "summary.json").read_text())
+    assert on_disk == json.loads(json.dumps(finite(summary)))
+    assert summarize_run(run) == summary
+
+
+def test_the_planted_effect_is_there(summary: dict) -> None:
+    slopes = {
+        name: model["losses"]["moshi"]["measures"]["slope_per_doubling"]
+        for name, model in summary["models"].items()
+    }
+    assert slopes["ttt"]["high"] < 0
+    assert slopes["baseline"]["mean"] - slopes["ttt"]["mean"] == pytest.approx(0.1, abs=0.01)
+    difference = summary["comparisons"][0]["losses"]["moshi"]["measures"]
+    assert difference["at_1000"]["mean"] == pytest.approx(-0.2, abs=0.01)
+    assert difference["beyond_window"]["high"] < 0
+
+
+def test_effort_joins_and_activity_are_gathered(summary: dict) -> None:
+    ttt = summary["models"]["ttt"]
+    assert ttt["frames_per_second"] == pytest.approx(50)
+    assert ttt["acceptance"] == pytest.approx(0.75)
+    assert ttt["peak_bytes"] == 111 << 20
+    assert (ttt["near_ties"], ttt["joins"], ttt["coverage"]) == (12, 12, 1.0)
+    assert list(ttt["activity"]) == ["1", "2"]
+    assert ttt["activity"]["1"]["frame"][:2] == [100, 200]
+    assert ttt["activity"]["1"]["n"][-1] < 12
+    assert summary["models"]["baseline"]["activity"] == {}
+
+
+def test_plots_and_legacy_keys_are_written(run: Path, summary: dict) -> None:
+    names = sorted(path.stem for path in (run / "plots").glob("*.png"))
+    assert names == sorted(path.stem for path in (run / "plots").glob("*.svg"))
+    assert names == [
+        "activity_ttt", "difference_ttt_acoustic", "difference_ttt_moshi",
+        "difference_ttt_semantic", "loss_acoustic", "loss_moshi", "loss_semantic",
+    ]  # fmt: skip
+    legacy = json.loads((run / "legacy.json").read_text())
+    assert legacy["librilight_samples"] == 12
+    assert legacy["librilight_loss_8k"] is None
+    ours = summary["models"]["ttt"]["losses"]["moshi"]["measures"]["slope_per_frame"]["mean"]
+    assert legacy["librilight_slope"] == ours == legacy["models"]["ttt"]["librilight_slope"]
+
+
+def test_other_settings_need_no_new_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path, chapters=2, speakers=2)
+    other = LongContextConfig(positions=(300,), window_frames=100, weights="uniform")
+    summary = summarize_run(run, other)
+    assert summary["run"]["summary"]["weights"] == "uniform"
+    assert list(summary["models"]["ttt"]["losses"]["uniform"]["positions"]) == ["300"]
+    assert RunDescription.read(run).summary == SUMMARY
+
+
+def test_failed_and_missing_chapters_are_listed_with_their_reason(tmp_path: Path) -> None:
+    run = write_run(tmp_path, chapters=4, speakers=2)
+    for name in ("0/book/chapter_0", "1/book/chapter_1"):
+        (run / f"records/ttt/{name}.parquet").unlink()
+    for reason in ("killed", "loss is nan"):
+        append_jsonl(
+            run / "failures.jsonl",
+            {"model": "ttt", "chapter_id": "0/book/chapter_0", "reason": reason},
+        )
+    append_jsonl(
+        run / "failures.jsonl",
+        {"model": "ttt", "chapter_id": "0/book/chapter_2", "reason": "done later"},
+    )
+    summary = summarize_run(run)
+    ttt = summary["models"]["ttt"]
+    assert ttt["coverage"] == 0.5
+    assert ttt["left_out"] == [
+        {"chapter_id": "0/book/chapter_0", "reason": "loss is nan"},
+        {"chapter_id": "1/book/chapter_1", "reason": "not evaluated yet"},
+    ]
+    assert summary["comparisons"][0]["chapters"] == 2
+    assert summary["comparisons"][0]["left_out"] == 2
+
+
+def test_a_run_without_results_says_so_and_warnings_reach_every_output(tmp_path: Path) -> None:
+    run = write_run(tmp_path, chapters=1, speakers=1, warnings=("reproduces faults",))
+    (run / "records/ttt/0/book/chapter_0.parquet").unlink()
+    (run / "records/baseline/0/book/chapter_0.parquet").unlink()
+    summary = rescore(run)
+    assert summary["models"]["ttt"]["coverage"] == 0
+    assert summary["models"]["ttt"]["losses"]["moshi"]["measures"]["mean"]["reason"]
+    for name in ("summary.json", "legacy.json", "run.json"):
+        assert json.loads((run / name).read_text())["warnings"] == ["reproduces faults"]
+
+
+def test_two_runs_are_compared(tmp_path: Path, run: Path) -> None:
+    wrong = write_run(tmp_path, fall=-0.3)
+    compared = compare_runs(run, "ttt", wrong, "ttt")
+    assert compared["losses"]["moshi"]["measures"]["at_1000"]["mean"] == pytest.approx(
+        -0.4, abs=0.01
+    )
+    with pytest.raises(UserError, match="has no model tttt; it has baseline, ttt"):
+        compare_runs(run, "ttt", wrong, "tttt")
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not the folder of a chapter evaluation, no run\.json"):
+        rescore(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="not a readable description of a run"):
+        rescore(tmp_path)
