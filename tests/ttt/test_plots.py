@@ -81,3 +81,11 @@ def test_silence_and_refusals() -> None:
 def test_pyplot_is_never_imported() -> None:
     program = "import sys, ttt.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_logarithmic_axis_writes_plain_numbers() -> None:
+    line = Curve(label="loss", x=[16, 256, 4096], y=[3.0, 2.0, 1.0])
+    svg = curves([line], x_label="frame", y_label="nats", log_x=True, image_format="svg").decode()
+    linear = curves([line], x_label="frame", y_label="nats", image_format="svg").decode()
+    assert "<!-- 1,024 -->" in svg
+    assert "<!-- 1,024 -->" not in linear
