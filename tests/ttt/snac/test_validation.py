@@ -1,0 +1,127 @@
+"""Validation rows against metrics computed one window at a time on whole-clip decodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import build_nano_snac
+from tests.nano_cache import write_nano_cache
+from ttt.audio import resample
+from ttt.snac.cache import open_cache
+from ttt.snac.communicator import SingleProcess, require_equal
+from ttt.snac.losses import LossConfig, reconstruction_loss
+from ttt.snac.memory import activation_bytes_per_coarse
+from ttt.snac.metrics import all_metrics
+from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
+from ttt.snac.split import held_out_rows
+from ttt.snac.validation import ValidationSet, validate
+from ttt.snac.window_reader import WindowReader
+from ttt.snac.windows import WindowPlan, validation_windows
+
+LOSS = LossConfig(n_ffts=(512, 1024))
+ROWS = np.array([2, 3, 4])
+"""Clips of at least 8 coarsest tokens, as long as a slice."""
+
+
+@pytest.mark.parametrize("init", ["interp", "noble"])
+def test_rows_are_the_whole_decodes_metrics_weighted_by_samples(tmp_path: Path, init: str) -> None:
+    """With context beyond the receptive field a window is the whole decode's span, exactly; the
+    last clip's tail is past its real samples, so its weight is smaller."""
+    cache = open_cache(write_nano_cache(tmp_path, 5))
+    model = Decoder48k.from_snac(build_nano_snac(), init)  # pyright: ignore[reportArgumentType]
+    catalogue, geometry = cache.catalogue, cache.geometry
+    plan = WindowPlan(
+        catalogue.n_coarse, catalogue.n_samples, geometry, model.reach_samples_48k, seed=0
+    )
+    windows = validation_windows(
+        catalogue.n_coarse, catalogue.n_samples, geometry, model.reach_samples_48k,
+        core_coarse=2, context_coarse=3, clips_per_batch=4, max_windows=99,
+        rows=ROWS,
+    )  # fmt: skip
+    result = validate(
+        model,
+        ValidationSet(WindowReader(cache, plan), windows),
+        LOSS,
+        SingleProcess(),
+        precision="float32",
+        with_references=True,
+        n_examples=2,
+    )
+    expected: dict[str, list[tuple[float, float]]] = {}
+    with torch.no_grad(), deterministic(model):
+        for row in ROWS.tolist():
+            n_coarse, real = int(catalogue.n_coarse[row]), int(catalogue.n_samples[row])
+            codes = torch.from_numpy(cache.read_codes(row, 0, n_coarse)[None])
+            y48, y24 = model(interleaved_to_codes(codes, geometry))
+            baseline = resample(y24, 24_000, 48_000)[0, 0]
+            truth = torch.from_numpy(cache.read_audio(row, 0, geometry.samples_48k(n_coarse)))
+            for start in range(n_coarse // 2):
+                begin = geometry.samples_48k(2 * start)
+                end = min(begin + geometry.samples_48k(2), real)
+                target = truth[begin:end][None] / 32768
+                for name, estimate in (("ours_48k", y48[0, 0]), ("resampled_decode24", baseline)):
+                    metrics = all_metrics(estimate[begin:end][None], target)
+                    for metric, value in metrics.items():
+                        entry = expected.setdefault(f"{name}/{metric}", [])
+                        entry.append((float(value), end - begin))
+                full = torch.zeros(1, geometry.samples_48k(2))
+                full[:, : end - begin] = target
+                estimate = torch.zeros_like(full)
+                estimate[:, : end - begin] = y48[0, :, begin:end]
+                loss = reconstruction_loss(estimate, full, torch.tensor([end - begin]), LOSS)
+                expected.setdefault("loss", []).append((float(loss["total"]), end - begin))
+
+    def mean(key: str) -> float:
+        values, weights = zip(*expected[key], strict=True)
+        return float(np.average(values, weights=weights))
+
+    assert result.loss == pytest.approx(mean("loss"), rel=1e-4)
+    for name in ("ours_48k", "resampled_decode24"):
+        for metric, value in result.rows[name].items():
+            assert value == pytest.approx(mean(f"{name}/{metric}"), rel=1e-3), (name, metric)
+    if init == "interp":
+        assert result.rows["ours_48k"] == pytest.approx(result.rows["resampled_decode24"], rel=1e-3)
+    assert [example.clip_id for example in result.examples] == ["clip02", "clip02"]
+
+
+def test_held_out_clips_follow_their_ids_alone() -> None:
+    ids = [f"speaker{n % 7}/{n}" for n in range(200)]
+    rows = held_out_rows(ids, 0.1)
+    assert len(rows) == 20
+    assert list(rows) == sorted(rows)
+    reordered = ids[::-1]
+    assert {reordered[row] for row in held_out_rows(reordered, 0.1)} == {ids[row] for row in rows}
+    assert {ids[row] for row in rows} < {ids[row] for row in held_out_rows(ids, 0.2)}
+    assert len(held_out_rows(ids, 1e-6)) == 1
+
+
+def test_drifted_ranks_are_noticed() -> None:
+    class Drifted(SingleProcess):
+        world = 2
+
+        def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+            tensor[1] = tensor[0] + 1  # the other rank's hash
+            return tensor
+
+    weights = {"a": torch.ones(3), "b": torch.tensor(1.0)}
+    require_equal(SingleProcess(), weights.items(), "the weights")
+    with pytest.raises(RuntimeError, match="the weights differ between the ranks"):
+        require_equal(Drifted(), weights.items(), "the weights")
+
+
+def test_memory_is_counted_from_shapes() -> None:
+    """The published decoder: 1.09 GB per audio-second with all of it trained, 0.44 with the body
+    frozen, measured on the seed's dense head; the default head keeps somewhat less or more."""
+    published = build_nano_snac(
+        encoder_dim=48, decoder_dim=1024, codebook_size=4096, codebook_dim=8
+    )
+    model = Decoder48k.from_snac(published)
+    per_second = 1 / model.geometry.seconds(1)
+    frozen, whole = (activation_bytes_per_coarse(model, p) * per_second / 1e9 for p in (1, 2))
+    assert whole == pytest.approx(1.09, rel=0.25)
+    assert frozen == pytest.approx(0.44, rel=0.35)
+    assert all(p.requires_grad for p in model.body_parameters())
