@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -191,19 +193,23 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | UserError:
 def export_best(config: TrainConfig) -> str:
     """Write RUN/export from the best checkpoint (the newest without validation); its folder.
 
-    Raises UserError when there is no checkpoint or `run` is not a folder.
+    Raises UserError when there is no checkpoint.
     """
     folder = checkpoint.best(config.run) or checkpoint.newest_complete(config.run)
     if folder is None:
         raise UserError(f"{config.run}: no checkpoint to export")
-    if not storage.is_local(config.run):
-        raise UserError(f"{config.run}: an export is written to a folder; copy {folder} first")
     model = prepare(config).model
     tensors = checkpoint.load(folder).tensors
     model.load_state_dict(tensors.get("ema", tensors["model"]))
-    export = storage.local_path(config.run) / "export"
-    model.save_pretrained(export)
-    return str(export)
+    export = storage.join(config.run, "export")
+    if storage.is_local(export):
+        model.save_pretrained(storage.local_path(export))
+        return export
+    with tempfile.TemporaryDirectory() as staged:
+        model.save_pretrained(staged)
+        for path in sorted(Path(staged).iterdir()):
+            storage.write_bytes(storage.join(export, path.name), path.read_bytes())
+    return export
 
 
 _RAY_FOLDER = "ray_train"

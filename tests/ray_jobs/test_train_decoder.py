@@ -18,7 +18,7 @@ import yaml
 
 from ray_jobs import train_decoder
 from tests.nano_cache import write_nano_cache, write_nano_codec
-from ttt import checkpoint
+from ttt import checkpoint, storage
 from ttt.snac.model import Decoder48k
 
 ROOT = Path(__file__).parents[2]
@@ -240,6 +240,20 @@ def test_two_ray_workers_train_what_one_process_trains(
         [line["loss"] for line in metrics(folder) if "loss" in line] for folder in (run, finished)
     )
     assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_on_an_object_store(world: World, finished: Path) -> None:
+    arguments = ["--config", str(world.config), "run=memory://bucket/run"]
+    assert train_decoder.main(arguments) == 0
+    uri = "memory://bucket/run"
+    assert storage.list_names(f"{uri}/export") == ["README.md", "config.json", "model.safetensors"]
+    folder = checkpoint.newest_complete(uri)
+    assert folder is not None
+    weights = storage.read_bytes(f"{folder}/model.safetensors")
+    assert weights == final(finished)["model.safetensors"]
+    lines = storage.read_bytes(f"{uri}/metrics.jsonl").decode().splitlines()
+    assert len(lines) == len(metrics(finished))
+    assert train_decoder.main(arguments) == 2, "a run is there already"
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
