@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from ttt.errors import UserError
 from ttt.moshi.delays import ZERO_TOKEN
-from ttt.moshi.session import Heard, Session, join
+from ttt.moshi.heard import Heard, join
+from ttt.moshi.session import Session
 from ttt.moshi.speculate import Acceptance
 from ttt.moshi.streams import Streams
 
@@ -74,6 +75,7 @@ def evaluate_codes(
     chunk: int = 32,
     silence: Tensor | None = None,
     lengths: Sequence[int] | None = None,
+    reset_ttt_every: int | None = None,
 ) -> ChapterNLL:
     """Score every code of B recordings; the arguments are those of `Streams` and `Evaluation`."""
     with Evaluation(
@@ -85,6 +87,7 @@ def evaluate_codes(
         chunk=chunk,
         silence=silence,
         lengths=lengths,
+        reset_ttt_every=reset_ttt_every,
     ) as evaluation:
         blocks = list(evaluation)
         acceptance = evaluation.acceptance
@@ -103,6 +106,8 @@ class Evaluation:
 
     Args:
         chunk: steps per pass of the temporal transformer.
+        reset_ttt_every: frames after which TTT layers forget, again and again, while attention does
+            not (a control); None: never.
 
     Raises:
         UserError: what does not fit the model; while iterating, loss that is not a number, or a
@@ -120,6 +125,7 @@ class Evaluation:
         chunk: int = 32,
         silence: Tensor | None = None,
         lengths: Sequence[int] | None = None,
+        reset_ttt_every: int | None = None,
     ) -> None:
         self._streams = Streams(
             lm,
@@ -130,6 +136,9 @@ class Evaluation:
             silence=silence,
             lengths=lengths,
         )
+        if reset_ttt_every is not None and reset_ttt_every < 1:
+            raise UserError(f"reset_ttt_every={reset_ttt_every} must be 1 or more frames, or None")
+        self._reset_ttt_every = reset_ttt_every
         self.session = Session(lm, self._streams.batch, max_chunk=chunk)
         self._delays = self.session.delays
         self._steps = self._delays.steps(self._streams.frames)
@@ -227,6 +236,10 @@ class Evaluation:
     def _listen(self) -> Heard:
         first = self.session.position
         count = min(self.chunk, self._steps - first)
+        if every := self._reset_ttt_every:
+            if first % every == 0:
+                self.session.reset_ttt()
+            count = min(count, every - first % every)
         audio = self._streams.audio(first, count)
         if not self._streams.own_text:
             return self.session.listen(audio, self._streams.text(first, count))

@@ -76,7 +76,7 @@ def _depformer(lm: LMModel, batch: int, chunk: int) -> int:
     logits = lm.dep_q * lm.card * (2 * size + 2 * _FLOAT32)
     assert lm.depformer is not None  # Evaluation refuses a model without.
     gating = cast(nn.ModuleList, lm.depformer.layers[0].gating)[0]
-    layer = lm.dep_q * (8 * width * size) + 4 * _hidden(gating, width) * size
+    layer = (16 * lm.dep_q * width + 4 * _hidden(gating, width)) * size
     return rows * (lm.dim * size + max(logits + lm.dep_q * width * size, layer))
 
 

@@ -14,8 +14,6 @@ n steps, D width of the model, V text vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -27,32 +25,10 @@ from torch.nn import functional as F
 
 from ttt.errors import UserError
 from ttt.moshi.delays import Delays
+from ttt.moshi.heard import Heard, Prediction, join
 from ttt.moshi.speculate import NEAR_TIE, Acceptance, best_text, guess_text, steps_to_keep
 from ttt.moshi.streaming_state import StreamingState
 from ttt.moshi.streams import check_tokens
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What steps predict; `step` leaves the dimension n out."""
-
-    text_logits: Tensor  # [B, n, V] float32 or float64
-    text: Tensor  # [B, n] what the depformer was told and the next step hears
-    audio_logits: Tensor  # [B, Q, n, card]
-    targets: Tensor  # [B, Q, n] the code each of them predicts; -1 where there is none
-
-
-@dataclasses.dataclass(frozen=True)
-class Heard:
-    """What the temporal transformer gave for steps that stand."""
-
-    hidden: Tensor  # [B, n, D]
-    text: Tensor  # [B, n]
-    forced: Tensor  # [B, K, n] what the depformer is to be told: the column after each step
-
-    def __getitem__(self, steps: slice) -> Heard:
-        """Some of the steps."""
-        return Heard(self.hidden[:, steps], self.text[:, steps], self.forced[:, :, steps])
 
 
 class Session:
@@ -223,6 +199,12 @@ class Session:
         self._state.reset()
         self._forget()
 
+    @torch.no_grad()
+    def reset_ttt(self) -> None:
+        """What TTT layers have learnt is gone, what attention has heard is not; a mark is set."""
+        self.mark()
+        self._state.reset_ttt()
+
     def save_state(self) -> dict[str, Tensor]:
         """All that is needed to go on, as tensors by name, for safetensors to keep."""
         heard = self._tokens[:, :, -self.delays.heard_frames :]
@@ -308,15 +290,6 @@ class Session:
             if text.shape != (self.batch, audio.shape[2]):
                 raise UserError(f"text is {list(text.shape)}, not [{self.batch}, {audio.shape[2]}]")
             check_tokens("text", text, self.delays.text_initial)
-
-
-def join(parts: Sequence[Heard]) -> Heard:
-    """Stretches heard one after the other, as one."""
-    return Heard(
-        torch.cat([part.hidden for part in parts], dim=1),
-        torch.cat([part.text for part in parts], dim=1),
-        torch.cat([part.forced for part in parts], dim=2),
-    )
 
 
 _HEAD_ROWS = 4096

@@ -86,6 +86,14 @@ class StreamingState:
             layer.rollback(max(0, layer.learnt.since_mark - self.since_mark))
         self._set_offsets()
 
+    def reset_ttt(self) -> None:
+        """The TTT layers have heard nothing; attention has. The mark is here."""
+        for layer in self._ttt.values():
+            learnt = layer.learnt
+            rows = torch.ones(learnt.batch, dtype=torch.bool, device=layer.alpha.device)
+            layer.learnt = layer.layer.reset(learnt, rows)
+        self.mark()
+
     def reset(self) -> None:
         """Nothing heard; the mark is here."""
         self._lm.reset_streaming()

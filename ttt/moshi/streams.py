@@ -176,6 +176,8 @@ class Streams:
                 f"silence is {[codebooks, frames]}: {[self.codebooks, self.frames]} are needed"
             )
         self._check_tokens("silence", self._silence, self._silence.shape, self._lm.card)
+        if "silence_codes" in asked:
+            check_tokens("silence as text", self._silence[0], self._lm.text_card)
 
     def _check_tokens(self, name: str, tokens: Tensor, shape: Sequence[int], card: int) -> None:
         if tokens.is_floating_point() or tokens.shape != torch.Size(shape):

@@ -18,6 +18,8 @@ def tiny_lm(
     text_card: int = 48,
     depformer_dim: int = 64,
     depformer_layers: int = 2,
+    depformer_heads: int = 4,
+    dep_q: int = 8,
     norm: str = "rms_norm_f32",
     padding_bias: float = 0.0,
     device: str = "cpu",
@@ -30,6 +32,7 @@ def tiny_lm(
     Args:
         context: frames that attention reaches back (3,000 in Moshi).
         card, text_card: sizes of the audio codebooks and of the text vocabulary.
+        dep_q: codebooks predicted: 8 as in Moshi, or 16, the user's too.
         norm: "layer_norm" makes a float64 model exact; the others compute in float32 inside.
         padding_bias: added to the text logit of the padding token; the higher, the more often the
             model's own text is padding, as it is most of the time in the trained model.
@@ -39,7 +42,7 @@ def tiny_lm(
         lm = LMModel(
             delays=[0] + 2 * [0, 1, 1, 1, 1, 1, 1, 1],
             n_q=16,
-            dep_q=8,
+            dep_q=dep_q,
             card=card,
             text_card=text_card,
             dim=dim,
@@ -55,11 +58,11 @@ def tiny_lm(
             positional_embedding="rope",
             depformer_dim=depformer_dim,
             depformer_dim_feedforward=int(4.125 * depformer_dim),
-            depformer_num_heads=4,
+            depformer_num_heads=depformer_heads,
             depformer_num_layers=depformer_layers,
             depformer_layer_scale=None,
             depformer_multi_linear=True,
-            depformer_context=8,
+            depformer_context=dep_q,
             depformer_max_period=10000,
             depformer_gating="silu",
             depformer_pos_emb="none",

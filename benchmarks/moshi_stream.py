@@ -1,0 +1,205 @@
+"""How fast Moshi listens to a chapter, exactly.
+
+    python -m benchmarks.moshi_stream [--quick]
+    python -m benchmarks.moshi_stream --gpu        (see benchmarks/moshi_gpu.py)
+
+Frames per second of CPU time, one thread: `evaluate_codes` against the published generator a step
+at a time with its depformer codebook after codebook (`ttt.moshi.reference`), both with the loss of
+every code. Rounds of the two alternate; speeds are medians over rounds, ratios medians of the
+rounds' ratios. The models are random, so how well their text is guessed says nothing about the
+trained one; a bias on the padding token sets how often the text is padding.
+
+And the peak memory of a fresh process that listens to 100,000 frames, against 5,000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+os.environ.setdefault("NO_TORCH_COMPILE", "1")
+
+import torch
+from moshi.models.lm import LMModel
+from torch import Tensor
+
+from ttt.layers import TTTConfig
+from ttt.moshi import ChapterNLL, Evaluation, evaluate_codes, insert_ttt, tiny_lm
+from ttt.moshi.delays import ZERO_TOKEN
+from ttt.moshi.evaluate import negative_log_likelihood
+from ttt.moshi.reference import step_by_step
+
+CARD = 2048
+CHUNK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The shape of one random model."""
+
+    name: str
+    dim: int
+    layers: int
+    heads: int
+    depformer_dim: int
+    depformer_layers: int
+    context: int
+
+    def build(self, with_ttt: bool, padding_bias: float = 0.0) -> LMModel:
+        """The model; TTT-MLP sits in the middle half of its layers."""
+        lm = tiny_lm(
+            context=self.context,
+            dim=self.dim,
+            num_layers=self.layers,
+            num_heads=self.heads,
+            card=CARD,
+            depformer_dim=self.depformer_dim,
+            depformer_layers=self.depformer_layers,
+            padding_bias=padding_bias,
+        )
+        if with_ttt:
+            middle = range(self.layers // 4, self.layers // 4 + self.layers // 2)
+            insert_ttt(lm, middle, TTTConfig(dim=self.dim, num_heads=self.heads))
+        return lm
+
+
+TINY = Size("tiny", 128, 4, 4, 64, 2, 250)
+MID = Size("mid", 512, 8, 8, 256, 4, 500)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is listened to, and by what factor the goal is to beat stepping."""
+
+    size: Size
+    text: str
+    """own, or pad."""
+    padding_rate: float | None
+    """Share of own text that should be padding."""
+    reach: float
+    """The ratio to reach without TTT."""
+
+
+CASES = (
+    Case(TINY, "own", 0.65, 8),
+    Case(TINY, "own", 0.9, 14),
+    Case(TINY, "pad", None, 40),
+    Case(MID, "pad", None, 9),
+)
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description="How fast Moshi listens to a chapter.")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--gpu", action="store_true", help="7B random weights on a CUDA device")
+    arguments = parser.parse_args()
+    if arguments.gpu:
+        from benchmarks.moshi_gpu import main as on_gpu
+
+        on_gpu()
+        return
+    torch.set_num_threads(1)
+    print("model  TTT   text  padding  stepping/s  frames/s  ratio  reach  kept  loss difference")
+    for with_ttt in (False, True):
+        for case in CASES:
+            print(measure(case, with_ttt, arguments.quick), flush=True)
+    short, long = 5_000, 20_000 if arguments.quick else 100_000
+    peaks = [_peak_bytes(frames) for frames in (short, long)]
+    print(f"peak memory at {long} frames against {short}: {peaks[1] / peaks[0]:.3f} (reach 1.02)")
+
+
+def measure(case: Case, with_ttt: bool, quick: bool) -> str:
+    """One line of the table."""
+    slow = 12 if case.size is MID else 40
+    fast = 256 if case.size is MID else 1280
+    rounds = 5 if quick else 11
+    lm = case.size.build(with_ttt, _bias_for(case, with_ttt))
+    codes = _codes(fast)
+
+    def by_chunk() -> ChapterNLL:
+        return evaluate_codes(lm, codes, text_stream=case.text, chunk=CHUNK)
+
+    speeds, result = [], by_chunk()
+    _step(lm, codes[:, :, :slow])
+    for _ in range(rounds):
+        stepping = slow / _cpu_seconds(lambda: _step(lm, codes[:, :, :slow]))
+        speeds.append((stepping, fast / _cpu_seconds(by_chunk)))
+    ratio = statistics.median(quicker / slower for slower, quicker in speeds)
+    padding = (result.text == lm.text_padding_token_id).float().mean().item()
+    stepping, frames = (statistics.median(column) for column in zip(*speeds, strict=True))
+    goal = "" if with_ttt else f"{case.reach:g}"
+    return (
+        f"{case.size.name:5}  {'half' if with_ttt else '-':4}  {case.text:4}  {padding:7.2f}  "
+        f"{stepping:10.1f}  {frames:8.0f}  {ratio:5.1f}  {goal:>5}  {result.acceptance:4.2f}  "
+        f"{_difference(lm, quick):15.1e}"
+    )
+
+
+def _difference(lm: LMModel, quick: bool) -> float:
+    """The largest difference in nats between stepping and chunks, own text; quick: one window."""
+    frames = int((1.1 if quick else 3.1) * (lm.context or 0))
+    codes = _codes(frames)
+    text, nll = _step(lm, codes)
+    chunked = evaluate_codes(lm, codes, chunk=CHUNK)
+    if not torch.equal(chunked.text, text):
+        raise RuntimeError("the text differs from stepping")
+    return (chunked.nll - nll).abs().max().item()
+
+
+def _step(lm: LMModel, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Own text and NLL of codes [1, 8, T] a step at a time, the other voice silent."""
+    codes = codes.long()
+    stepped = step_by_step(lm, torch.cat([codes, torch.full_like(codes, ZERO_TOKEN)], dim=1))
+    return stepped.text, negative_log_likelihood(stepped.audio_logits, codes)
+
+
+def _bias_for(case: Case, with_ttt: bool) -> float:
+    """The bias on the padding token that gives the case's padding rate, by bisection."""
+    if case.padding_rate is None:
+        return 0.0
+    low, high = 0.0, 8.0
+    for _ in range(8):
+        middle = (low + high) / 2
+        lm = case.size.build(with_ttt, middle)
+        text = evaluate_codes(lm, _codes(600), chunk=CHUNK).text
+        rate = (text == lm.text_padding_token_id).float().mean().item()
+        low, high = (middle, high) if rate < case.padding_rate else (low, middle)
+    return (low + high) / 2
+
+
+def _codes(frames: int) -> Tensor:
+    draw = torch.Generator().manual_seed(5)
+    return torch.randint(CARD, (1, 8, frames), generator=draw, dtype=torch.int16)
+
+
+def _peak_bytes(frames: int) -> int:
+    """Peak resident memory of a fresh process that evaluates a chapter and keeps nothing."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_listen_only, frames).result()
+
+
+def _listen_only(frames: int) -> int:
+    torch.set_num_threads(1)
+    codes = _codes(frames)
+    with Evaluation(TINY.build(with_ttt=True, padding_bias=3.0), codes, chunk=CHUNK) as evaluation:
+        for _ in evaluation:
+            pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()

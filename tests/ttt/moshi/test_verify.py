@@ -1,0 +1,48 @@
+"""Random spans held to stepping: agreement is reported as such, and so is a fault."""
+
+import pytest
+import torch
+
+from ttt.moshi import evaluate_codes
+from ttt.moshi.streams import Streams
+from ttt.moshi.verify import verify
+
+FRAMES = 60
+
+
+@pytest.mark.parametrize("options", [{}, {"text_stream": "pad", "other_stream": "zero_id"}])
+def test_an_exact_evaluation_passes(small_lm, speech, options):
+    lm, codes = small_lm(padding_bias=1.0), speech(frames=FRAMES)
+    lengths = [FRAMES, 41]
+    result = evaluate_codes(lm, codes, lengths=lengths, **options)
+    streams = Streams(lm, codes, lengths=lengths, **options)
+    found = verify(lm, streams, result.nll, result.text, spans=4, span_frames=9, seed=1)
+    assert 2 * 9 <= found.frames <= 2 * 4 * 9
+    assert 0 < found.largest_nll_difference < 1e-5
+    assert found.text_differences == found.unexplained_text_differences == 0
+    again = verify(lm, streams, result.nll, result.text, spans=4, span_frames=9, seed=1)
+    assert again == found
+
+
+def test_faults_are_found(small_lm, speech):
+    lm, codes = small_lm(), speech(frames=FRAMES)
+    streams = Streams(lm, codes)
+    result = evaluate_codes(lm, codes)
+    wrong = result.nll.clone()
+    wrong[1, 4, 30] += 0.5
+    found = verify(lm, streams, wrong, result.text, spans=1, span_frames=FRAMES)
+    assert found.frames == 2 * FRAMES
+    assert found.largest_nll_difference == pytest.approx(0.5, abs=1e-4)
+    text = result.text.clone()
+    text[0, 30] = (text[0, 30] + 1) % 48
+    found = verify(lm, streams, result.nll, text, spans=1, span_frames=FRAMES)
+    assert found.unexplained_text_differences >= 1
+    assert found.largest_nll_difference > 1e-3
+
+
+def test_spans_fit_a_short_recording(small_lm, speech):
+    lm, codes = small_lm(None), speech(frames=3)
+    result = evaluate_codes(lm, codes)
+    found = verify(lm, Streams(lm, codes), result.nll, result.text, spans=5)
+    assert found.frames == 6
+    assert torch.tensor(found.largest_nll_difference) < 1e-5
