@@ -1,0 +1,98 @@
+"""`make demo`: the whole story on a CPU, from nothing to a report.
+
+Each step is a command that you could type yourself; the demo prints it, runs it and stops at the
+first that fails. The voice is synthetic (`ttt.synthetic_voice`) and the codec is the tiny one of
+this repository, so that nothing needs to be downloaded. The evaluation clips are ones
+that neither the codec nor the decoder was trained on.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ttt.errors import UserError
+from ttt.synthetic_voice import write_corpus
+
+TRAINING_CLIPS, UNSEEN_CLIPS = 44, 12
+TRAINING_SEED, UNSEEN_SEED = 100_000, 900_000
+
+
+def main() -> int:
+    """Run every step into runs/demo and print where the report is."""
+    folder = Path("runs/demo")
+    try:
+        _start_afresh(folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    began = time.monotonic()
+    print(f"[demo] making {TRAINING_CLIPS + UNSEEN_CLIPS} clips of synthetic speech", flush=True)
+    write_corpus(folder / "audio", TRAINING_CLIPS, TRAINING_SEED, seconds=(4.5, 7.0))
+    write_corpus(folder / "unseen", UNSEEN_CLIPS, UNSEEN_SEED, seconds=(3.0, 5.0))
+    for module, *arguments in steps(folder):
+        command = [sys.executable, "-m", module, *arguments]
+        print(f"\n[demo] $ {shlex.join(['python', *command[1:]])}", flush=True)
+        code = subprocess.run(command).returncode
+        if code != 0:
+            print(f"[demo] {module} stopped with exit code {code}", file=sys.stderr)
+            return code
+    minutes = (time.monotonic() - began) / 60
+    print(f"\n[demo] finished in {minutes:.1f} minutes")
+    print(f"[demo] report: {folder / 'evaluation' / 'report.html'}")
+    return 0
+
+
+def steps(folder: Path) -> list[list[str]]:
+    """The commands after the audio is there: module, then its arguments."""
+    cache, run = folder / "cache", folder / "train"
+    return [
+        [
+            "ray_jobs.cache_codes",
+            *("--config", "configs/cache_folder.yaml"),
+            f"input.audio={folder / 'audio'}",
+            f"output={cache}",
+            "codec.name=tiny",
+            "clips_per_shard=11",
+        ],
+        [
+            "ray_jobs.train_decoder",
+            *("--config", "configs/train_tiny_cpu.yaml"),
+            f"data.train={cache}",
+            f"run={run}",
+        ],
+        [
+            "ray_jobs.evaluate_decoder",
+            *("--config", "configs/evaluate_decoder.yaml"),
+            f"decoder={run}",
+            "codec=tiny",
+            f"data.audio={folder / 'unseen'}",
+            f"output={folder / 'evaluation'}",
+        ],
+        [
+            "ray_jobs.decode_codes",
+            *("--config", "configs/decode.yaml"),
+            f"decoder={run / 'export'}",
+            f"input={cache}",
+            "limit=4",
+            f"output={folder / 'decoded'}",
+        ],
+    ]
+
+
+def _start_afresh(folder: Path) -> None:
+    marker = folder / ".made-by-demo"
+    if folder.exists():
+        if not marker.exists():
+            raise UserError(f"{folder} exists and is not the demo's; move it away and try again")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    marker.touch()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
