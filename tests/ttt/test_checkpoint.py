@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -137,15 +136,16 @@ while True:
 
 
 def test_kill_in_the_middle_of_saving_leaves_complete_checkpoints_only(tmp_path: Path) -> None:
-    """kill -9 at random moments; a saver's time goes into writing and syncing 6 MB at a time."""
-    random.seed(0)
+    """kill -9 once a save of 6 MB was seen under way, at once and a few milliseconds later."""
     halves = 0
     for attempt in range(3):
         run = tmp_path / str(attempt)
         saver = run_saver(run, "")
         assert saver.stdout is not None
         saver.stdout.readline()
-        time.sleep(random.uniform(0.0, 0.2))
+        while all(path.name.startswith("step-") for path in (run / "checkpoints").iterdir()):
+            assert saver.poll() is None
+        time.sleep(0.002 * attempt)
         saver.kill()
         printed = [int(line) for line in saver.stdout.read().split()]
         saver.wait()
