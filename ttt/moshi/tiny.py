@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from moshi.models.lm import LMModel
 from torch import nn
@@ -39,38 +41,68 @@ def tiny_lm(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        lm = LMModel(
-            delays=[0] + 2 * [0, 1, 1, 1, 1, 1, 1, 1],
-            n_q=16,
-            dep_q=dep_q,
+        arguments = tiny_arguments(
+            context,
+            dim=dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
             card=card,
             text_card=text_card,
-            dim=dim,
-            num_heads=num_heads,
-            num_layers=num_layers,
-            hidden_scale=4.125,  # pyright: ignore[reportArgumentType] (a float in Moshi's own)
-            causal=True,
-            layer_scale=None,
-            context=context,
-            max_period=10000,
-            gating="silu",
-            norm=norm,
-            positional_embedding="rope",
             depformer_dim=depformer_dim,
-            depformer_dim_feedforward=int(4.125 * depformer_dim),
-            depformer_num_heads=depformer_heads,
-            depformer_num_layers=depformer_layers,
-            depformer_layer_scale=None,
-            depformer_multi_linear=True,
-            depformer_context=dep_q,
-            depformer_max_period=10000,
-            depformer_gating="silu",
-            depformer_pos_emb="none",
-            depformer_weights_per_step=True,
-            dtype=torch.float32,
+            depformer_layers=depformer_layers,
+            depformer_heads=depformer_heads,
+            dep_q=dep_q,
+            norm=norm,
         )
+        lm = LMModel(**arguments, dtype=torch.float32)
     if padding_bias:
         bias = torch.zeros(text_card)
         bias[lm.text_padding_token_id] = padding_bias
         lm.text_linear.bias = nn.Parameter(bias)
     return lm.to(device=device, dtype=dtype).eval()
+
+
+def tiny_arguments(
+    context: int,
+    *,
+    dim: int,
+    num_layers: int,
+    num_heads: int,
+    card: int,
+    text_card: int,
+    depformer_dim: int,
+    depformer_layers: int,
+    depformer_heads: int,
+    dep_q: int = 8,
+    norm: str = "rms_norm_f32",
+) -> dict[str, Any]:
+    """Arguments of `LMModel`, as in a config.json, for Moshi's streams and delays in small."""
+    return {
+        "delays": [0] + 2 * [0, 1, 1, 1, 1, 1, 1, 1],
+        "n_q": 16,
+        "dep_q": dep_q,
+        "card": card,
+        "text_card": text_card,
+        "dim": dim,
+        "num_heads": num_heads,
+        "num_layers": num_layers,
+        "hidden_scale": 4.125,
+        "causal": True,
+        "layer_scale": None,
+        "context": context,
+        "max_period": 10000,
+        "gating": "silu",
+        "norm": norm,
+        "positional_embedding": "rope",
+        "depformer_dim": depformer_dim,
+        "depformer_dim_feedforward": int(4.125 * depformer_dim),
+        "depformer_num_heads": depformer_heads,
+        "depformer_num_layers": depformer_layers,
+        "depformer_layer_scale": None,
+        "depformer_multi_linear": True,
+        "depformer_context": dep_q,
+        "depformer_max_period": 10000,
+        "depformer_gating": "silu",
+        "depformer_pos_emb": "none",
+        "depformer_weights_per_step": True,
+    }
