@@ -8,7 +8,7 @@ most two cores; rounds of the compared ways alternate and the figures are median
 in process  1 s windows as float32 batches, one thread, against copying random windows of a mapped
             file into a reused float32 buffer of the same size: what the machine can do at most
 through Ray 1 s windows to a loop that only counts them, one batch of 32 per read task, against
-            read_parquet -> map_batches -> iter_torch_batches on the same files (eight times over,
+            read_parquet -> map_batches -> iter_torch_batches on the same files (24 times over,
             so that the start of an execution weighs little; the same number of windows for both),
             and against the original's way: for each sample read a shard's whole codes and the
             whole wav, by a torch DataLoader in this process and with two of its own
@@ -60,7 +60,7 @@ SHAPE = WindowShape(
 CORE_SAMPLES = GEOMETRY.samples_48k(SHAPE.core_coarse)
 EPOCHS = 1000
 CODES_AND_AUDIO = ["codes_0", "codes_1", "codes_2", "audio"]
-PLAIN_REPEATS = 8
+PLAIN_REPEATS = 24
 INT16_SCALE = np.float32(1 / 32768)
 
 

@@ -1,7 +1,7 @@
 """How the original project read its samples, to measure against: whole files for each one.
 
 A parquet holds the codes of a thousand clips and a folder their wavs; every sample reads both
-whole and cuts its window out. This is the kind case: the original's parquet held more than codes.
+whole and cuts its window out. Codes are list<int64> and each has its shape beside it, as there.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ def write_original(shards: list[str], folder: Path) -> None:
     for row, name in enumerate(names):
         audio = np.frombuffer(table["audio"][row].as_buffer(), np.int16)
         soundfile.write(folder / name, audio, TARGET_RATE)
-    columns = {f"codes_scale_{scale}": table[f"codes_{scale}"] for scale in range(3)}
+    columns: dict[str, pa.ChunkedArray] = {}
+    for scale in range(3):
+        codes = table[f"codes_{scale}"].cast(pa.list_(pa.int64()))
+        lengths = [[1, len(row)] for row in codes.to_pylist()]
+        columns[f"codes_scale_{scale}"] = codes
+        columns[f"shape_scale_{scale}"] = pa.chunked_array([lengths], pa.list_(pa.int64()))
     columns["file_path"] = pa.chunked_array([names])
-    columns["audio_length"] = table["n_samples"]
+    columns["audio_length"] = table["n_samples"].cast(pa.int64())
     repeated = np.resize(np.arange(len(table)), CODE_ROWS)
     pq.write_table(pa.table(columns).take(pa.array(repeated)), folder / "codes.parquet")
 
