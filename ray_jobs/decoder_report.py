@@ -183,8 +183,10 @@ def _history(history: Sequence[Mapping[str, Any]]) -> list[Markup]:
     validations = [line for line in history if line["kind"] == "validation"]
     if not validations:
         return []
-    phase_2 = next((line["step"] for line in steps if line["phase"] == 2), None)
-    marks = {} if phase_2 is None else {"all layers train": phase_2}
+    # Not every step is recorded, but phase 1 ends with a validation.
+    phase_2 = next((line["step"] for line in steps if line["phase"] == 2), math.inf)
+    phase_1_end = max((v["step"] for v in validations if v["step"] < phase_2), default=0)
+    marks = {"all layers train": phase_1_end} if phase_2 < math.inf else {}
     at = [line["step"] for line in validations]
     losses = [Curve(label="validation", x=at, y=_numbers(validations, "loss"))]
     if steps:
