@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 from moshi.models import loaders
 from moshi.models.compression import MimiModel
 from moshi.models.lm import LMModel
@@ -95,6 +101,30 @@ def load_moshi(
     return LoadedMoshi(lm, name, base_fingerprint(lm), sha256)
 
 
+def outline_moshi(
+    name: str, *, dtype: Precision = "bfloat16", lm_kwargs: Mapping[str, Any] | None = None
+) -> LMModel:
+    """The model that `load_moshi` would load, without weights: on the meta device.
+
+    Of a repository only config.json is fetched.
+
+    Raises:
+        UserError: the configuration is not to be had or does not fit.
+    """
+    precision = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
+    overrides = dict(lm_kwargs or {})
+    try:
+        with torch.device("meta"):
+            if name == TINY:
+                _refuse_unknown(overrides, tiny_lm, ("device", "dtype"))
+                return tiny_lm(**overrides, device="meta", dtype=precision)
+            folder = Path(name).expanduser()
+            config = _local(folder).lm_config if folder.is_dir() else _hub_config(name)
+            return loaders.get_moshi_lm(None, config, "meta", precision, None, False, overrides)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: not a Moshi that can be built ({_first_words(error)})") from error
+
+
 def load_mimi(name: str, *, device: str = "cpu") -> LoadedMimi:
     """Load a Mimi codec with eight codebooks, always in float32.
 
@@ -163,6 +193,21 @@ def _local(folder: Path) -> loaders.CheckpointInfo:
         mimi_config_path=folder / mimi_config if mimi_config else None,
         lora_weights=folder / lora if lora else None,
     )
+
+
+def _hub_config(name: str) -> dict[str, Any] | None:
+    """The model's arguments in a repository's config.json; None where it has no such file."""
+    try:
+        path = hf_hub_download(name, "config.json")
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise UserError(
+            f"{name}: its config.json is not to be had from the hub ({_first_words(error)})"
+        ) from error
+    return loaders.CheckpointInfo.from_hf_repo(
+        name, moshi_weights=path, mimi_weights=path, tokenizer=path, config_path=path
+    ).lm_config
 
 
 def _refuse_unknown(overrides: Mapping[str, Any], build: Any, taken: tuple[str, ...]) -> None:

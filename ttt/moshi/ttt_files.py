@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from moshi.models.lm import LMModel
@@ -75,6 +76,31 @@ def load_ttt(lm: LMModel, folder: str | Path) -> int:
     changed = insert_ttt(lm, layers, config, context)
     lm.load_state_dict(tensors, strict=False)
     return changed
+
+
+def outline_ttt(lm: LMModel, folder: str | Path) -> int:
+    """Insert layers of the shape in `folder` without looking whose they are: for `outline_moshi`.
+
+    Returns and raises what `load_ttt` does.
+    """
+    _, layers, config, context, _ = _read(folder)
+    return insert_ttt(lm, layers, config, context)
+
+
+def describe_ttt(folder: str | Path) -> dict[str, Any]:
+    """What identifies the layers that `save_ttt` wrote: layers, configuration, hash of the tensors.
+
+    Raises:
+        UserError: files missing or damaged.
+    """
+    _, layers, config, context, _ = _read(folder)
+    content = storage.read_bytes(storage.join(folder, _TENSORS))
+    return {
+        "layers": layers,
+        **config.to_dict(),
+        "attention_context": context,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
 
 
 def base_fingerprint(lm: LMModel) -> str:

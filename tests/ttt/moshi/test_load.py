@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from ttt.errors import UserError
-from ttt.moshi.load import load_mimi, load_moshi
+from ttt.moshi.load import load_mimi, load_moshi, outline_moshi
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.tiny_mimi import _config, tiny_mimi
 from ttt.moshi.ttt_files import base_fingerprint
@@ -92,3 +92,14 @@ def test_what_does_not_fit_is_named(folder: Path) -> None:
         load_mimi(str(folder))
     with pytest.raises(UserError, match=r"holds neither model.safetensors nor tokenizer-"):
         load_mimi(str(folder.parent))
+
+
+def test_outline_has_the_shape_of_the_model_and_no_weights(folder: Path) -> None:
+    outline = outline_moshi(str(folder), dtype="float32", lm_kwargs={"context": 20})
+    assert outline.device.type == "meta"
+    assert outline.context == 20
+    loaded = load_moshi(str(folder), dtype="float32").lm
+    shapes = {name: tensor.shape for name, tensor in loaded.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in outline.state_dict().items()} == shapes
+    with pytest.raises(UserError, match="the tiny model takes no width"):
+        outline_moshi("tiny", lm_kwargs={"width": 3})

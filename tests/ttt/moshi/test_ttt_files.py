@@ -9,7 +9,7 @@ from ttt.errors import UserError
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.insert import temporal_layers, ttt_layers
-from ttt.moshi.ttt_files import base_fingerprint
+from ttt.moshi.ttt_files import base_fingerprint, describe_ttt, outline_ttt
 
 
 def base(seed=3, **overrides):
@@ -107,3 +107,20 @@ def test_damaged_and_missing_files_are_refused(trained, tmp_path):
 def test_a_base_model_has_nothing_to_save(tmp_path):
     with pytest.raises(UserError, match="no TTT layers to save"):
         save_ttt(base(), tmp_path)
+
+
+def test_outline_and_description_say_what_is_saved(trained, tmp_path):
+    save_ttt(trained, tmp_path / "ttt")
+    with torch.device("meta"):
+        lm = base(device="meta")
+    assert outline_ttt(lm, tmp_path / "ttt") == 2
+    assert all(tensor.device.type == "meta" for tensor in lm.state_dict().values())
+    assert lm.state_dict().keys() == trained.state_dict().keys()
+    described = describe_ttt(tmp_path / "ttt")
+    assert described["layers"] == [0, 2]
+    assert described["kind"] == "linear"
+    assert described["attention_context"] == 9
+    with torch.no_grad():
+        next(iter(ttt_layers(trained).values())).alpha.add_(1)
+    save_ttt(trained, tmp_path / "other")
+    assert describe_ttt(tmp_path / "other")["sha256"] != described["sha256"]
