@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    check = Action("--verify", "DIR", "check an existing cache and stop", verify)
+    check = Action("--verify", ("DIR",), "check an existing cache and stop", verify)
     return run(
         CacheConfig,
         execute=execute,

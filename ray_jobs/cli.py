@@ -45,11 +45,11 @@ class Action:
 
     flag: str
     """The option, such as `--verify`."""
-    metavar: str
-    """What its one value is called in the help, such as `DIR`."""
+    metavars: tuple[str, ...]
+    """What its values are called in the help, such as `DIR`; there are as many values."""
     help: str
-    execute: Callable[[str], None]
-    """Called with the value; raises UserError when what it looks for is wrong."""
+    execute: Callable[..., None]
+    """Called with the values; raises UserError when what it looks for is wrong."""
 
 
 def run(
@@ -134,9 +134,9 @@ def _dispatch(
     actions: Sequence[Action],
 ) -> None:
     for action in actions:
-        value = getattr(arguments, _destination(action))
-        if value is not None:
-            action.execute(value)
+        values = getattr(arguments, _destination(action))
+        if values is not None:
+            action.execute(*values)
             return
     config = load_config(config_class, arguments.config, arguments.overrides)
     if arguments.print_config:
@@ -164,7 +164,13 @@ def _parser(doc: str, actions: Sequence[Action]) -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with the run in the run folder")
     add("--address", help="a running Ray cluster (default: RAY_ADDRESS, else a local Ray)")
     for action in actions:
-        add(action.flag, metavar=action.metavar, help=action.help, dest=_destination(action))
+        add(
+            action.flag,
+            nargs=len(action.metavars),
+            metavar=action.metavars,
+            help=action.help,
+            dest=_destination(action),
+        )
     return parser
 
 

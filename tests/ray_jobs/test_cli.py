@@ -111,7 +111,7 @@ def test_interruption(capsys):
 
 def test_an_action_replaces_the_job(capsys):
     seen = []
-    verify = Action("--verify", "DIR", "check a folder", seen.append)
+    verify = Action("--verify", ("DIR",), "check a folder", seen.append)
     job = Job()
     assert job("--verify", "cache", actions=[verify]) == 0
     assert seen == ["cache"]
@@ -120,7 +120,7 @@ def test_an_action_replaces_the_job(capsys):
     def refuse(folder):
         raise UserError(f"{folder}: is not a cache")
 
-    assert job("--verify", "x", actions=[Action("--verify", "DIR", "", refuse)]) == 2
+    assert job("--verify", "x", actions=[Action("--verify", ("DIR",), "", refuse)]) == 2
     assert capsys.readouterr().err == "error: x: is not a cache\n"
 
 
