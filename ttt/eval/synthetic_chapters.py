@@ -35,8 +35,6 @@ class SyntheticChapterConfig(Config):
     """Different cues, and as many different answers; a round takes twice as many frames."""
     cues_per_block: int = 4
     """Cues are shuffled within blocks of this many; blocks keep their order."""
-    cues_in_chapter: int | None = None
-    """A chapter keeps to this many of the cues, drawn as whole blocks; null lets it use all."""
     card: int = 64
     """Size of the codebooks; holds cues and answers."""
     structure: Literal["table", "none"] = "table"
@@ -45,24 +43,18 @@ class SyntheticChapterConfig(Config):
     def __post_init__(self) -> None:
         if self.cues_per_block < 1 or self.cues % self.cues_per_block:
             raise ValueError("cues must be a multiple of cues_per_block, which must be 1 or more")
-        if self._used % self.cues_per_block or not 0 < self._used <= self.cues:
-            raise ValueError("cues_in_chapter must be whole blocks of cues_per_block, up to cues")
         if self.card < 2 * self.cues:
             raise ValueError(f"card must be at least {2 * self.cues} to hold cues and answers")
 
     @property
     def min_lag_frames(self) -> int:
         """The fewest frames between two occurrences of a cue."""
-        return 2 * (self._used - self.cues_per_block + 1)
+        return 2 * (self.cues - self.cues_per_block + 1)
 
     @property
     def round_frames(self) -> int:
-        """Frames in which every cue of the chapter occurs once."""
-        return 2 * self._used
-
-    @property
-    def _used(self) -> int:
-        return self.cues if self.cues_in_chapter is None else self.cues_in_chapter
+        """Frames in which every cue occurs once."""
+        return 2 * self.cues
 
     def best_semantic_loss(self, *, remembers: bool) -> float:
         """Mean semantic NLL in nats that no model can be better than.
@@ -83,9 +75,6 @@ def synthetic_chapter(
     rng = np.random.default_rng(seed)
     rounds = -(-frames // config.round_frames)
     blocks = np.arange(config.cues).reshape(-1, config.cues_per_block)
-    if config.cues_in_chapter is not None:
-        count = config.cues_in_chapter // config.cues_per_block
-        blocks = blocks[np.sort(rng.choice(len(blocks), count, replace=False))]
     cues = np.concatenate([rng.permuted(blocks, axis=1).ravel() for _ in range(rounds)])
     table = rng.integers(config.cues, size=config.cues)
     drawn = rng.integers(config.cues, size=len(cues))
