@@ -32,7 +32,9 @@ def describe(
     for error in errors:
         key, value = _locate(tree, error)
         if error["type"] == _UNKNOWN:
-            _add(sentences, key, _unknown_key(key, known))
+            retired = getattr(config_class, "__retired_keys__", {})
+            for name, sentence in _retired(key, value, retired) or [(key, "")]:
+                _add(sentences, name, sentence or _unknown_key(name, known))
         elif error["type"] == "missing":
             _add(sentences, key, "required, but not given")
         elif error["type"] in ("value_error", "assertion_error"):
@@ -74,6 +76,21 @@ def not_finite(tree: Any, key: str = "") -> list[str]:
     else:
         items = list(enumerate(tree)) if isinstance(tree, list) else []
     return [line for part, item in items for line in not_finite(item, _join(key, part))]
+
+
+def _retired(key: str, value: Any, retired: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Keys that another program had, with what became of them; empty text for those nobody knows.
+
+    A configuration class names them in `__retired_keys__`. Empty when there is none in `value`.
+    """
+    if (name := key.removeprefix("paper_metrics.")) in retired:
+        return [(key, retired[name])]
+    if not isinstance(value, Mapping):
+        return []
+    found = [(inner, _retired(_join(key, inner), item, retired)) for inner, item in value.items()]
+    if not any(lines for _, lines in found):
+        return []
+    return [line for inner, lines in found for line in lines or [(_join(key, inner), "")]]
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ JOB_CONFIGS = {
     "train_decoder": "ray_jobs.train_config:TrainConfig",
     "evaluate_decoder": "ray_jobs.evaluate_config:EvaluateConfig",
     "decode_codes": "ray_jobs.evaluate_config:DecodeConfig",
+    "evaluate_chapters": "ray_jobs.chapter_config:EvaluateChaptersConfig",
 }
 """Where the configuration class of each job lives; imported only when it is asked for."""
 

@@ -1,0 +1,198 @@
+"""The tree of configs/librilight.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from ray_jobs.original_keys import ORIGINAL_KEYS
+from ttt.config import Config
+from ttt.eval.chapters import ChapterConfig
+from ttt.eval.measures import LongContextConfig
+from ttt.eval.synthetic_chapters import SyntheticChapterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChapterModelsConfig(Config):
+    """Who listens: the base model, and the same with TTT layers."""
+
+    weights: str = "kyutai/moshiko-pytorch-bf16"
+    """Moshi: a hub name, a folder in its layout, or tiny."""
+    ttt: str | None = None
+    """Folder of TTT layers written by save_ttt; null evaluates the base model alone."""
+    ttt_weights: str | None = None
+    """Base model below the TTT layers where it was trained with them; null takes weights."""
+    baseline: bool = True
+    """Evaluate the base model; false leaves it to another run (see --compare)."""
+    mimi: str | None = None
+    """Codec: a hub name, a folder, or tiny; null takes the one beside weights."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the weights; TTT states are float32 in either."""
+    lm_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Moshi's model that replace those of its config.json, such as context."""
+
+    def __post_init__(self) -> None:
+        if self.ttt is None and not self.baseline:
+            raise ValueError("baseline is false and ttt is null: there is no model to evaluate")
+        if self.ttt is None and self.ttt_weights is not None:
+            raise ValueError("ttt_weights needs ttt, the folder of the layers that go into it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticDataConfig(Config):
+    """Made chapters of codes in place of recordings; see ttt.eval.synthetic_chapters."""
+
+    chapters: int = 12
+    """How many."""
+    speakers: int = 6
+    """Chapters belong to so many speakers in turn: statistics resample them."""
+    frames: int = 2000
+    """Length of each."""
+    first_seed: int = 1_000_000
+    """Of the first chapter; the others follow. Keep away from the seeds of training."""
+    language: SyntheticChapterConfig = field(default_factory=SyntheticChapterConfig)
+    """What the chapters are made of."""
+
+    def __post_init__(self) -> None:
+        if min(self.chapters, self.speakers, self.frames) < 1:
+            raise ValueError("chapters, speakers and frames must be 1 or more")
+        if self.first_seed < 0:
+            raise ValueError("first_seed must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamsConfig(Config):
+    """What fills Moshi's streams beside the recording; see ttt.moshi.streams."""
+
+    text: Literal["own", "pad", "masked", "silence_codes"] = "own"
+    """Text: own (the model's argmax), pad, masked (none), or silence_codes (an old confusion)."""
+    other: Literal["silence", "masked", "zero_id", "audio"] = "silence"
+    """The other voice: silence, masked (none), zero_id (code 0), or audio (the recording)."""
+    voice: Literal["moshi", "user"] = "moshi"
+    """Which voice the recording is."""
+
+    @property
+    def needs_silence(self) -> bool:
+        """Whether Mimi has to say what silence is."""
+        return self.other == "silence" or self.text == "silence_codes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlsConfig(Config):
+    """Controls: each one set adds a model to the run, but shuffle_frames, which changes all."""
+
+    updates_off: bool = False
+    """Also with TTT layers that do not learn."""
+    reset_every_frames: int | None = None
+    """Also with TTT layers that forget after so many frames, again and again."""
+    other_prefix_frames: int | None = None
+    """Also each model after so many frames of another speaker, which are not scored."""
+    shuffle_frames: int | None = None
+    """Cut every chapter into stretches of so many frames and shuffle them."""
+
+    def __post_init__(self) -> None:
+        for name in ("reset_every_frames", "other_prefix_frames", "shuffle_frames"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, or null for no such control")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChapterActorsConfig(Config):
+    """How many workers share the chapters; the records do not depend on it."""
+
+    num_workers: int = 1
+    """Workers, each with one model at a time."""
+    cpus_per_worker: float = 1.0
+    """CPUs, and torch threads, of each worker."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each worker; 0.5 puts two on one, 0 computes on the CPU."""
+    local_cpus: int | None = None
+    """CPUs of a Ray that is started here; null takes the machine's. Unused on a cluster."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError("num_workers must be 1 or more")
+        if self.cpus_per_worker <= 0 or self.gpus_per_worker < 0:
+            raise ValueError("cpus_per_worker must be above 0, and gpus_per_worker 0 or above")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError("gpus_per_worker above 1 must be a whole number")
+        if self.local_cpus is not None and self.local_cpus < 1:
+            raise ValueError("local_cpus must be 1 or more, or null")
+
+    @property
+    def device(self) -> str:
+        """Where a worker's model lives."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of a worker."""
+        return max(1, int(self.cpus_per_worker))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateChaptersConfig(Config):
+    """Moshi with and without TTT over whole chapters."""
+
+    __retired_keys__: ClassVar[Mapping[str, str]] = ORIGINAL_KEYS
+
+    output: str
+    """Folder of the run: records, summary.json, plots, report.html; shared by all nodes."""
+    model: ChapterModelsConfig = field(default_factory=ChapterModelsConfig)
+    """The models."""
+    data: ChapterConfig | None = None
+    """Recorded chapters; null where synthetic is set."""
+    synthetic: SyntheticDataConfig | None = None
+    """Made chapters instead; null where data is set."""
+    max_frames: int | None = None
+    """Hear only so many frames (12.5 a second) of each chapter; null hears all of it."""
+    codes_cache: str | None = None
+    """Folder in which the codes of chapters are kept for other runs; null is output/codes."""
+    streams: StreamsConfig = field(default_factory=StreamsConfig)
+    """What the model hears and is told beside the chapter."""
+    chunk: int = 64
+    """Steps per forward pass; in bfloat16 part of what a result is. Halved when memory runs out."""
+    group_size: int = 1
+    """Chapters heard together in one batch; part of what a result is."""
+    state_every_frames: int = 10_000
+    """Frames between two saved states: the most that a killed worker loses."""
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+    """Controls."""
+    verify_spans: int = 0
+    """Random stretches of each group that are heard again step by step, and compared."""
+    summary: LongContextConfig = field(default_factory=LongContextConfig)
+    """What is computed from the records."""
+    seed: int = 0
+    """Of the verified stretches and of shuffling."""
+    min_coverage: float = 0.95
+    """The job fails, after writing everything, when a model has a smaller share of the chapters."""
+    cluster: ChapterActorsConfig = field(default_factory=ChapterActorsConfig)
+    """Workers."""
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.synthetic is None):
+            raise ValueError("set exactly one of data (recordings) and synthetic; null the other")
+        if self.synthetic is not None and self.streams.needs_silence:
+            raise ValueError(
+                "synthetic chapters have no codec that could say what silence is: set "
+                "streams.other=masked and leave streams.text=silence_codes"
+            )
+        for name in ("chunk", "group_size", "state_every_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError("max_frames must be 1 or more, or null")
+        if self.verify_spans < 0 or self.seed < 0:
+            raise ValueError("verify_spans and seed must not be negative")
+        if not 0 <= self.min_coverage <= 1:
+            raise ValueError("min_coverage must lie between 0 and 1")
+        if "://" in self.output:
+            raise ValueError("output must be a folder that all nodes see, not a URI")
+        controls = self.controls
+        if self.model.ttt is None and (controls.updates_off or controls.reset_every_frames):
+            raise ValueError(
+                "controls.updates_off and controls.reset_every_frames need model.ttt: a base "
+                "model learns nothing that could be switched off"
+            )

@@ -1,0 +1,260 @@
+"""A chapter evaluation from plan to report: what is missing is dispatched, the rest recomputed.
+
+OUTPUT holds what `ttt.eval.run_description` lists, and besides
+
+    config.yaml provenance.json   of the run
+    codes/                        codes of the chapters, unless codes_cache says where else
+    state/                        of groups that are being heard; empty when all is done
+    verification.jsonl            a line per group that was held to stepping
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ray_jobs import run_folder
+from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
+from ray_jobs.chapter_report import build_report
+from ray_jobs.chapter_worker import ChapterWorker, Outcome, is_verified
+from ray_jobs.clip_counter import counted_progress
+from ray_jobs.config import load_config
+from ray_jobs.progress import Progress
+from ray_jobs.runtime import ray_session
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.eval.chapter_records import record_path
+from ttt.eval.rescore import rescore
+from ttt.eval.run_description import ModelIdentity, PlannedChapter, RunDescription
+
+
+def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | None) -> None:
+    """Hear every chapter that has no record yet, and write the run's folder.
+
+    Raises UserError before Ray starts for what does not fit, and at the end, with everything
+    written, when a model has fewer chapters than `min_coverage`.
+    """
+    output = Path(config.output)
+    if resume:
+        _refuse_changes(config, output)
+    plan = make_plan(config)
+    with run_folder.claim(config.output, config, resume=resume):
+        missing = _missing(plan)
+        if missing or not (output / "run.json").exists():
+            with ray_session(address, config.cluster.local_cpus):
+                _run(plan, missing)
+        else:
+            print(f"{output}: every chapter has its record, nothing is heard again")
+            RunDescription.read(output)
+        summary = write_results(output, config)
+    print(_closing_words(output, summary), flush=True)
+    _refuse_low_coverage(config, summary)
+
+
+def write_results(folder: Path, config: EvaluateChaptersConfig | None = None) -> dict[str, Any]:
+    """Recompute summary.json, legacy.json, plots and report.html of a run; returns the summary."""
+    summary = rescore(folder, None if config is None else config.summary)
+    storage.write_bytes(folder / "report.html", build_report(summary).encode())
+    return summary
+
+
+def _refuse_changes(config: EvaluateChaptersConfig, output: Path) -> None:
+    """A run has one configuration; only what no record depends on may change."""
+    path = output / "config.yaml"
+    if not path.exists():
+        return
+    before, after = load_config(EvaluateChaptersConfig, path).to_dict(), config.to_dict()
+    for key, old, new in _differences(before, after):
+        if key.partition(".")[0] not in _FREE:
+            raise UserError(
+                f"{output}: this run was made with {key}={old!r}, and now it is {new!r}; choose "
+                "another output for a new run, or set it back"
+            )
+
+
+_FREE = ("cluster", "summary", "min_coverage", "verify_spans", "state_every_frames", "output")
+"""What may change when a run goes on: no record depends on it."""
+
+
+def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            inner = f"{key}.{name}" if key else name
+            yield from _differences(before.get(name), after.get(name), inner)
+    elif before != after:
+        yield key, before, after
+
+
+def _missing(plan: Plan) -> list[Work]:
+    path = Path(plan.config.output) / "verification.jsonl"
+    verified = {_key(line) for line in records.read_jsonl(path)} if path.exists() else set()
+    return [
+        work
+        for work in plan.work
+        if not plan.is_done(work)
+        or (is_verified(plan.config, work.listener) and _key(_named(work)) not in verified)
+    ]
+
+
+def _run(plan: Plan, missing: Sequence[Work]) -> None:
+    """Start workers, see that models and chapters are those of the run, hear what is missing."""
+    config, output = plan.config, Path(plan.config.output)
+    total = sum(plan.frames(item) for work in plan.work for item in work.recordings)
+    ahead = sum(plan.frames(item) for work in missing for item in work.recordings)
+    fields: dict[str, object] = {}
+    with (
+        Progress("hearing", total, "frames", done=total - ahead) as progress,
+        counted_progress(progress, fields) as counter,
+    ):
+        ready = [_start(config, counter)]
+        _prepare(plan, ready[0], output)
+        results = over_actors(
+            lambda: ready.pop() if ready else _start(config, counter),
+            lambda actor, work: actor.hear.remote(work),
+            missing,
+            actors=config.cluster.num_workers,
+        )
+        done, kept, heard = len(plan.work) - len(missing), 0.0, 0
+        for work, outcome in results:
+            _record_outcome(output, work, outcome)
+            done += 1
+            fields["groups"] = f"{done}/{len(plan.work)}"
+            if isinstance(outcome, Outcome) and outcome.acceptance is not None:
+                kept += outcome.frames * outcome.acceptance
+                heard += outcome.frames
+                fields["acceptance"] = kept / heard
+
+
+def _prepare(plan: Plan, worker: Any, output: Path) -> None:
+    """Write run.json, and anew what cannot be evaluated."""
+    description = _describe(plan, worker)
+    _refuse_other_run(description, output)
+    description.write(output)
+    failures = output / "failures.jsonl"
+    failures.unlink(missing_ok=True)  # What is wrong still will be found again.
+    for listener in plan.listeners:
+        for chapter in plan.unreadable:
+            _note_failure(failures, listener.name, chapter.chapter_id, chapter.reason)
+
+
+def _start(config: EvaluateChaptersConfig, counter: Any) -> Any:
+    cluster = config.cluster
+    return ChapterWorker.options(
+        num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker
+    ).remote(config, counter)
+
+
+def _describe(plan: Plan, worker: Any) -> RunDescription:
+    config, streams = plan.config, plan.config.streams
+    # Last to first: the worker is then left with the model that is heard first.
+    models: list[ModelIdentity] = []
+    for listener in reversed(plan.listeners):
+        models.insert(0, ray.get(worker.identify.remote(listener)))
+    planned = [
+        PlannedChapter(chapter_id=each.chapter_id, speaker=each.speaker, seconds=each.seconds)
+        for each in plan.recordings
+    ]
+    return RunDescription(
+        models=tuple(models),
+        chapters=tuple(planned),
+        mimi=ray.get(worker.identify_codec.remote()),
+        seed=config.seed,
+        device=config.cluster.device,
+        dtype=config.model.dtype,
+        chunk=config.chunk,
+        batch=config.group_size,
+        streams={"text": streams.text, "other": streams.other, "voice": streams.voice},
+        summary=config.summary,
+        provenance=records.provenance(config),
+    )
+
+
+def _refuse_other_run(description: RunDescription, output: Path) -> None:
+    """Weights or recordings may have changed behind an unchanged configuration."""
+    if not (output / "run.json").exists():
+        return
+    before = RunDescription.read(output)
+    old, new = dataclasses.asdict(before), dataclasses.asdict(description)
+    for name in ("models", "chapters", "mimi", "device"):
+        for key, was, now in _differences(_by_place(old[name]), _by_place(new[name]), name):
+            raise UserError(
+                f"{output}: since this run began {key} has changed from {was!r} to {now!r}; choose "
+                "another output for a new run, or bring it back"
+            )
+
+
+def _by_place(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return {str(place): _by_place(item) for place, item in enumerate(value)}
+    if isinstance(value, dict):
+        return {key: _by_place(item) for key, item in value.items()}
+    return value
+
+
+def _record_outcome(output: Path, work: Work, outcome: Outcome | WorkerDied) -> None:
+    failures, name = output / "failures.jsonl", work.listener.name
+    if isinstance(outcome, WorkerDied):
+        root = records_root(str(output), name)
+        for recording in work.recordings:
+            if not record_path(root, recording.chapter_id).exists():
+                _note_failure(failures, name, recording.chapter_id, outcome.reason)
+        return
+    for chapter_id, reason in outcome.failures:
+        _note_failure(failures, name, chapter_id, reason)
+    if outcome.verification is not None:
+        line = {**_named(work), **outcome.verification}
+        records.append_jsonl(output / "verification.jsonl", line)
+
+
+def _note_failure(path: Path, model: str, chapter_id: str, reason: str) -> None:
+    line = {"model": model, "chapter_id": chapter_id, "reason": reason}
+    records.append_jsonl(path, line)
+
+
+def _named(work: Work) -> dict[str, Any]:
+    chapters = [recording.chapter_id for recording in work.recordings]
+    return {"model": work.listener.name, "chapters": chapters}
+
+
+def _key(line: dict[str, Any]) -> tuple[str, ...]:
+    return (line["model"], *line["chapters"])
+
+
+def _closing_words(output: Path, summary: dict[str, Any]) -> str:
+    lines = [f"warning: {text}" for text in summary["warnings"]]
+    weights = summary["run"]["summary"]["weights"]
+    for name, model in summary["models"].items():
+        mean = model["losses"][weights]["measures"]["mean"]["mean"]
+        found = "no chapter was evaluated" if mean is None else f"loss {mean:.4f}"
+        wanted = model["chapters"] + len(model["left_out"])
+        lines.append(f"{name}: {found}, {model['chapters']} of {wanted} chapters")
+        lines += [
+            f"  left out: {entry['chapter_id']}: {entry['reason']}" for entry in model["left_out"]
+        ]
+    path = output / "verification.jsonl"
+    if path.exists():
+        found = list(records.read_jsonl(path))
+        largest = max(line["largest_nll_difference"] for line in found)
+        unexplained = sum(line["unexplained_text_differences"] for line in found)
+        lines.append(
+            f"held to stepping on {sum(line['frames'] for line in found):,} frames: largest "
+            f"difference {largest:.2g} nats, {unexplained} texts that differ without a near tie"
+        )
+    return "\n".join([*lines, f"report: {output}/report.html"])
+
+
+def _refuse_low_coverage(config: EvaluateChaptersConfig, summary: dict[str, Any]) -> None:
+    for name, model in summary["models"].items():
+        coverage = model["coverage"]
+        if coverage is None or coverage < config.min_coverage:
+            raise UserError(
+                f"{name} has records of {model['chapters']} of "
+                f"{model['chapters'] + len(model['left_out'])} chapters, min_coverage is "
+                f"{config.min_coverage:g}; {config.output}/failures.jsonl says why"
+            )

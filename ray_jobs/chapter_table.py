@@ -1,0 +1,51 @@
+"""The paired comparison of two finished runs as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ttt.eval.chapter_plots import LOSS_NAMES
+from ttt.eval.rescore import compare_runs
+from ttt.eval.run_description import RunDescription
+
+
+def comparison_table(first: str, second: str) -> str:
+    """Second minus first, each `RUN` or `RUN:MODEL`; without a name the last model of the run.
+
+    Raises UserError when there is no such run or model, or chapters or codes differ.
+    """
+    (run_1, model_1), (run_2, model_2) = _named(first), _named(second)
+    compared = compare_runs(run_1, model_1, run_2, model_2)
+    lines = [
+        f"warning, {run}: {text}"
+        for run in dict.fromkeys((run_1, run_2))
+        for text in RunDescription.read(run).warnings
+    ]
+    lines.append(
+        f"{model_2} of {run_2} minus {model_1} of {run_1}, {compared['chapters']} chapters, nats"
+    )
+    for loss, found in compared["losses"].items():
+        lines.append(f"\n{LOSS_NAMES[loss]}")
+        lines += [f"  {name:16s} {_words(row)}" for name, row in found["measures"].items()]
+    return "\n".join(lines)
+
+
+def _named(text: str) -> tuple[str, str]:
+    folder, colon, name = text.rpartition(":")
+    if not colon or Path(text).is_dir():
+        return text, RunDescription.read(text).models[-1].model
+    return folder, name
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    if row["mean"] is None:
+        return f"-  ({row['reason']})"
+    text = f"{row['mean']:+.4g}"
+    if row["low"] is None:
+        return f"{text}  (no interval: {row['reason']})"
+    text += f"  [{row['low']:+.4g}, {row['high']:+.4g}]  n = {row['n']}"
+    if row["p_wilcoxon"] is not None:
+        text += f"  p = {row['p_wilcoxon']:.3g}, {row['p_holm']:.3g} after Holm"
+    return text

@@ -1,0 +1,219 @@
+"""The actor of a chapter evaluation: holds one model, encodes chapters, hears them, records."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.chapter_plan import Listener, MadeChapter, Recording, Weights, Work, records_root
+from ttt.errors import UserError
+from ttt.eval.chapter_records import NonFiniteLoss, record_path
+from ttt.eval.controls import shuffle_stretches
+from ttt.eval.run_description import ModelIdentity
+from ttt.eval.synthetic_chapters import synthetic_chapter
+from ttt.moshi.chapter_run import HeardChapter, Listening, record_group, verify_group
+from ttt.moshi.codes import encode_chapter, silence_codes
+from ttt.moshi.insert import temporal_layers, ttt_layers
+from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi
+from ttt.moshi.ttt_files import describe_ttt, load_ttt
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a group."""
+
+    frames: int = 0
+    """Frames heard."""
+    acceptance: float | None = None
+    """Share of the steps that stood; None when nothing was left to hear."""
+    failures: tuple[tuple[str, str], ...] = ()
+    """(chapter, reason) of those without a record."""
+    verification: dict[str, Any] | None = None
+    """`ttt.moshi.verify.Verification`, where it was asked for."""
+
+
+@ray.remote(max_restarts=0)
+class ChapterWorker:
+    """Hears groups of chapters; loads another model when a group is another's."""
+
+    def __init__(self, config: EvaluateChaptersConfig, counter: ActorHandle | None) -> None:
+        torch.set_num_threads(config.cluster.threads)
+        self._config, self._counter = config, counter
+        self._moshi: LoadedMoshi | None = None
+        self._weights: Weights | None = None
+        self._mimi: LoadedMimi | None = None
+
+    def identify(self, listener: Listener) -> ModelIdentity:
+        """Load the model and say what it is. Raises UserError when it cannot be loaded."""
+        moshi, folder = self._load(listener.weights), self._config.model.ttt
+        layers = None
+        if listener.weights == "ttt" and folder is not None:
+            layers = {"folder": folder, **describe_ttt(folder)}
+        return ModelIdentity(
+            model=listener.name,
+            source=moshi.name,
+            fingerprint=moshi.fingerprint,
+            weights_sha256=moshi.weights_sha256,
+            context=max(int(each.self_attn.context or 0) for each in temporal_layers(moshi.lm)),
+            ttt=layers,
+            controls=listener.controls,
+        )
+
+    def identify_codec(self) -> dict[str, str]:
+        """Name and hash of what makes the codes."""
+        made = self._config.synthetic
+        if made is not None:
+            return {"name": "synthetic codes", "weights_sha256": made.language.digest()}
+        mimi = self._codec()
+        return {"name": mimi.name, "weights_sha256": mimi.weights_sha256}
+
+    def hear(self, work: Work) -> Outcome:
+        """Encode, hear and record a group. What is wrong with a chapter is its reason, no error."""
+        failures: list[tuple[str, str]] = []
+        chapters: list[HeardChapter] = []
+        for place, recording in enumerate(work.recordings):
+            try:
+                chapters.append(self._chapter(work, place))
+            except Exception as error:
+                failures.append((recording.chapter_id, _reason(error)))
+        if not chapters:
+            return Outcome(failures=tuple(failures))
+        moshi = self._load(work.listener.weights)
+        try:
+            outcome = self._record(work, moshi, chapters)
+        except torch.AcceleratorError:
+            raise  # The device is lost to this process, and every later chapter would fail too.
+        except Exception as error:
+            root = records_root(self._config.output, work.listener.name)
+            names = [c.chapter_id for c in chapters if not record_path(root, c.chapter_id).exists()]
+            together = f" (heard together: {', '.join(names)})" if len(names) > 1 else ""
+            failures += [(name, _reason(error) + together) for name in names]
+            return Outcome(failures=tuple(failures))
+        return Outcome(outcome.frames, outcome.acceptance, tuple(failures), outcome.verification)
+
+    def _record(self, work: Work, moshi: LoadedMoshi, chapters: list[HeardChapter]) -> Outcome:
+        config, listener = self._config, work.listener
+        for layer in ttt_layers(moshi.lm).values():
+            layer.layer.updates = listener.updates
+        streams = config.streams
+        listening = Listening(
+            model=listener.name,
+            streams={
+                "text_stream": streams.text,
+                "other_stream": streams.other,
+                "stream": streams.voice,
+            },
+            chunk=config.chunk,
+            state_every_frames=config.state_every_frames,
+            reset_ttt_every=listener.reset_every_frames,
+        )
+        frames = [chapter.codes.shape[1] for chapter in chapters]
+        silence = self._silence(max(frames) + (listener.prefix_frames or 0))
+        root = records_root(config.output, listener.name)
+        acceptance = None
+        if not all(record_path(root, each.chapter_id).exists() for each in chapters):
+            acceptance = record_group(
+                moshi.lm,
+                chapters,
+                listening,
+                silence=silence,
+                records_root=root,
+                state_path=Path(config.output) / work.state_name,
+                on_frames=lambda heard: self._count(work, heard),
+            )
+        verification = None
+        if is_verified(config, listener):
+            found = verify_group(
+                moshi.lm,
+                chapters,
+                listening,
+                silence=silence,
+                records_root=root,
+                spans=config.verify_spans,
+                seed=config.seed,
+            )
+            verification = asdict(found)
+        return Outcome(sum(frames), acceptance, (), verification)
+
+    def _chapter(self, work: Work, place: int) -> HeardChapter:
+        config, recording = self._config, work.recordings[place]
+        codes, joins = self._codes(recording)
+        codes = codes[:, : config.max_frames]
+        stretch = work.listener.shuffle_frames
+        if stretch is not None:
+            codes, joins = shuffle_stretches(codes, stretch, config.seed, recording.chapter_id)
+        prefix = None
+        if work.prefixes:
+            prefix = self._codes(work.prefixes[place])[0][:, : work.listener.prefix_frames]
+        inside = tuple(int(frame) for frame in joins if frame < codes.shape[1])
+        return HeardChapter(recording.chapter_id, recording.speaker, codes, inside, prefix)
+
+    def _codes(self, recording: Recording) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
+        """Codes [8, T] and the frames at which a later piece begins."""
+        if isinstance(recording, MadeChapter):
+            assert self._config.synthetic is not None
+            language = self._config.synthetic.language
+            codes = synthetic_chapter(language, recording.seed, recording.frames)
+            return codes.astype(np.int16), np.zeros(0, dtype=np.int64)
+        mimi = self._codec()
+        made = encode_chapter(mimi.mimi, recording, self._config.codes_cache, mimi.weights_sha256)
+        return made.codes, made.joins
+
+    def _silence(self, frames: int) -> torch.Tensor | None:
+        cache = self._config.codes_cache
+        if not self._config.streams.needs_silence or cache is None:
+            return None
+        mimi = self._codec()
+        return torch.from_numpy(silence_codes(mimi.mimi, frames, cache, mimi.weights_sha256))
+
+    def _codec(self) -> LoadedMimi:
+        if self._mimi is None:
+            model = self._config.model
+            self._mimi = load_mimi(model.mimi or model.weights, device=self._config.cluster.device)
+        return self._mimi
+
+    def _load(self, weights: Weights) -> LoadedMoshi:
+        if self._moshi is None or self._weights != weights:
+            self._moshi = self._weights = None
+            gc.collect()  # Two models of 7 billion do not fit side by side.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            model = self._config.model
+            moshi = load_moshi(
+                (model.ttt_weights or model.weights) if weights == "ttt" else model.weights,
+                device=self._config.cluster.device,
+                dtype=model.dtype,
+                lm_kwargs=model.lm_kwargs,
+            )
+            if weights == "ttt" and model.ttt is not None:
+                load_ttt(moshi.lm, model.ttt)
+            self._moshi, self._weights = moshi, weights
+        return self._moshi
+
+    def _count(self, work: Work, frames: int) -> None:
+        if self._counter is not None:
+            self._counter.count.remote(work.number, frames)
+
+
+def is_verified(config: EvaluateChaptersConfig, listener: Listener) -> bool:
+    """Whether a model's records are held to stepping: not where a control cuts into the hearing."""
+    plain = listener.reset_every_frames is None and listener.prefix_frames is None
+    return config.verify_spans > 0 and plain
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UserError | NonFiniteLoss):
+        return str(error)
+    traceback.print_exception(error, file=sys.stderr)
+    return f"{type(error).__name__}: {error}"

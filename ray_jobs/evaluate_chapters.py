@@ -1,0 +1,57 @@
+r"""Moshi with and without TTT over whole chapters: loss at every position, slopes, comparison.
+
+    python -m ray_jobs.evaluate_chapters --config configs/librilight.yaml \
+        data.root=FOLDER model.ttt=FOLDER output=runs/chapters
+    python -m ray_jobs.evaluate_chapters --rescore runs/chapters
+    python -m ray_jobs.evaluate_chapters --compare runs/one:baseline runs/other:ttt
+
+Killed at any moment and run again with --resume, it hears only what has no record yet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray_jobs import cli
+from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.chapter_plan import describe
+from ray_jobs.chapter_pool import evaluate, write_results
+from ray_jobs.chapter_table import comparison_table
+
+
+def execute(config: EvaluateChaptersConfig, invocation: cli.Invocation) -> None:
+    """Run the evaluation; with --resume, finished chapters are kept."""
+    evaluate(config, resume=invocation.resume, address=invocation.address)
+
+
+def rescore(folder: str) -> None:
+    """Compute everything of a run again from its records."""
+    write_results(Path(folder))
+    print(f"report: {folder}/report.html")
+
+
+def compare(first: str, second: str) -> None:
+    """Print the paired comparison of a model of one run with a model of another."""
+    print(comparison_table(first, second))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    actions = [
+        cli.Action("--rescore", ("RUN",), "recompute a run from its records and stop", rescore),
+        cli.Action("--compare", ("RUN", "RUN"), "compare RUN[:MODEL] with another", compare),
+    ]
+    return cli.run(
+        EvaluateChaptersConfig,
+        execute=execute,
+        describe=describe,
+        doc=__doc__ or "",
+        argv=argv,
+        actions=actions,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

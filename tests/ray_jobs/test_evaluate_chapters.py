@@ -1,0 +1,372 @@
+"""The chapter evaluation as a job: recordings and made chapters, failures, kills, reruns."""
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ray_jobs import chapter_pool, evaluate_chapters
+from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.chapter_plan import describe
+from ray_jobs.chapter_pool import evaluate
+from ray_jobs.config import ConfigError, load_config
+from ray_jobs.original_keys import ORIGINAL_KEYS
+from tests.ray_jobs.worker_processes import worker_pids
+from ttt.errors import UserError
+from ttt.eval.chapter_records import read_record, read_records, record_path
+from ttt.layers import TTTConfig
+from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
+from ttt.records import read_json, read_jsonl
+from ttt.synthetic_voice import utterance
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "configs" / "chapters_tiny_cpu.yaml"
+SHAPE = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20}
+
+
+def config(*overrides: str) -> EvaluateChaptersConfig:
+    """Tiny models on two actors."""
+    small = [f"model.lm_kwargs={json.dumps(SHAPE)}", "cluster.cpus_per_worker=0.5", "chunk=16"]
+    short = ["summary.positions=[50, 100]", "summary.window_frames=40", "summary.resamples=100"]
+    return load_config(EvaluateChaptersConfig, TINY, [*small, *short, *overrides])
+
+
+def made(frames: int, *overrides: str) -> EvaluateChaptersConfig:
+    return config(
+        "data=null",
+        f"synthetic.frames={frames}",
+        "streams.other=masked",
+        "verify_spans=0",
+        *overrides,
+    )
+
+
+@pytest.fixture(scope="module")
+def ttt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TTT layers of the tiny model; in `nan`, ones whose gate is not a number."""
+    folder = tmp_path_factory.mktemp("ttt")
+    lm = tiny_lm(**SHAPE)
+    layers = TTTConfig(dim=64, num_heads=4, mini_batch_size=8)
+    insert_ttt(lm, [1], layers, gate=0.8, generator=torch.Generator().manual_seed(0))
+    save_ttt(lm, folder / "good")
+    with torch.no_grad():
+        lm.get_parameter("transformer.layers.1.ttt.alpha").fill_(torch.nan)
+    save_ttt(lm, folder / "nan")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three short chapters by two speakers, one that breaks off, and one that is no audio."""
+    root = tmp_path_factory.mktemp("voices")
+    for number, (name, seconds) in enumerate((("1/a/x_1", 12), ("1/a/x_2", 7), ("2/b/y_1", 9))):
+        path = root / f"{name}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        audio = utterance(number, seconds, 16_000, speaker=number // 2)
+        soundfile.write(path, audio, 16_000, subtype="PCM_16")
+    whole = (root / "1/a/x_1.flac").read_bytes()
+    (root / "2/b/y_2.flac").write_bytes(whole[: len(whole) // 2])
+    (root / "2/b/y_3.flac").write_text("this is no audio")
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    ray_local: None, tmp_path_factory: pytest.TempPathFactory, voices: Path, ttt_folder: Path
+) -> EvaluateChaptersConfig:
+    """A finished run: baseline, TTT, TTT that does not learn; five chapters, two of them broken."""
+    ready = config(
+        f"data.root={voices}",
+        f"model.ttt={ttt_folder / 'good'}",
+        f"output={tmp_path_factory.mktemp('run') / 'out'}",
+        "controls.updates_off=true",
+        "streams.other=masked",
+        "verify_spans=1",
+        "min_coverage=0.5",
+    )
+    evaluate(ready, resume=False, address=None)
+    return ready
+
+
+def untimed(path: Path) -> dict[str, object]:
+    record = read_record(path)
+    details = asdict(replace(record.details, seconds=None, peak_bytes=None))
+    return {**details, "nll": record.nll.tobytes(), "text": record.text.tobytes()}
+
+
+def all_records(output: str) -> dict[str, dict[str, object]]:
+    root = Path(output) / "records"
+    return {str(path.relative_to(root)): untimed(path) for path in sorted(root.rglob("*.parquet"))}
+
+
+def test_every_chapter_has_a_record_or_a_reason(evaluated: EvaluateChaptersConfig) -> None:
+    output = Path(evaluated.output)
+    names = ["baseline", "ttt", "ttt-updates-off"]
+    kept = ["1/a/x_1", "1/a/x_2", "2/b/y_1"]
+    assert sorted(all_records(evaluated.output)) == sorted(
+        f"{name}/{chapter}.parquet" for name in names for chapter in kept
+    )
+    failures = list(read_jsonl(output / "failures.jsonl"))
+    assert {(line["model"], line["chapter_id"]) for line in failures} == {
+        (name, chapter) for name in names for chapter in ("2/b/y_2", "2/b/y_3")
+    }
+    for line in failures:
+        assert f"{line['chapter_id']}.flac" in line["reason"]
+    summary = read_json(output / "summary.json")
+    assert list(summary["models"]) == names
+    assert {model["coverage"] for model in summary["models"].values()} == {0.6}
+    page = (output / "report.html").read_text()
+    assert "ttt-updates-off" in page
+    assert (output / "plots" / "loss_moshi.svg").exists()
+    assert read_json(output / "legacy.json")["librilight_samples"] == 3
+    assert not list((output / "state").rglob("*.safetensors"))
+
+
+def test_the_models_of_a_run_are_told_apart(evaluated: EvaluateChaptersConfig) -> None:
+    output = Path(evaluated.output)
+    baseline, ttt, still = (
+        np.concatenate([record.nll for record in read_records(output / "records" / name)], axis=1)
+        for name in ("baseline", "ttt", "ttt-updates-off")
+    )
+    assert np.abs(baseline - ttt).max() > 0.01
+    assert np.abs(ttt - still).max() > 1e-4
+    run = read_json(output / "run.json")
+    assert [model["controls"] for model in run["models"]] == [{}, {}, {"updates": "off"}]
+    assert run["models"][1]["ttt"]["layers"] == [1]
+    summary = read_json(output / "summary.json")
+    assert min(summary["models"]["ttt"]["activity"]["1"]["mean"]) > 0
+    assert max(summary["models"]["ttt-updates-off"]["activity"]["1"]["mean"]) == 0
+    verified = list(read_jsonl(output / "verification.jsonl"))
+    assert len(verified) == 9
+    assert max(line["largest_nll_difference"] for line in verified) < 1e-5
+
+
+def test_recomputing_changes_nothing(
+    evaluated: EvaluateChaptersConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Path(evaluated.output)
+    names = ("summary.json", "legacy.json", "report.html")
+    before = [(output / name).read_bytes() for name in names]
+    for name in names:
+        (output / name).unlink()
+    assert evaluate_chapters.main(["--rescore", str(output)]) == 0
+    assert [(output / name).read_bytes() for name in names] == before
+    assert evaluate_chapters.main(["--compare", f"{output}:ttt-updates-off", f"{output}:ttt"]) == 0
+    table = capsys.readouterr().out
+    assert f"ttt of {output} minus ttt-updates-off of {output}, 3 chapters, nats" in table
+    assert evaluate_chapters.main(["--compare", f"{output}:nobody", str(output)]) == 2
+    assert "has no model nobody; it has baseline, ttt" in capsys.readouterr().err
+
+
+def test_a_run_has_one_configuration(evaluated: EvaluateChaptersConfig) -> None:
+    with pytest.raises(UserError, match=r"made with chunk=16, and now it is 8; choose another"):
+        evaluate(replace(evaluated, chunk=8), resume=True, address=None)
+    streams = replace(evaluated.streams, other="zero_id")
+    with pytest.raises(UserError, match=r"made with streams\.other='masked'"):
+        evaluate(replace(evaluated, streams=streams), resume=True, address=None)
+    with pytest.raises(UserError, match=r"not empty .* --resume"):
+        evaluate(evaluated, resume=False, address=None)
+
+
+def test_other_weights_behind_the_same_name_are_refused(
+    evaluated: EvaluateChaptersConfig, ttt_folder: Path, tmp_path: Path
+) -> None:
+    output = Path(evaluated.output)
+    run = (output / "run.json").read_text()
+    changed = json.loads(run)
+    changed["models"][0]["fingerprint"] = "0" * 16
+    (output / "run.json").write_text(json.dumps(changed))
+    try:
+        with pytest.raises(UserError, match=r"models\.0\.fingerprint has changed from '0{16}'"):
+            evaluate(evaluated, resume=True, address=None)
+    finally:
+        (output / "run.json").write_text(run)
+
+
+def test_a_killed_actor_changes_no_record(
+    ray_local: None, tmp_path: Path, ttt_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = made(
+        700,
+        "synthetic.chapters=3",
+        "state_every_frames=64",
+        f"model.ttt={ttt_folder / 'good'}",
+        "model.baseline=false",
+        f"output={tmp_path / 'killed'}",
+    )
+    _evaluate_and_kill(ready)
+    lm = tiny_lm(**SHAPE)
+    load_ttt(lm, ttt_folder / "good")
+    records = list(read_records(tmp_path / "killed" / "records"))
+    assert [record.frames for record in records] == [700] * 3
+    for record in records:
+        codes = chapter_codes(ready, record.details.chapter_id)
+        whole = evaluate_codes(lm, codes[None], chunk=16)
+        assert np.array_equal(record.nll, whole.nll[0].numpy())
+        assert np.array_equal(record.text, whole.text[0].numpy())
+
+    def no_ray(*_: object) -> None:
+        raise AssertionError("a finished run needs no Ray")
+
+    before = all_records(ready.output)
+    monkeypatch.setattr(chapter_pool, "ray_session", no_ray)
+    evaluate(ready, resume=True, address=None)
+    assert all_records(ready.output) == before
+
+
+def chapter_codes(ready: EvaluateChaptersConfig, chapter_id: str) -> torch.Tensor:
+    from ttt.eval.synthetic_chapters import synthetic_chapter
+
+    assert ready.synthetic is not None
+    seed = ready.synthetic.first_seed + int(chapter_id.rpartition("_")[2])
+    return torch.from_numpy(
+        synthetic_chapter(ready.synthetic.language, seed, ready.synthetic.frames)
+    )
+
+
+def _evaluate_and_kill(ready: EvaluateChaptersConfig) -> None:
+    """Evaluate; kill -9 a worker as soon as it has saved a state inside a chapter."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        while not killed and not over.is_set():
+            for state in Path(ready.output).glob("state/**/[!.]*.safetensors"):
+                frames = str(state).replace("/state/", "/records/").replace("safetensors", "frames")
+                for pid in worker_pids("ray::ChapterWorker"):
+                    if not killed and frames in _open_files(pid):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        evaluate(ready, resume=False, address=None)
+    finally:
+        over.set()
+        killer.join()
+    assert killed
+
+
+def _open_files(pid: int) -> set[str]:
+    try:
+        return {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:  # It is over already.
+        return set()
+
+
+def test_a_model_that_gives_no_number_fails_by_name(
+    ray_local: None, tmp_path: Path, ttt_folder: Path
+) -> None:
+    ready = made(
+        60,
+        "synthetic.chapters=2",
+        f"model.ttt={ttt_folder / 'nan'}",
+        "cluster.num_workers=1",
+        "group_size=2",
+        f"output={tmp_path / 'out'}",
+    )
+    with pytest.raises(UserError, match=r"ttt has records of 0 of 2 chapters.*failures\.jsonl"):
+        evaluate(ready, resume=False, address=None)
+    failures = list(read_jsonl(tmp_path / "out" / "failures.jsonl"))
+    assert [line["model"] for line in failures] == ["ttt", "ttt"]
+    for line in failures:
+        assert "not a finite number" in line["reason"]
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert summary["models"]["baseline"]["coverage"] == 1
+    assert record_path(tmp_path / "out/records/baseline", "speaker_0/chapter_0").exists()
+
+
+def test_plan_says_models_chapters_memory(voices: Path, ttt_folder: Path) -> None:
+    text = describe(
+        config(
+            f"data.root={voices}",
+            f"model.ttt={ttt_folder / 'good'}",
+            "controls.other_prefix_frames=30",
+            "controls.reset_every_frames=20",
+            "output=somewhere",
+        )
+    )
+    models = "baseline, baseline-other-prefix, ttt, ttt-reset-20, ttt-other-prefix"
+    assert f"evaluate {models} on 4 chapters by 2 speakers in {voices}" in text
+    assert "unreadable: 1, the first" in text
+    assert "memory beyond the weights, ttt: " in text
+    assert not Path("somewhere").exists()
+
+
+def test_a_prefix_needs_another_speaker(voices: Path) -> None:
+    root, long = f"data.root={voices}", "controls.other_prefix_frames=9999"
+    with pytest.raises(UserError, match="needs chapters by two speakers, and all are by 1"):
+        describe(config(root, "data.speakers=['1']", "controls.other_prefix_frames=9"))
+    with pytest.raises(UserError, match="other_prefix_frames=9999 is longer than any chapter"):
+        describe(config(root, long))
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    (
+        (["data=null"], "set exactly one of data (recordings) and synthetic"),
+        (["data=null", "synthetic.frames=9"], "synthetic chapters have no codec"),
+        (["controls.updates_off=true"], "controls.updates_off and controls.reset_every_frames"),
+        (["model.baseline=false"], "baseline is false and ttt is null"),
+        (["chunk=0"], "chunk must be 1 or more"),
+        (["cluster.gpus_per_worker=1.5"], "gpus_per_worker above 1 must be a whole number"),
+    ),
+)
+def test_settings_that_do_not_fit(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(*overrides)
+    assert sentence in str(caught.value)
+
+
+def test_keys_of_the_original_are_refused_with_what_became_of_them() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(
+            "paper_metrics.librilight_audio_dir=/data",
+            "paper_metrics.librilight_streaming.cache_clear_interval=3000",
+            "max_sequence_length=50000",
+            "ttt.max_chunk_size=50",
+            "chnk=3",
+        )
+    assert set(caught.value.problems) == {
+        "paper_metrics.librilight_audio_dir: now data.root",
+        "paper_metrics.librilight_streaming.cache_clear_interval: gone: rings and states have a "
+        "fixed size, and there is nothing to clear",
+        "max_sequence_length: now max_frames, for trials: memory does not grow with the chapter",
+        "ttt.max_chunk_size: now chunk",
+        "chnk: unknown key; did you mean chunk?",
+    }
+
+
+def test_the_guide_lists_every_key_of_the_original() -> None:
+    page = (ROOT / "docs" / "chapters.md").read_text()
+    for key in ORIGINAL_KEYS:
+        assert f"`{key}`" in page, key
+
+
+@pytest.mark.faults
+def test_recorded_speech_with_a_killed_actor(
+    ray_local: None, tmp_path: Path, shared_data: Path, ttt_folder: Path
+) -> None:
+    """Two chapters of LJ Speech on two actors, one of which is killed, against a quiet run."""
+    quiet = config(
+        f"data.root={shared_data / 'librilight_mini'}",
+        f"model.ttt={ttt_folder / 'good'}",
+        "state_every_frames=64",
+        f"output={tmp_path / 'quiet'}",
+    )
+    evaluate(quiet, resume=False, address=None)
+    killed = replace(quiet, output=str(tmp_path / "killed"))
+    _evaluate_and_kill(killed)
+    records = all_records(quiet.output)
+    assert len(records) == 4
+    assert all_records(killed.output) == records

@@ -1,0 +1,35 @@
+"""Processes of Ray workers below this one, for tests that kill them."""
+
+import os
+from pathlib import Path
+
+
+def worker_pids(title: str) -> list[int]:
+    """Processes whose command line holds `title`, started by this process or its children."""
+    mine = str(os.getpid())
+    return [
+        pid for pid, parents in _processes() if mine in parents and title in _read(pid, "cmdline")
+    ]
+
+
+def _processes() -> list[tuple[int, list[str]]]:
+    """Every process with its parents, nearest first."""
+    parent: dict[str, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (stat := _read(int(entry.name), "stat")):
+            parent[entry.name] = stat.rpartition(")")[2].split()[1]
+    found = []
+    for pid in parent:
+        parents, above = [], parent[pid]
+        while above in parent:
+            parents.append(above)
+            above = parent[above]
+        found.append((int(pid), parents))
+    return found
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
