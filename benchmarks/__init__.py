@@ -1,3 +1,4 @@
 """What is measured, beside its targets in README.md; `python -m benchmarks` runs all."""
 
-import ray_jobs  # noqa: F401  (chooses Ray's authentication before anything imports ray)
+# Chooses Ray's authentication, which counts only before anything imports ray.
+import ray_jobs as ray_jobs
