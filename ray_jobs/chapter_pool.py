@@ -120,11 +120,13 @@ def _run(plan: Plan, missing: Sequence[Work]) -> None:
             missing,
             actors=config.cluster.num_workers,
         )
-        done, kept, heard = len(plan.work) - len(missing), 0.0, 0
+        chapters = sum(len(work.recordings) for work in plan.work)
+        done = chapters - sum(len(work.recordings) for work in missing)
+        kept, heard = 0.0, 0
         for work, outcome in results:
             _record_outcome(output, work, outcome)
-            done += 1
-            fields["groups"] = f"{done}/{len(plan.work)}"
+            done += len(work.recordings)
+            fields["chapters"] = f"{done:,}/{chapters:,}"
             if isinstance(outcome, Outcome) and outcome.acceptance is not None:
                 kept += outcome.frames * outcome.acceptance
                 heard += outcome.frames

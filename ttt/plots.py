@@ -138,7 +138,9 @@ def curves(
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.12)  # room for the marks' labels above the lines
-        figure.legend(loc="outside lower center", frameon=False, ncols=min(len(lines), 3))
+        # Three long names in a row would not fit the picture.
+        columns = 2 if max(len(line.label) for line in lines) > 18 else 3
+        figure.legend(loc="outside lower center", frameon=False, ncols=min(len(lines), columns))
         return _save(figure, title, image_format)
 
 

@@ -193,10 +193,13 @@ class _Group:
                 writer.append(block.nll[row, :, part].numpy(), block.text[row, part].numpy())
 
     def measure_activity(self, evaluation: Evaluation) -> None:
-        """Note how far the fast weights have moved, every so many steps."""
-        step = evaluation.session.position
-        before = self.activity_steps[-1] if self.activity_steps else 0
-        if step // _ACTIVITY_STEPS > before // _ACTIVITY_STEPS:
+        """Note how far the fast weights have moved, once in every so many steps.
+
+        A pass may end some steps later. The round number stands for it, so that chapters share
+        their positions and can be averaged.
+        """
+        step = evaluation.session.position // _ACTIVITY_STEPS * _ACTIVITY_STEPS
+        if step > (self.activity_steps[-1] if self.activity_steps else 0):
             change = evaluation.session.fast_weight_change()
             if len(change):
                 self.activity_steps.append(step)
