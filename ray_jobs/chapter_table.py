@@ -12,7 +12,7 @@ from ttt.eval.run_description import RunDescription
 
 
 def comparison_table(first: str, second: str) -> str:
-    """Second minus first, each `RUN` or `RUN:MODEL`; without a name the last model of the run.
+    """Second minus first, each `RUN` or `RUN:MODEL`; without a name the run's headline model.
 
     Raises UserError when there is no such run or model, or chapters or codes differ.
     """
@@ -35,7 +35,7 @@ def comparison_table(first: str, second: str) -> str:
 def _named(text: str) -> tuple[str, str]:
     folder, colon, name = text.rpartition(":")
     if not colon or Path(text).is_dir():
-        return text, RunDescription.read(text).models[-1].model
+        return text, RunDescription.read(text).headline
     return folder, name
 
 

@@ -32,7 +32,8 @@ def rescore(folder: str | Path, config: LongContextConfig | None = None) -> dict
     """
     summary = summarize_run(folder, config)
     write_json(storage.join(folder, "summary.json"), summary)
-    write_json(storage.join(folder, "legacy.json"), _legacy(summary))
+    headline = RunDescription.read(folder).headline
+    write_json(storage.join(folder, "legacy.json"), _legacy(summary, headline))
     for name, content in chapter_plots(summary).items():
         storage.write_bytes(storage.join(folder, "plots", name), content)
     return summary
@@ -184,9 +185,8 @@ def _activity(details: Sequence[ChapterDetails]) -> dict[str, dict[str, list[flo
     }
 
 
-def _legacy(summary: dict[str, Any]) -> dict[str, Any]:
-    """The last model's figures under the original keys, and every model's below `models`."""
+def _legacy(summary: dict[str, Any], headline: str) -> dict[str, Any]:
+    """One model's figures under the original keys, and every model's below `models`."""
     by_model = {name: legacy(model) for name, model in summary["models"].items()}
-    last = list(by_model)[-1]
     notes = {"warnings": summary["warnings"]} if summary["warnings"] else {}
-    return {**by_model[last], "model": last, "models": by_model, **notes}
+    return {**by_model[headline], "model": headline, "models": by_model, **notes}

@@ -107,6 +107,12 @@ class RunDescription:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path}: not a readable description of a run ({error})") from error
 
+    @property
+    def headline(self) -> str:
+        """The model that the run is about: the last of those under the fewest controls."""
+        fewest = min(len(model.controls) for model in self.models)
+        return [each.model for each in self.models if len(each.controls) == fewest][-1]
+
     def records_root(self, folder: str | Path, model: str) -> Path:
         """The folder of one model's records."""
         return storage.local_path(folder) / "records" / model
