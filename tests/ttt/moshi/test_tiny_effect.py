@@ -1,0 +1,93 @@
+"""The two trained models that ship: memory beyond the window, and none where there is nothing."""
+
+import dataclasses
+import json
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from ttt.eval.synthetic_chapters import synthetic_chapter
+from ttt.moshi import evaluate_codes
+from ttt.moshi.insert import ttt_layers
+from ttt.moshi.tiny import tiny_arguments
+from ttt.moshi.tiny_effect import ASSET, LANGUAGE, load_tiny_effect
+from ttt.moshi.train_tiny import MODEL, TTT, TTT_LAYERS, semantic_loss
+
+CHAPTERS, ROUNDS = 12, 24
+WINDOW = MODEL["context"]
+SECOND_WINDOW = slice(WINDOW, 2 * WINDOW)
+LATE = slice(ROUNDS // 2 * LANGUAGE.round_frames, None)
+
+Losses = dict[tuple[str, str], np.ndarray]
+
+
+def _chapters(structure: Literal["table", "none"]) -> torch.Tensor:
+    """Chapters that neither training nor the figures used, three times as long as trained on."""
+    language = dataclasses.replace(LANGUAGE, structure=structure)
+    frames = ROUNDS * language.round_frames
+    seeds = range(7_000_000, 7_000_000 + CHAPTERS)
+    return torch.from_numpy(np.stack([synthetic_chapter(language, s, frames) for s in seeds]))
+
+
+@pytest.fixture(scope="module")
+def losses() -> Losses:
+    """Semantic loss [chapters, frames] by model and kind of chapter, each computed once."""
+    lms = {"baseline": load_tiny_effect("baseline"), "ttt": load_tiny_effect("ttt")}
+    return {
+        (name, structure): semantic_loss(lm, _chapters(structure))
+        for name, lm in lms.items()
+        for structure in ("table", "none")
+    }
+
+
+def test_the_assets_are_what_the_script_makes() -> None:
+    for lm, name, layers in (
+        (load_tiny_effect("baseline"), "baseline", []),
+        (load_tiny_effect("ttt"), "ttt", list(TTT_LAYERS)),
+    ):
+        config = json.loads((ASSET / name / "config.json").read_text())
+        assert config == tiny_arguments(**MODEL)
+        assert list(ttt_layers(lm)) == layers
+        assert all(each.layer.config == TTT for each in ttt_layers(lm).values())
+        assert all(tensor.dtype == torch.float32 for tensor in lm.state_dict().values())
+    assert sum(path.stat().st_size for path in ASSET.rglob("*") if path.is_file()) < 4e6
+
+
+def test_with_ttt_the_loss_falls_beyond_the_window_and_without_it_does_not(losses: Losses) -> None:
+    fall = {
+        name: losses[name, "table"][:, SECOND_WINDOW].mean(axis=1)
+        - losses[name, "table"][:, LATE].mean(axis=1)
+        for name in ("baseline", "ttt")
+    }
+    assert fall["ttt"].min() > 0.5
+    assert abs(fall["baseline"].mean()) < 0.1
+    late = {name: losses[name, "table"][:, LATE].mean() for name in ("baseline", "ttt")}
+    for name, remembers in (("baseline", False), ("ttt", True)):
+        assert late[name] == pytest.approx(
+            LANGUAGE.best_semantic_loss(remembers=remembers), abs=0.01
+        )
+
+
+def test_without_structure_there_is_no_difference(losses: Losses) -> None:
+    difference = losses["ttt", "none"] - losses["baseline", "none"]
+    assert abs(difference[:, LATE].mean()) < 0.004
+    fall = losses["ttt", "none"][:, SECOND_WINDOW].mean() - losses["ttt", "none"][:, LATE].mean()
+    assert abs(fall) < 0.1
+
+
+def test_without_updates_ttt_knows_no_more_than_the_baseline(losses: Losses) -> None:
+    lm = load_tiny_effect("ttt")
+    for each in ttt_layers(lm).values():
+        each.layer.updates = False
+    late = semantic_loss(lm, _chapters("table")[:6])[:, LATE]
+    assert late.mean() > losses["baseline", "table"][:6, LATE].mean() - 0.02
+
+
+def test_the_models_own_text_is_padding_as_it_was_in_training() -> None:
+    lm = load_tiny_effect("ttt")
+    codes = _chapters("table")[:2, :, :100]
+    own, pad = (evaluate_codes(lm, codes, text_stream=text) for text in ("own", "pad"))
+    assert (own.text == lm.text_padding_token_id).all()
+    assert torch.allclose(own.nll, pad.nll, atol=1e-5)

@@ -1,0 +1,55 @@
+"""The script that trains the two tiny Moshis: what they hear, what they are told, same again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from moshi.utils.compile import no_compile
+from safetensors.torch import load_file
+
+from ttt.moshi import evaluate_codes, train_tiny
+from ttt.moshi.tiny import tiny_lm
+from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect
+
+
+def test_two_steps_are_deterministic_and_touch_every_ttt_parameter(tmp_path: Path) -> None:
+    for folder in ("first", "again"):
+        train_tiny.train_one(tmp_path / folder, "ttt", seed=5, steps=2)
+    train_tiny.train_one(tmp_path / "start", "ttt", seed=5, steps=0)
+    for file in ("model.safetensors", "ttt.safetensors"):
+        first, again = (load_file(tmp_path / n / "ttt" / file) for n in ("first", "again"))
+        assert first.keys() == again.keys()
+        assert all(torch.equal(first[key], again[key]) for key in first)
+    trained, drawn = (
+        load_file(tmp_path / n / "ttt" / "ttt.safetensors") for n in ("first", "start")
+    )
+    assert all(not torch.equal(trained[key], drawn[key]) for key in drawn)
+    lm = load_tiny_effect("ttt", tmp_path / "first")
+    assert all(torch.equal(lm.state_dict()[key], tensor) for key, tensor in trained.items())
+
+
+def test_both_models_hear_the_same_and_training_leaves_fresh_chapters_alone() -> None:
+    batches = list(train_tiny.training_chapters(seed=3, steps=20))
+    again = list(train_tiny.training_chapters(seed=3, steps=20))
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+    chapters = [chapter.numpy().tobytes() for batch in batches for chapter in batch]
+    assert len(set(chapters)) == len(chapters)
+    assert all(batch.shape[0] * batch.shape[2] == 2048 for batch in batches)
+
+
+def test_attention_cannot_reach_back_to_a_cue() -> None:
+    context, layers = train_tiny.MODEL["context"], train_tiny.MODEL["num_layers"]
+    assert layers * (context - 1) + 2 < LANGUAGE.min_lag_frames
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_the_streaming_evaluation() -> None:
+    lm = tiny_lm(2, **train_tiny.MODEL)
+    codes = next(train_tiny.training_chapters(seed=1, steps=10))[:2, :, :64]
+    nll = evaluate_codes(lm, codes, text_stream="pad").nll
+    text = torch.full((2, 1, 64), lm.text_padding_token_id)
+    with no_compile():
+        logits = lm(torch.cat([text, codes, codes.new_full((2, 8, 64), -1)], dim=1)).text_logits
+    text_nll = -logits.log_softmax(-1)[..., lm.text_padding_token_id].mean()
+    expected = (100 * nll[:, 0].mean() + nll[:, 1:, :-1].mean((0, 2)).sum() + text_nll) / 108
+    assert train_tiny.training_loss(lm, codes) == pytest.approx(float(expected), rel=1e-5)

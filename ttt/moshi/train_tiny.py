@@ -1,0 +1,209 @@
+"""Train a tiny Moshi with TTT layers, and the same without: memory beyond the window, shown.
+
+    python -m ttt.moshi.train_tiny --seed 0 --out effect/
+
+writes `baseline/`, `ttt/` (see `ttt.moshi.tiny_effect`) and figures.json. Both models hear the same
+chapters in the same order for the same number of steps. Chapters are several windows long and
+training goes end to end through all of the TTT layer's inner steps, so that what is learnt is how
+to learn: keys, values, rates and the starting point.
+
+Tables come first, alone. Then half of the chapters have no structure: a model that had met nothing
+but tables would bet on its memory there, and lose.
+
+Deterministic on one CPU thread for a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from moshi.models.lm import LMModel
+from moshi.utils.compile import no_compile
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from ttt.eval.synthetic_chapters import synthetic_chapter
+from ttt.layers import TTTConfig
+from ttt.moshi.delays import ZERO_TOKEN
+from ttt.moshi.evaluate import evaluate_codes
+from ttt.moshi.insert import insert_ttt
+from ttt.moshi.tiny import tiny_arguments, tiny_lm
+from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect
+from ttt.moshi.ttt_files import save_ttt
+from ttt.stats import bootstrap_interval, difference_interval
+
+MODEL: dict[str, Any] = {
+    "context": 4,
+    "dim": 64,
+    "num_layers": 3,
+    "num_heads": 4,
+    "card": LANGUAGE.card,
+    "text_card": 8,
+    "depformer_dim": 32,
+    "depformer_layers": 1,
+    "depformer_heads": 2,
+}
+"""Three layers reach 3 x 3 frames back, and delayed codes 2 more; a cue comes back after 14."""
+TTT_LAYERS = (0, 2)
+# Rotation would make a key depend on its place in the mini-batch; with this base it hardly does.
+TTT = TTTConfig(dim=64, num_heads=2, kind="linear", base_lr=32.0, rope_theta=1e30)
+STEPS = 800
+FRAMES_PER_STEP = 2048
+ROUNDS = 8
+"""Length of a training chapter: every cue occurs so often."""
+TABLES_ONLY = 0.4
+"""Share of the steps before chapters without structure come in; half of them from then on."""
+PEAK_RATE, WARMUP_STEPS, FALLING_SHARE = 3e-3, 20, 0.4
+SEMANTIC_WEIGHT, TEXT_WEIGHT = 100.0, 1.0
+MEASURED_CHAPTERS, MEASURED_ROUNDS = 24, 32
+FRESH_SEED = 1_000_000
+"""Seeds of chapters from here on are not used in training."""
+
+
+def train(out: Path, seed: int, steps: int = STEPS) -> dict[str, Any]:
+    """Train both models, save them to `out` with their figures, return these."""
+    for name in ("baseline", "ttt"):
+        train_one(out, name, seed, steps)
+    figures: dict[str, Any] = {"seed": seed, "steps": steps}
+    figures |= measure(load_tiny_effect("baseline", out), load_tiny_effect("ttt", out))
+    (out / "figures.json").write_text(json.dumps(_rounded(figures), indent=2) + "\n")
+    return figures
+
+
+def train_one(out: Path, name: str, seed: int, steps: int) -> None:
+    """Train "baseline" or "ttt" and save it to a folder of this name in `out`."""
+    lm = tiny_lm(seed, **MODEL)
+    if name == "ttt":
+        generator = torch.Generator().manual_seed(seed)
+        insert_ttt(lm, TTT_LAYERS, TTT, gate=1.0, generator=generator)
+    optimizer = torch.optim.AdamW(lm.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
+    for step, codes in enumerate(training_chapters(seed, steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(step, steps)
+        loss = training_loss(lm, codes)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 49:
+            print(f"{name} step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
+    save_model(lm, out / name)
+
+
+def training_chapters(seed: int, steps: int) -> Iterator[Tensor]:
+    """A batch of chapters [B, 8, T] for every step; a function of its arguments alone."""
+    frames = ROUNDS * LANGUAGE.round_frames
+    batch = FRAMES_PER_STEP // frames
+    for step in range(steps):
+        without = 0.0 if step < TABLES_ONLY * steps else 0.5
+        yield _chapters(without, (seed * steps + step) * batch % FRESH_SEED, batch, frames)
+
+
+def training_loss(lm: LMModel, codes: Tensor) -> Tensor:
+    """Mean NLL with Moshi's weights, 100 for the semantic codebook, 1 for each acoustic one.
+
+    The text is padding, and learnt: a model that chooses its own text then says nothing.
+    """
+    batch, codebooks, frames = codes.shape
+    text = torch.full((batch, 1, frames), lm.text_padding_token_id)
+    other = torch.full((batch, lm.n_q - codebooks, frames), ZERO_TOKEN)
+    with no_compile():
+        said = lm(torch.cat([text, codes, other], dim=1))
+    nll = F.cross_entropy(said.logits.flatten(0, 2), codes.flatten(), reduction="none")
+    nll = nll.view_as(codes)
+    text_nll = F.cross_entropy(said.text_logits.flatten(0, 2), text.flatten())
+    # The last frame's acoustic codes would be predicted one step later: NaN.
+    semantic, acoustic = nll[:, 0].mean(), nll[:, 1:, :-1].mean((0, 2)).sum()
+    weight = SEMANTIC_WEIGHT + codebooks - 1 + TEXT_WEIGHT
+    return (SEMANTIC_WEIGHT * semantic + acoustic + TEXT_WEIGHT * text_nll) / weight
+
+
+def save_model(lm: LMModel, folder: Path) -> None:
+    """Write the base model in the published layout, and its TTT layers, if any, beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(tiny_arguments(**MODEL), indent=2) + "\n")
+    base = {k: t.contiguous() for k, t in lm.state_dict().items() if ".ttt." not in k}
+    save_file(base, folder / "model.safetensors")
+    if len(base) < len(lm.state_dict()):
+        save_ttt(lm, folder)
+
+
+def measure(baseline: LMModel, ttt: LMModel) -> dict[str, Any]:
+    """Semantic loss of both by rounds of fresh chapters, with and without structure.
+
+    Means over chapters with 95 % intervals that resample chapters, and the paired difference.
+    """
+    figures: dict[str, Any] = {}
+    frames = MEASURED_ROUNDS * LANGUAGE.round_frames
+    for structure, without in (("table", 0.0), ("none", 1.0)):
+        codes = _chapters(without, FRESH_SEED, MEASURED_CHAPTERS, frames)
+        lines = {"baseline": semantic_loss(baseline, codes), "ttt": semantic_loss(ttt, codes)}
+        rounds = {}
+        for first, end in _doubling(MEASURED_ROUNDS):
+            place = slice(first * LANGUAGE.round_frames, end * LANGUAGE.round_frames)
+            means = {name: line[:, place].mean(axis=1) for name, line in lines.items()}
+            rounds[str(end) if end == first + 1 else f"{first + 1}-{end}"] = {
+                **{
+                    name: bootstrap_interval(mean, seed=0).to_dict() for name, mean in means.items()
+                },
+                "ttt - baseline": difference_interval(
+                    means["ttt"], means["baseline"], seed=0
+                ).to_dict(),
+            }
+        figures[structure] = rounds
+    return figures
+
+
+def semantic_loss(lm: LMModel, codes: Tensor) -> np.ndarray:
+    """NLL [B, T] of the semantic code of every frame, streaming, as chapters are evaluated."""
+    return evaluate_codes(lm, codes, text_stream="pad", chunk=64).nll[:, 0].double().numpy()
+
+
+def _chapters(without: float, first_seed: int, batch: int, frames: int) -> Tensor:
+    """[batch, 8, frames], of which the first `without` (a share) have no structure."""
+    none = dataclasses.replace(LANGUAGE, structure="none")
+    languages = [none if place < without * batch else LANGUAGE for place in range(batch)]
+    made = [
+        synthetic_chapter(language, first_seed + place, frames)
+        for place, language in enumerate(languages)
+    ]
+    return torch.from_numpy(np.stack(made))
+
+
+def _rate(step: int, steps: int) -> float:
+    """Warm up, stay, fall to a twentieth over the last steps."""
+    left = (steps - step) / (FALLING_SHARE * steps)
+    return PEAK_RATE * min(1.0, (step + 1) / WARMUP_STEPS, max(0.05, left))
+
+
+def _doubling(rounds: int) -> Iterator[tuple[int, int]]:
+    """Rounds 1, 2, 3-4, 5-8, ... counted from 0."""
+    first = 0
+    while first < rounds:
+        end = max(1, 2 * first)
+        yield first, end
+        first = end
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the models")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    train(arguments.out, arguments.seed, arguments.steps)
