@@ -288,6 +288,15 @@ def test_a_model_that_gives_no_number_fails_by_name(
     assert record_path(tmp_path / "out/records/baseline", "speaker_0/chapter_0").exists()
 
 
+def test_workers_that_do_not_fit_are_refused_at_once(ray_local: None, tmp_path: Path) -> None:
+    output = f"output={tmp_path / 'out'}"
+    with pytest.raises(UserError, match=r"2 workers of 0.5 CPU and 1 GPU .* room for 0; lower"):
+        evaluate(made(60, output, "cluster.gpus_per_worker=1"), resume=False, address=None)
+    many = made(60, output, "cluster.cpus_per_worker=1", "cluster.num_workers=3")
+    with pytest.raises(UserError, match=r"3 workers of 1 CPU and 0 GPU .* room for 2; lower"):
+        evaluate(many, resume=False, address=None)
+
+
 def test_plan_says_models_chapters_memory(voices: Path, ttt_folder: Path) -> None:
     text = describe(
         config(
