@@ -47,17 +47,19 @@ def nano_snac() -> SNAC:
     return build_nano_snac()
 
 
+NANO_CONFIG = {
+    "sampling_rate": 24000,
+    "encoder_dim": 4,
+    "encoder_rates": [2, 4, 8, 8],
+    "decoder_dim": 64,
+    "decoder_rates": [8, 8, 4, 2],
+    "attn_window_size": None,
+    "codebook_size": 64,
+    "codebook_dim": 4,
+    "vq_strides": [4, 2, 1],
+}
+
+
 def build_nano_snac(seed: int = 0, **overrides: object) -> SNAC:
     torch.manual_seed(seed)
-    config = {
-        "sampling_rate": 24000,
-        "encoder_dim": 4,
-        "encoder_rates": [2, 4, 8, 8],
-        "decoder_dim": 64,
-        "decoder_rates": [8, 8, 4, 2],
-        "attn_window_size": None,
-        "codebook_size": 64,
-        "codebook_dim": 4,
-        "vq_strides": [4, 2, 1],
-    }
-    return SNAC(**{**config, **overrides}).eval()
+    return SNAC(**{**NANO_CONFIG, **overrides}).eval()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import soundfile
 
 from ray_jobs import cache_codes
 from ray_jobs.cache_worker import CacheConfig, InputConfig, WorkersConfig
+from tests.ray_jobs.worker_processes import worker_pids
 from ttt import records
 from ttt.snac.shards import read_shard_table
 
@@ -269,7 +270,7 @@ def test_an_encoder_killed_midway_changes_no_byte(
 
     def kill() -> None:
         _wait_for(lambda: _first_shard_is_there(tmp_path / "b"))
-        killed.extend(_encoder_pids())
+        killed.extend(worker_pids("MapWorker(MapBatches(ShardEncoder))"))
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
 
@@ -328,34 +329,3 @@ def _wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def _encoder_pids() -> list[int]:
-    """Encoders that this process's own Ray runs; other Rays of the machine are not ours."""
-    return [
-        pid
-        for pid, parents in _processes()
-        if os.getpid() in parents
-        and "MapWorker(MapBatches(ShardEncoder))" in _read_proc(pid, "cmdline")
-    ]
-
-
-def _processes() -> Iterator[tuple[int, list[int]]]:
-    """Every process and its ancestors."""
-    parent = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (stat := _read_proc(int(entry.name), "stat")):
-            parent[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    for pid in parent:
-        parents, above = [], parent[pid]
-        while above in parent:
-            parents.append(above)
-            above = parent[above]
-        yield pid, parents
-
-
-def _read_proc(pid: int, name: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
-    except OSError:
-        return ""  # It has ended since it was listed.

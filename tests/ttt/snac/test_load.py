@@ -6,21 +6,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.conftest import NANO_CONFIG
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import load_codec, weights_sha256
-
-CONFIG = {
-    "sampling_rate": 24000,
-    "encoder_dim": 4,
-    "encoder_rates": [2, 4, 8, 8],
-    "decoder_dim": 64,
-    "decoder_rates": [8, 8, 4, 2],
-    "attn_window_size": None,
-    "codebook_size": 64,
-    "codebook_dim": 4,
-    "vq_strides": [4, 2, 1],
-}
 
 
 @pytest.fixture
@@ -28,7 +17,7 @@ def folder(tmp_path, nano_snac):
     """A codec folder in the hub's layout."""
     folder = tmp_path / "my_codec"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(NANO_CONFIG))
     torch.save(nano_snac.state_dict(), folder / "pytorch_model.bin")
     return folder
 
@@ -94,7 +83,7 @@ def save(weights):
 
 
 def reconfigure(**changes):
-    text = json.dumps({**CONFIG, **changes}).encode()
+    text = json.dumps({**NANO_CONFIG, **changes}).encode()
     return write("config.json", text)
 
 
