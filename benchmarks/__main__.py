@@ -7,7 +7,7 @@ benchmarks/README.md.
 import subprocess
 import sys
 
-BENCHMARKS = ("data_path", "caching", "train_step", "moshi_stream")
+BENCHMARKS = ("data_path", "caching", "train_step", "moshi_stream", "scale")
 
 
 def main() -> int:
