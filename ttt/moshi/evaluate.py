@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ttt.errors import UserError
-from ttt.moshi.delays import ZERO_TOKEN
+from ttt.moshi.delays import ZERO_TOKEN, Delays
 from ttt.moshi.heard import Heard, join
 from ttt.moshi.session import Session
 from ttt.moshi.speculate import Acceptance
@@ -139,9 +139,9 @@ class Evaluation:
         if reset_ttt_every is not None and reset_ttt_every < 1:
             raise UserError(f"reset_ttt_every={reset_ttt_every} must be 1 or more frames, or None")
         self._reset_ttt_every = reset_ttt_every
-        self.session = Session(lm, self._streams.batch, max_chunk=chunk)
-        self._delays = self.session.delays
+        self._delays = Delays.of(lm)
         self._steps = self._delays.steps(self._streams.frames)
+        self.session = Session(lm, self._streams.batch, max_chunk=chunk, max_steps=self._steps)
         self._start()
 
     def __enter__(self) -> Self:

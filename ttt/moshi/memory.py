@@ -32,25 +32,31 @@ class MemoryNeed:
         return self.rings + self.ttt + self.working
 
 
-def memory_need(lm: LMModel, batch: int, chunk: int) -> MemoryNeed:
-    """What an `Evaluation` of `batch` recordings takes; the model may be on the meta device."""
+def memory_need(lm: LMModel, batch: int, chunk: int, max_steps: int | None = None) -> MemoryNeed:
+    """What an `Evaluation` of `batch` recordings takes; the model may be on the meta device.
+
+    Args:
+        max_steps: steps of the longest recording, for rings no longer than that; None: any length.
+    """
     token = 2 * batch * lm.dim * lm.dtype.itemsize
-    rings = sum(token * capacity for capacity in _capacities(lm, chunk))
+    capacities = _capacities(lm, chunk, max_steps)
+    rings = sum(token * capacity for capacity in capacities)
     learnt = list(ttt_layers(lm).values())
     ttt = sum(each.layer.state_bytes(batch, rollback_tokens=chunk) for each in learnt)
-    working = [_attention(lm, batch, chunk), _feed_forward(lm, batch, chunk)]
+    working = [_attention(lm, batch, chunk, max(capacities)), _feed_forward(lm, batch, chunk)]
     working += [_text_head(lm, batch, chunk), _depformer(lm, batch, chunk)]
     working += [_learning(each, batch, chunk) for each in learnt]
     return MemoryNeed(rings, ttt, max(working))
 
 
-def _capacities(lm: LMModel, chunk: int) -> list[int]:
-    return [int(layer.self_attn.context or 0) + chunk for layer in temporal_layers(lm)]
+def _capacities(lm: LMModel, chunk: int, max_steps: int | None) -> list[int]:
+    contexts = [int(layer.self_attn.context or 0) for layer in temporal_layers(lm)]
+    return [min(context, max_steps or context) + chunk for context in contexts]
 
 
-def _attention(lm: LMModel, batch: int, chunk: int) -> int:
+def _attention(lm: LMModel, batch: int, chunk: int, capacity: int) -> int:
     """Projections, their rotation in float32, the mask, and scores where no fused kernel runs."""
-    heads, capacity = temporal_layers(lm)[0].self_attn.num_heads, max(_capacities(lm, chunk))
+    heads = temporal_layers(lm)[0].self_attn.num_heads
     projections = chunk * lm.dim * (6 * lm.dtype.itemsize + 8 * _FLOAT32)
     mask = chunk * capacity * 16  # differences of int64 positions, and booleans of them
     scores = 2 * heads * chunk * capacity * _FLOAT32

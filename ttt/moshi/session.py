@@ -40,15 +40,19 @@ class Session:
 
     Args:
         max_chunk: the most steps that one call may take and that can be taken back.
+        max_steps: the most steps that will be heard in all, where that is known: a batch of short
+            recordings then takes no rings for attention's whole window.
 
     Raises:
         UserError: on entering, when the model streams already or cannot stream.
     """
 
-    def __init__(self, lm: LMModel, batch: int, *, max_chunk: int = 64) -> None:
+    def __init__(
+        self, lm: LMModel, batch: int, *, max_chunk: int = 64, max_steps: int | None = None
+    ) -> None:
         if batch < 1 or max_chunk < 1:
             raise UserError(f"batch={batch} and max_chunk={max_chunk} must both be 1 or more")
-        self.lm, self.batch, self.max_chunk = lm, batch, max_chunk
+        self.lm, self.batch, self.max_chunk, self.max_steps = lm, batch, max_chunk, max_steps
         self.delays = Delays.of(lm)
         self.acceptance = Acceptance()
         self._open: StreamingState | None = None
@@ -56,7 +60,7 @@ class Session:
 
     def __enter__(self) -> Self:
         with torch.no_grad():
-            self._open = StreamingState(self.lm, self.batch, self.max_chunk)
+            self._open = StreamingState(self.lm, self.batch, self.max_chunk, self.max_steps)
         self._forget()
         return self
 
@@ -254,6 +258,11 @@ class Session:
             raise UserError(
                 f"a chunk of {steps} steps does not fit: this session's rings have room for "
                 f"{self.max_chunk}; open it with a larger max_chunk"
+            )
+        if self.max_steps is not None and self.position + steps > self.max_steps:
+            raise UserError(
+                f"step {self.position + steps} does not fit: this session was opened for "
+                f"{self.max_steps} steps; open it with a larger max_steps"
             )
         if self._state.since_mark + steps > self.max_chunk:
             self.mark()

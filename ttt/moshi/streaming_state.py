@@ -26,12 +26,18 @@ from ttt.moshi.insert import temporal_layers, ttt_layers
 class StreamingState:
     """The streaming state of one model, from `__init__` to `close`.
 
+    Args:
+        max_steps: the most steps that will be heard in all: rings need not be longer than the
+            recording. None: any number.
+
     Raises:
         UserError: the model streams already, has no attention window, needs conditions, or was
             given TTT layers after it first streamed.
     """
 
-    def __init__(self, lm: LMModel, batch: int, max_chunk: int) -> None:
+    def __init__(
+        self, lm: LMModel, batch: int, max_chunk: int, max_steps: int | None = None
+    ) -> None:
         _check_model(lm)
         self.position = 0
         """Steps heard so far."""
@@ -42,7 +48,7 @@ class StreamingState:
         contexts = [int(attention.context or 0) for attention in attentions]
         try:
             for attention, context in zip(attentions, contexts, strict=True):
-                attention.context = context + max_chunk
+                attention.context = min(context, max_steps or context) + max_chunk
             self._stack.enter_context(lm.streaming(batch))
         finally:  # The rings are sized by now, and the mask reads the window from the same place.
             for attention, context in zip(attentions, contexts, strict=True):

@@ -81,3 +81,14 @@ def test_small_models_take_what_was_computed(small_lm, speech, ttt, batch, chunk
                 assert learnt <= need.ttt
     assert counted.most < need.ttt + need.working
     assert counted.most > 0.25 * (need.ttt + need.working)
+
+
+def test_short_recordings_take_short_rings(small_lm, speech):
+    lm = small_lm(None, context=200, dim=128)
+    need = memory_need(lm, batch=3, chunk=10, max_steps=21)
+    with Evaluation(lm, speech(batch=3, frames=20), chunk=10, text_stream="pad") as evaluation:
+        caches = [layer.self_attn._streaming_state.kv_cache for layer in lm.transformer.layers]
+        assert {ring.capacity for ring in caches} == {21 + 10}
+        assert need.rings == sum(ring.cache.nbytes for ring in caches)
+        list(evaluation)
+    assert memory_need(lm, 3, 10, max_steps=999).rings == memory_need(lm, 3, 10).rings

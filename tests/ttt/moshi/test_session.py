@@ -336,3 +336,27 @@ def test_a_model_without_window_or_with_late_ttt_is_refused(small_lm):
     with pytest.raises(UserError, match="inserted after this model first streamed"):
         Session(streamed, 1).__enter__()
     assert not streamed.is_streaming
+
+
+@pytest.mark.parametrize("max_steps", [5, 30])  # the window is 12
+def test_a_session_for_few_steps_predicts_the_same(small_lm, speech, max_steps):
+    lm, audio = small_lm(None), speech(codebooks=16, frames=max_steps)
+    text = torch.full((2, max_steps), 3)
+    with Session(lm, 2, max_chunk=7) as session:
+        expected = torch.cat(
+            [session.step_chunk(a, t).audio_logits for a, t in _parts(audio, text)], dim=2
+        )
+    with Session(lm, 2, max_chunk=7, max_steps=max_steps) as session:
+        for a, t in _parts(audio, text):  # heard, taken back, heard again
+            session.mark()
+            session.step_chunk(a, t)
+            session.rollback(a.shape[2])
+            made = session.step_chunk(a, t).audio_logits
+            first = session.position - a.shape[2]
+            assert (made - expected[:, :, first : session.position]).abs().max() < 1e-5
+        with pytest.raises(UserError, match=rf"opened for {max_steps} steps"):
+            session.step_chunk(audio[:, :, :1], text[:, :1])
+
+
+def _parts(audio, text):
+    return zip(audio.split(4, dim=2), text.split(4, dim=1), strict=True)
