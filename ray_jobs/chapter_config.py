@@ -156,7 +156,7 @@ class EvaluateChaptersConfig(Config):
     """Steps per forward pass; in bfloat16 part of what a result is. Halved when memory runs out."""
     group_size: int = 1
     """Chapters heard together in one batch; part of what a result is."""
-    state_every_frames: int = 10_000
+    state_every_frames: int = 50_000
     """Frames between two saved states: the most that a killed worker loses."""
     controls: ControlsConfig = field(default_factory=ControlsConfig)
     """Controls."""
