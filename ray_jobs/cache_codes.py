@@ -94,7 +94,7 @@ def verify(cache: str) -> None:
 
 def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[str, Any]:
     """Run the pending shards through a pool of encoders; returns what it took."""
-    from ray_jobs.clip_counter import counted_progress  # Ray is imported only where it runs.
+    from ray_jobs.work_counter import counted_progress  # Ray is imported only where it runs.
 
     workers = min(_count_workers(config), len(pending))
     done = plan.n_inputs - sum(len(plan.shards[number]) for number in pending)
@@ -103,9 +103,9 @@ def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[st
     fields: dict[str, object] = {}
     with (
         Progress("caching", plan.n_inputs, "clips", done=done) as progress,
-        counted_progress(progress, fields) as clip_counter,
+        counted_progress(progress, fields) as counter,
     ):
-        for status in _statuses(config, plan, pending, workers, clip_counter):
+        for status in _statuses(config, plan, pending, workers, counter):
             shards_done += 1
             audio_seconds += status["audio_seconds"]
             cpu_seconds += status["cpu_seconds"]
@@ -127,7 +127,7 @@ def _statuses(
     plan: CachePlan,
     pending: list[int],
     workers: int,
-    clip_counter: ActorHandle,
+    counter: ActorHandle,
 ) -> Iterator[dict[str, Any]]:
     """The encoders' reports, each as soon as its shard is finished."""
     import ray.data
@@ -138,7 +138,7 @@ def _statuses(
         warnings.simplefilter("ignore", DeprecationWarning)
         statuses = rows.map_batches(
             ShardEncoder,
-            fn_constructor_args=(_for_workers(config), clip_counter),
+            fn_constructor_args=(_for_workers(config), counter),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),

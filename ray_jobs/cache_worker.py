@@ -161,7 +161,7 @@ STATUS_SCHEMA = pa.schema(
 class ShardEncoder:
     """A Ray actor: holds the encoder, turns one row (a shard's inputs) into files and a status."""
 
-    def __init__(self, config: CacheConfig, clip_counter: ActorHandle) -> None:
+    def __init__(self, config: CacheConfig, counter: ActorHandle) -> None:
         device = "cuda" if config.workers.num_gpus else "cpu"
         # The same codes on every run: no fast approximations, and one thread on a CPU.
         torch.backends.cudnn.allow_tf32 = False
@@ -171,7 +171,7 @@ class ShardEncoder:
             torch.set_num_threads(1)
         codec = load_codec(config.codec.name, device)
         self._config = config
-        self._clip_counter = clip_counter
+        self._counter = counter
         self._encoder = ClipEncoder(codec.model, config.encode)
         self._codec = CodecIdentity(codec.name, codec.weights_sha256)
         self._prepare = prepare_function(config, codec.geometry)
@@ -189,7 +189,7 @@ class ShardEncoder:
         def on_batch(n_clips: int) -> None:
             nonlocal encoded
             encoded += n_clips
-            self._clip_counter.count.remote(number, encoded)
+            self._counter.count.remote(number, encoded)
 
         lines = cache_shard(
             self._config.output,
@@ -201,7 +201,7 @@ class ShardEncoder:
             self._config.workers.read_threads,
             on_batch,
         )
-        self._clip_counter.count.remote(number, len(lines))
+        self._counter.count.remote(number, len(lines))
         cached = [line for line in lines if line["status"] == "cached"]
         return {
             "shard": number,

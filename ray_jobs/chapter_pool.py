@@ -11,7 +11,6 @@ OUTPUT holds what `ttt.eval.run_description` lists, and besides
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ import ray
 
 from ray_jobs import run_folder
 from ray_jobs.actors import WorkerDied, over_actors
-from ray_jobs.chapter_config import ChapterActorsConfig, EvaluateChaptersConfig
+from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
 from ray_jobs.chapter_report import build_report
 from ray_jobs.chapter_worker import ChapterWorker, Outcome, is_verified
-from ray_jobs.clip_counter import counted_progress
 from ray_jobs.config import load_config
 from ray_jobs.progress import Progress
-from ray_jobs.runtime import ray_session
+from ray_jobs.runtime import ray_session, require_room
+from ray_jobs.work_counter import counted_progress
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.eval.chapter_records import record_path
@@ -49,7 +48,11 @@ def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | Non
         missing = _missing(plan)
         if missing or not (output / "run.json").exists():
             with ray_session(address, config.cluster.local_cpus):
-                _require_room(config.cluster, min(config.cluster.num_workers, len(missing) or 1))
+                cluster, workers = (
+                    config.cluster,
+                    min(config.cluster.num_workers, len(missing) or 1),
+                )
+                require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
                 _run(plan, missing)
         else:
             print(f"{output}: every chapter has its record, nothing is heard again")
@@ -102,22 +105,6 @@ def _missing(plan: Plan) -> list[Work]:
         if not plan.is_done(work)
         or (is_verified(plan.config, work.listener) and _key(_named(work)) not in verified)
     ]
-
-
-def _require_room(cluster: ChapterActorsConfig, workers: int) -> None:
-    """Refuse workers that the nodes present cannot hold: a chapter would wait for one for ever."""
-    wanted = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    fit = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            shares = [node["Resources"].get(k, 0.0) / need for k, need in wanted.items() if need]
-            fit += math.floor(round(min(shares), 9))
-    if fit < workers:
-        raise UserError(
-            f"{workers} workers of {cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker:g} "
-            f"GPU do not fit on this Ray, which has room for {fit}; lower cluster.num_workers, "
-            "cpus_per_worker or gpus_per_worker, or give Ray more"
-        )
 
 
 def _run(plan: Plan, missing: Sequence[Work]) -> None:

@@ -15,7 +15,7 @@ from ray_jobs.actors import WorkerDied, over_actors
 from ray_jobs.decoder_source import DecoderSource, absolute_uri, find_decoder
 from ray_jobs.evaluate_config import DecodeConfig
 from ray_jobs.progress import Progress
-from ray_jobs.runtime import ray_session
+from ray_jobs.runtime import ray_session, require_room
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.cache import DamagedClip, open_cache
@@ -112,18 +112,20 @@ def decode(config: DecodeConfig, *, resume: bool, address: str | None) -> None:
     items = [item for item in plan.items if item.clip_id not in kept]
     folder = plan.decoder.export_into(output / "decoder").resolve()
     failed: list[dict[str, str]] = []
-    seconds = 0.0
+    seconds, cluster = 0.0, config.cluster
     with (
-        ray_session(address, config.cluster.local_cpus),
+        ray_session(address, cluster.local_cpus),
         Progress("decode", len(plan.items), "clips", done=len(there)) as progress,
     ):
+        workers = min(cluster.num_workers, len(items))
+        require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
         results = over_actors(
-            lambda: DecodeWorker.options(**config.cluster.resources).remote(
+            lambda: DecodeWorker.options(**cluster.resources).remote(
                 config, str(folder), plan.cache, str(output)
             ),
             lambda actor, item: actor.decode.remote(item),
             items,
-            actors=config.cluster.num_workers,
+            actors=cluster.num_workers,
         )
         for item, result in results:
             if isinstance(result, Failed | WorkerDied):

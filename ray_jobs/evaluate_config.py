@@ -86,7 +86,12 @@ class ActorsConfig(Config):
     @property
     def resources(self) -> dict[str, float]:
         """For an actor class's options()."""
-        return {"num_cpus": self.cpus_per_worker, "num_gpus": 1 if self.use_gpu else 0}
+        return {"num_cpus": self.cpus_per_worker, "num_gpus": self.gpus_per_worker}
+
+    @property
+    def gpus_per_worker(self) -> int:
+        """GPUs of each worker."""
+        return 1 if self.use_gpu else 0
 
     @property
     def device(self) -> str:

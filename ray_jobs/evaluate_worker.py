@@ -21,7 +21,7 @@ from ray_jobs.decoder_source import weights_file_sha256
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluation_plan import Item, Plan, check_codec, plan_evaluation, writes_card
 from ray_jobs.progress import Progress
-from ray_jobs.runtime import ray_session
+from ray_jobs.runtime import ray_session, require_room
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
@@ -47,7 +47,10 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
         Evaluator(Decoder48k.from_pretrained(folder), codec)  # refuses another codec's decoder
         sha256 = weights_file_sha256(folder)
         done = _read_done(output / "results.jsonl", sha256)
-        with ray_session(address, config.cluster.local_cpus):
+        cluster = config.cluster
+        with ray_session(address, cluster.local_cpus):
+            workers = min(cluster.num_workers, len(plan.items) - len(done) or 1)
+            require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
             clips, left_out = _measure(config, plan, folder, sha256, done)
             examples = _render(config, plan, folder, clips)
         clips = _in_order(clips, plan.items)

@@ -59,6 +59,27 @@ def ray_session(
         ray.shutdown()
 
 
+def require_room(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
+    """Refuse actors that the nodes present cannot hold: their work would wait for ever.
+
+    Raises UserError.
+    """
+    import ray
+
+    wanted = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
+    fit = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            shares = [node["Resources"].get(k, 0.0) / need for k, need in wanted.items() if need]
+            fit += math.floor(round(min(shares), 9))
+    if fit < workers:
+        raise UserError(
+            f"{_count(workers, 'worker')} of {cpus_per_worker:g} CPU and {gpus_per_worker:g} GPU "
+            f"cannot be placed on this Ray, which has room for {fit}; lower cluster.num_workers or "
+            "what each of them takes, or give Ray more"
+        )
+
+
 def require_free_cpu_per_node(num_workers: int, cpus_per_worker: float) -> None:
     """Refuse train workers that could leave no node of the cluster a CPU to read data with.
 

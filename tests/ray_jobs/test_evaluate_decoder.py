@@ -242,6 +242,18 @@ def test_what_does_not_fit_is_refused_before_any_work(
         ReportConfig(example_seconds=0)
 
 
+def test_workers_that_fit_no_node_are_refused_at_once(evaluated: Evaluated, tmp_path: Path) -> None:
+    """They would wait for ever; the clips that are done already need none."""
+    for cluster, room in (
+        (ActorsConfig(use_gpu=True), "1 worker of 1 CPU and 1 GPU .* room for 0; lower"),
+        (ActorsConfig(cpus_per_worker=1.5, num_workers=2), "2 workers of 1.5 CPU .* room for 1;"),
+    ):
+        output = tmp_path / room[:9]
+        config = dataclasses.replace(evaluated.config, output=str(output), cluster=cluster)
+        with pytest.raises(UserError, match=room):
+            evaluate(config, resume=False, address=None)
+
+
 def test_a_decoder_of_another_codec_is_refused(
     small_codec: Path, recordings: Path, tmp_path: Path
 ) -> None:

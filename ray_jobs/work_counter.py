@@ -1,6 +1,7 @@
-"""Progress within shards: encoders count their clips in one small actor, the driver shows them.
+"""Progress within items: workers count clips or frames in one small actor, the driver shows them.
 
-A shard of 1,000 clips takes minutes on a CPU; without this, a log would say nothing meanwhile.
+A shard of 1,000 clips takes minutes on a CPU and a chapter longer; without this, a log would say
+nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from ray.actor import ActorHandle
 from ray_jobs.progress import Progress
 
 
-class ClipCounter:
-    """The actor: how many clips of each shard are done. A shard done again starts again."""
+class WorkCounter:
+    """The actor: how many units of each item are done. An item done again starts again."""
 
     def __init__(self) -> None:
         self._done: dict[int, int] = {}
 
-    def count(self, shard: int, clips: int) -> None:
-        """Say that `clips` clips of `shard` are done."""
-        self._done[shard] = clips
+    def count(self, item: int, units: int) -> None:
+        """Say that `units` of `item` are done."""
+        self._done[item] = units
 
     def total(self) -> int:
-        """Clips done in all shards."""
+        """Units done in all items."""
         return sum(self._done.values())
 
 
@@ -39,7 +40,7 @@ def counted_progress(
 
     `fields` are shown beside it, as they are at the time.
     """
-    counter: Any = ray.remote(ClipCounter).options(num_cpus=0).remote()
+    counter: Any = ray.remote(WorkCounter).options(num_cpus=0).remote()
     stop = threading.Event()
 
     def follow() -> None:

@@ -1,12 +1,12 @@
-"""Progress within shards."""
+"""Progress within items."""
 
 import io
 
 import pytest
 import ray
 
-from ray_jobs.clip_counter import counted_progress
 from ray_jobs.progress import Progress
+from ray_jobs.work_counter import counted_progress
 
 
 @pytest.mark.usefixtures("ray_local")
