@@ -3,24 +3,30 @@
 sWUGGY (a word and a non-word), sBLIMP (a grammatical sentence and an ungrammatical one), spoken
 and topic StoryCloze (a story with its own ending and with another), SALMon (a recording and the
 same made inconsistent). `find_pairs` reads a published layout; each task is one file of
-`ttt.eval.tasks`, which says what its layout is.
+`ttt.eval.tasks`, which says what its layout is. Pairs are made by key, never by position.
 
     found = find_pairs("swuggy", "sLM21/lexical")
     found.pairs, found.left_out
+    official_scores("lexical", "sLM21/lexical/dev/gold.csv", "scores.txt")["score"]
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import pkgutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, get_args
 
 from ttt.errors import UserError
 from ttt.eval import tasks
+from ttt.eval.chapters import natural_key
+from ttt.eval.official import official_scores as official_scores
+from ttt.eval.pair_records import Role
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,27 @@ class PairSet:
         return hashlib.sha256("\n".join(pair.pair_id for pair in self.pairs).encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One recording as a task finds it: half a pair, whose other half has the same pair_id."""
+
+    split: str
+    pair_id: str
+    cluster_id: str
+    role: Role
+    utterance: Utterance
+    voice: str = ""
+    strata: Mapping[str, str] = field(default_factory=dict)
+    """The pair takes those of its positive half."""
+
+
 class _Task(Protocol):
     """What a module of `ttt.eval.tasks` has."""
 
     TITLE: str
-    """The benchmark's own name."""
+    HAS_GOLD: bool
 
-    def find(self, root: Path, gold: Path | None) -> PairSet:
-        """The pairs below a folder."""
-        ...
+    def candidates(self, root: Path, gold: Path | None) -> Iterable[Candidate]: ...
 
 
 TASKS = tuple(module.name for module in pkgutil.iter_modules(tasks.__path__))
@@ -98,23 +116,30 @@ def find_pairs(task: str, root: str | Path, gold: str | Path | None = None) -> P
 
     Raises:
         UserError: no such task or folder, a damaged table, a table for a task that has none, or
-            nothing that could be a pair.
+            not one pair.
     """
-    _refuse_unknown(task)
+    module = _module(task)
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder of {task}'s recordings")
-    found = _module(task).find(root, Path(gold) if gold is not None else None)
-    if not found.pairs and not found.left_out:
-        raise UserError(
-            f"{root}: holds nothing that is laid out as {task}; see ttt/eval/tasks/{task}.py"
-        )
-    return found
+        raise UserError(f"{root}: no such folder of {module.TITLE} recordings")
+    if gold is not None and not module.HAS_GOLD:
+        raise UserError(f"{gold}: {module.TITLE} has no gold table; its file names say it all")
+    halves: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in module.candidates(root, None if gold is None else Path(gold)):
+        halves[candidate.pair_id].append(candidate)
+    on_disk = _OnDisk()
+    pairs, left_out = [], []
+    for pair_id in sorted(halves, key=natural_key):
+        made = _pair(task, halves[pair_id], on_disk)
+        (pairs if isinstance(made, Pair) else left_out).append(made)
+    if not pairs:
+        why = left_out[0].reason if left_out else f"see ttt/eval/tasks/{task}.py for its layout"
+        raise UserError(f"{root}: holds no pair of {module.TITLE} ({why})")
+    return PairSet(task, tuple(pairs), tuple(left_out))
 
 
 def task_title(task: str) -> str:
     """The benchmark's own name, such as sWUGGY."""
-    _refuse_unknown(task)
     return _module(task).TITLE
 
 
@@ -142,10 +167,40 @@ def _lot(seed: int, pair: Pair) -> str:
     return hashlib.sha256(f"{seed}/{pair.pair_id}".encode()).hexdigest()
 
 
-def _refuse_unknown(task: str) -> None:
+def _module(task: str) -> _Task:
     if task not in TASKS:
         raise UserError(f"{task}: no such task; there are {', '.join(TASKS)}")
-
-
-def _module(task: str) -> _Task:
     return cast(_Task, importlib.import_module(f"{tasks.__name__}.{task}"))
+
+
+class _OnDisk(dict[Path, set[str]]):
+    """Folder -> names in it: one look per folder, not one per file of a hundred thousand."""
+
+    def __missing__(self, folder: Path) -> set[str]:
+        self[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+        return self[folder]
+
+
+def _pair(task: str, halves: list[Candidate], on_disk: _OnDisk) -> Pair | LeftOut:
+    first = halves[0]
+    sides = {role: [half for half in halves if half.role == role] for role in get_args(Role)}
+    for role, side in sides.items():
+        if len(side) != 1:
+            names = ": " + ", ".join(sorted(half.utterance.item_id for half in side))
+            reason = f"{len(side) or 'no'} {role} recordings{names if side else ''}"
+            return LeftOut(first.split, first.pair_id, reason)
+    for half in halves:
+        audio = half.utterance.audio
+        if audio.name not in on_disk[audio.parent]:
+            return LeftOut(first.split, first.pair_id, f"no such recording: {audio.name}")
+    (positive,), (negative,) = sides["positive"], sides["negative"]
+    return Pair(
+        task=task,
+        split=positive.split,
+        pair_id=positive.pair_id,
+        cluster_id=positive.cluster_id,
+        voice=positive.voice,
+        positive=positive.utterance,
+        negative=negative.utterance,
+        strata=positive.strata,
+    )

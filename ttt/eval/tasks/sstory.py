@@ -1,0 +1,33 @@
+"""Spoken StoryCloze: a story of five sentences, and the same with another last sentence.
+
+`<number>_<id>_correct.wav` and `<number>_<id>_incorrect.wav`, in any folder below the root; the id
+makes the pair.
+
+Source: github.com/slp-rl/SpokenStoryCloze.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ttt.eval.pairs import Candidate, Utterance
+
+TITLE = "Spoken StoryCloze"
+HAS_GOLD = False
+
+_NAME = re.compile(r"(\d+)_([a-f0-9\-]+)_(correct|incorrect)\.wav", re.ASCII)
+
+
+def candidates(root: Path, gold: Path | None) -> Iterator[Candidate]:
+    """Every recording whose name is a story's."""
+    for path in root.rglob("*.wav"):
+        if match := _NAME.fullmatch(path.name):
+            yield Candidate(
+                split="all",
+                pair_id=match[2],
+                cluster_id=match[2],
+                role="positive" if match[3] == "correct" else "negative",
+                utterance=Utterance(path.relative_to(root).as_posix(), path),
+            )
