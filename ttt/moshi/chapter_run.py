@@ -30,7 +30,7 @@ from torch import Tensor
 from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.chapter_records import ChapterDetails, ChapterWriter, read_record, record_path
-from ttt.moshi.codes import codes_sha256
+from ttt.moshi.codes import codes_sha256, padded
 from ttt.moshi.evaluate import Block, Evaluation
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.streams import Streams
@@ -125,7 +125,7 @@ def verify_group(
     seed: int,
 ) -> Verification:
     """Hold the finished records of a group, heard without prefix or resets, to stepping."""
-    codes, lengths = _padded([chapter.codes for chapter in chapters])
+    codes, lengths = padded([chapter.codes for chapter in chapters])
     streams = Streams(lm, codes, silence=silence, lengths=lengths, **listening.streams)
     nll = torch.full(codes.shape, torch.nan)
     text = torch.zeros(len(chapters), codes.shape[2], dtype=torch.long)
@@ -269,7 +269,7 @@ class _Group:
 def _evaluation(
     lm: LMModel, group: _Group, listening: Listening, silence: Tensor | None
 ) -> Evaluation:
-    codes, lengths = _padded(group.heard)
+    codes, lengths = padded(group.heard)
     if lm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     settings: dict[str, Any] = dict(listening.streams)
@@ -282,15 +282,6 @@ def _evaluation(
         reset_ttt_every=listening.reset_ttt_every,
         **settings,
     )
-
-
-def _padded(rows: Sequence[npt.NDArray[np.int16]]) -> tuple[Tensor, list[int]]:
-    """[B, 8, longest] with zeros after the shorter ones' end, and the lengths."""
-    lengths = [row.shape[1] for row in rows]
-    codes = np.zeros((len(rows), rows[0].shape[0], max(lengths)), dtype=np.int16)
-    for place, row in zip(codes, rows, strict=True):
-        place[:, : row.shape[1]] = row
-    return torch.from_numpy(codes), lengths
 
 
 def _save_state(path: Path, identity: str, tensors: dict[str, Tensor]) -> None:

@@ -112,6 +112,15 @@ def codes_sha256(codes: npt.NDArray[np.integer] | Tensor) -> str:
     return hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
 
 
+def padded(rows: Sequence[Codes]) -> tuple[Tensor, list[int]]:
+    """[B, 8, longest] of codes [8, T]: zeros after the shorter ones' end; and the lengths."""
+    lengths = [row.shape[1] for row in rows]
+    codes = np.zeros((len(rows), rows[0].shape[0], max(lengths)), dtype=np.int16)
+    for place, row in zip(codes, rows, strict=True):
+        place[:, : row.shape[1]] = row
+    return torch.from_numpy(codes), lengths
+
+
 def mimi_sha256(mimi: MimiModel) -> str:
     """Identity of Mimi's encoder and codebooks: names, shapes and bytes of all tensors."""
     digest = hashlib.sha256()
