@@ -230,8 +230,7 @@ class Evaluation:
         nll, text = torch.cat([self._nll, nll], dim=2), torch.cat([self._text, text], dim=1)
         kept = min(self._delays.longest, text.shape[1])
         self._nll, self._text = nll[:, :, text.shape[1] - kept :], text[:, text.shape[1] - kept :]
-        by_frame = self._delays.by_frame(nll)[:, self._streams.predicted]
-        return self._finished(first, by_frame, text[:, : by_frame.shape[2]])
+        return self._finished(first, *self._by_frame(nll, text))
 
     def _listen(self) -> Heard:
         first = self.session.position
@@ -248,10 +247,19 @@ class Evaluation:
 
     def _score(self) -> tuple[Tensor, Tensor]:
         """NLL [B, predicted, n] and text [B, n] of the next pending steps, on the CPU."""
-        heard = self._pending[: self._block_steps]
+        heard = self._ready()
         logits = self.session.audio_logits(heard)
         targets = self._delays.predicted_codes(heard.forced)
         return negative_log_likelihood(logits, targets).cpu(), heard.text.cpu()
+
+    def _ready(self) -> Heard:
+        """The next pending steps, as the depformer is to take them."""
+        return self._pending[: self._block_steps]
+
+    def _by_frame(self, nll: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """NLL [B, Q, n] and text [B, n] of whole frames, of NLL [B, predicted, S] by step."""
+        by_frame = self._delays.by_frame(nll)[:, self._streams.predicted]
+        return by_frame, text[:, : by_frame.shape[2]]
 
     def _finished(self, first: int, nll: Tensor, text: Tensor) -> Block:
         alive = self._streams.alive(first, text.shape[1])[:, None]
