@@ -20,7 +20,7 @@ from ttt.snac.curriculum import Epoch, plan_epochs, require_even_shares
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.memory import activation_bytes_per_coarse
 from ttt.snac.model import Decoder48k
-from ttt.snac.optim import learning_rates
+from ttt.snac.optim import learning_rates, rate_factor
 from ttt.snac.split import held_out_rows
 from ttt.snac.train_loop import LoopSettings
 from ttt.snac.train_state import plan_of
@@ -133,7 +133,13 @@ def describe(config: TrainConfig) -> str:
     for epoch in setup.epochs:
         shape, offset = epoch.shape, epoch.first_step - epoch.phase_first_step
         first, last = (
-            learning_rates(config.optim, epoch.phase, step, epoch.phase_steps)["head"]
+            learning_rates(
+                config.optim,
+                epoch.phase,
+                step,
+                epoch.phase_steps,
+                factor=rate_factor(config.optim, epoch.phase_first_step + step),
+            )["head"]
             for step in (offset, offset + epoch.steps - 1)
         )
         slices = shape.clips_per_micro_batch * (shape.core_coarse + 2 * shape.context_coarse)

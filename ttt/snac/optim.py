@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +36,9 @@ class OptimConfig(Config):
     """Phase 2 starts at peak_lr divided by this."""
     final_div: float = 1.0e4
     """Phase 2 ends at its starting rate divided by this."""
+    rate_factors: dict[int, float] = field(default_factory=dict)
+    """Factors on every learning rate, each from a step of the run on: {0: 0.5, 900: 0.4} halves the
+    schedule and takes it to two fifths after step 900; none leaves it as it is."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay of the first and the second moment."""
     weight_decay: float = 0.01
@@ -54,6 +57,11 @@ class OptimConfig(Config):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 < self.warmup_fraction < 1:
             raise ValueError(f"warmup_fraction must lie in (0, 1), got {self.warmup_fraction}")
+        for step, factor in self.rate_factors.items():
+            if step < 0 or factor <= 0:
+                raise ValueError(
+                    f"rate_factors take steps from 0 on to factors above 0, got {step}: {factor}"
+                )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
         if self.weight_decay < 0:
@@ -69,11 +77,14 @@ class OptimConfig(Config):
 
 
 def learning_rates(
-    config: OptimConfig, phase: int, phase_step: int, phase_steps: int
+    config: OptimConfig, phase: int, phase_step: int, phase_steps: int, *, factor: float = 1.0
 ) -> dict[str, float]:
-    """Group name -> learning rate of step `phase_step` (from 0) of a phase of `phase_steps`."""
+    """Group name -> learning rate of step `phase_step` (from 0) of a phase of `phase_steps`.
+
+    `factor` multiplies them all: the run's `rate_factor` at that step.
+    """
     if phase == 1:
-        return {"head": config.head_only_lr}
+        return {"head": factor * config.head_only_lr}
     rate = one_cycle(
         phase_step,
         phase_steps,
@@ -82,7 +93,14 @@ def learning_rates(
         initial_div=config.initial_div,
         final_div=config.final_div,
     )
+    rate *= factor
     return {"head": rate, "body": config.body_lr_scale * rate}
+
+
+def rate_factor(config: OptimConfig, step: int) -> float:
+    """The factor on the learning rates of a run's step (from 0): the newest one, or 1."""
+    begun = [start for start in config.rate_factors if start <= step]
+    return config.rate_factors[max(begun)] if begun else 1.0
 
 
 def one_cycle(

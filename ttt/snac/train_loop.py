@@ -28,6 +28,7 @@ from ttt.snac.optim import (
     OptimConfig,
     clip_gradients,
     learning_rates,
+    rate_factor,
     set_learning_rates,
     trained_parameters,
 )
@@ -98,7 +99,11 @@ def train(
                 group, model, micro_batches, saver.clock_is_due(), stop_requested()
             )
             rates = learning_rates(
-                settings.optim, epoch.phase, state.step - epoch.phase_first_step, epoch.phase_steps
+                settings.optim,
+                epoch.phase,
+                state.step - epoch.phase_first_step,
+                epoch.phase_steps,
+                factor=rate_factor(settings.optim, state.step),
             )
             set_learning_rates(optimizer, rates)
             terms = accumulate_gradients(

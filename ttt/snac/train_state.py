@@ -123,6 +123,21 @@ class Training:
         torch.set_rng_state(snapshot.optimizer["torch_rng"])
 
 
+def fork(folder: str, run: str, plan: dict[str, Any]) -> str:
+    """Begin `run`, which has no checkpoint yet, with the complete checkpoint `folder` of another.
+
+    It goes on from there under its own `plan`. Its best value is the other's only where that one
+    was measured at this step: only then are the weights of it here. Returns the new checkpoint's
+    folder; raises UserError when `folder` is damaged.
+    """
+    snapshot = checkpoint.load(folder)
+    state = TrainState(**snapshot.state["train"])
+    if state.best_step != state.step:
+        state.best_step = state.best_value = None
+    kept = {"train": dataclasses.asdict(state), "plan": plan}
+    return checkpoint.save(run, dataclasses.replace(snapshot, state=kept))
+
+
 def plan_of(epochs: Sequence[Epoch], **settings: Any) -> dict[str, Any]:
     """What a resumed run must keep: the settings and the steps they led to."""
     steps = {f"epoch {epoch.number}": epoch.steps for epoch in epochs}

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ttt.snac.optim import OptimConfig, clip_gradients, learning_rates, one_cycle
+from ttt.snac.optim import (
+    OptimConfig,
+    clip_gradients,
+    learning_rates,
+    one_cycle,
+    rate_factor,
+)
 
 # torch 2.9.1: OneCycleLR(AdamW, max_lr=1e-4, total_steps=10, pct_start=0.3, div_factor=25,
 # final_div_factor=1e4, cycle_momentum=False).
@@ -51,6 +57,24 @@ def test_phase_1_is_constant_and_the_body_has_its_own_scale() -> None:
     assert [learning_rates(config, 1, step, 5) for step in range(5)] == [{"head": 5e-5}] * 5
     rates = learning_rates(config, 2, 3, 9)
     assert rates["body"] == pytest.approx(0.1 * rates["head"], rel=1e-12)
+
+
+def test_rate_factors_count_from_their_step_on() -> None:
+    config = OptimConfig(rate_factors={40: 0.25, 3: 2.0})
+    assert [rate_factor(config, step) for step in (0, 2, 3, 39, 40, 900)] == [
+        1,
+        1,
+        2,
+        2,
+        0.25,
+        0.25,
+    ]
+    plain, scaled = (learning_rates(OptimConfig(), 2, 3, 9, factor=factor) for factor in (1.0, 2.0))
+    assert scaled == {group: 2 * rate for group, rate in plain.items()}
+    assert learning_rates(OptimConfig(), 1, 0, 5, factor=0.5) == {"head": 2.5e-5}
+    for wrong in ({-1: 1.0}, {0: 0.0}):
+        with pytest.raises(ValueError, match="rate_factors take steps from 0 on"):
+            OptimConfig(rate_factors=wrong)
 
 
 @pytest.mark.parametrize("step", [-1, 10])

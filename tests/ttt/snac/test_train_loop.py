@@ -36,7 +36,7 @@ from ttt.snac.losses import LossConfig
 from ttt.snac.model import Decoder48k
 from ttt.snac.optim import OptimConfig, learning_rates
 from ttt.snac.train_loop import LoopSettings, TrainingStopped, train
-from ttt.snac.train_state import TrainState, plan_of
+from ttt.snac.train_state import TrainState, fork, plan_of
 from ttt.snac.validation import ValidationResult, ValidationSet
 from ttt.snac.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.windows import WindowPlan, validation_windows
@@ -343,6 +343,28 @@ def test_another_plan_is_refused_with_key_and_both_values(cache: Path, tmp_path:
         Rig(cache, tmp_path).train([KillAfter(3)])
     with pytest.raises(UserError, match=r"optim\.peak_lr was 0\.0001 and is now 0\.001; a resumed"):
         Rig(cache, tmp_path, optim=OptimConfig(peak_lr=1e-3)).train()
+
+
+def test_a_fork_with_a_new_rate_factor_is_the_run_that_had_it_from_the_start(
+    cache: Path, uninterrupted: tuple[Path, Log], tmp_path: Path
+) -> None:
+    changed = OptimConfig(rate_factors={4: 0.5})
+    whole, log = Rig(cache, tmp_path / "whole", optim=changed), Log()
+    whole.train([log])
+    rates = [record.learning_rates["head"] for record in log.steps]
+    before = [record.learning_rates["head"] for record in uninterrupted[1].steps]
+    assert rates == [rate * (0.5 if step >= 4 else 1.0) for step, rate in enumerate(before)]
+    for step, best_step in ((4, 4), (5, None)):  # validated after steps 2, 4 and 8
+        forked = Rig(cache, tmp_path / f"fork{step}", optim=changed)
+        plan = plan_of(forked.epochs, seed=forked.seed, optim=changed.to_dict())
+        donor = (uninterrupted[0] if step == 4 else tmp_path / "whole") / "checkpoints"
+        folder = fork(str(donor / f"step-{step:08d}"), str(forked.run), plan)
+        state = checkpoint.read_state(folder)["train"]
+        assert (state["step"], state["best_step"]) == (step, best_step)
+        forked.train()
+        for name in ("model.safetensors", "optimizer.pt"):
+            ours, theirs = (r.run / "checkpoints/step-00000008" / name for r in (forked, whole))
+            assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_validation_is_the_same_whatever_the_epoch_trains_on(cache: Path, tmp_path: Path) -> None:
