@@ -1,6 +1,6 @@
-"""Means, differences and ratios with bootstrap intervals.
+"""Means, differences and ratios with bootstrap intervals; shares with Wilson's.
 
-A number without an interval is an anecdote. Every function resamples whole clusters (by default
+A number without an interval is an anecdote. Every bootstrap resamples whole clusters (by default
 each value is its own cluster; pass a speaker or chapter per value when values of one cluster
 resemble each other) and returns the percentile interval. Too little data gives no interval and
 says why; it never gives zeros.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,21 @@ def ratio_interval(
     """The ratio of means mean(values) / mean(baseline), paired: both are resampled together."""
     first, second = _paired(values, baseline)
     return _ratio(first, second, seed, resamples, level, clusters)
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """The share successes / n of independent trials with Wilson's score interval.
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials")
+    if n == 0:
+        return Interval(None, None, None, 0, "no values")
+    share, z = successes / n, NormalDist().inv_cdf(0.5 + level / 2)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z**2 / n)
+    return Interval(share, max(0.0, middle - reach), min(1.0, middle + reach), n)
 
 
 def _ratio(

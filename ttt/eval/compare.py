@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import UserError
-from ttt.eval.long_context import FEWEST_SPEAKERS, mean_curve, speaker_interval
+from ttt.eval.long_context import mean_curve, speaker_interval
 from ttt.eval.measures import LOSSES, ChapterMeasures, LongContextConfig
-from ttt.eval.significance import holm, wilcoxon_signed_rank
+from ttt.eval.significance import FEWEST_CLUSTERS, holm, wilcoxon_signed_rank
 
 
 def compare(
@@ -74,7 +74,7 @@ def _difference(
             speakers.append(before.speaker)
     interval = speaker_interval(differences, speakers, config)
     by_speaker = _speaker_means(differences, speakers)
-    enough = len(by_speaker) >= FEWEST_SPEAKERS
+    enough = len(by_speaker) >= FEWEST_CLUSTERS
     return {
         **interval.to_dict(),
         "speakers": len(by_speaker),

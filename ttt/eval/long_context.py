@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ttt.eval.measures import LOSSES, ChapterMeasures, LongContextConfig, curve_edges
-from ttt.eval.significance import expanded_level
-from ttt.stats import Interval, bootstrap_interval, ratio_interval
+from ttt.eval.significance import clustered_interval, with_enough_clusters
+from ttt.stats import Interval, ratio_interval
 
-FEWEST_SPEAKERS = 5
+_TOO_SHORT = "no chapter is long enough"
 
 
 def summarize(
@@ -53,10 +53,9 @@ def speaker_interval(
     values: Sequence[float], speakers: Sequence[str], config: LongContextConfig
 ) -> Interval:
     """The mean of one value per chapter with its 95 % interval, resampled by speaker."""
-    interval = bootstrap_interval(
-        values, config.seed, config.resamples, _level(speakers), clusters=speakers
-    )
-    return _with_enough_speakers(interval, speakers)
+    if not len(values):
+        return Interval(None, None, None, 0, _TOO_SHORT)
+    return clustered_interval(values, speakers, config.seed, config.resamples, "speaker")
 
 
 def mean_curve(
@@ -120,9 +119,7 @@ def _measure(
         for chapter in chapters
         if (value := chapter.values[loss][name]) is not None
     ]
-    if not there:
-        return Interval(None, None, None, 0, "no chapter is long enough").to_dict()
-    values, speakers = zip(*there, strict=True)
+    values, speakers = [value for value, _ in there], [speaker for _, speaker in there]
     return speaker_interval(values, speakers, config).to_dict()
 
 
@@ -141,29 +138,17 @@ def _utilisation(
     )
     share = Interval(None, None, None, len(long), "the loss does not fall on the whole")
     if not long:
-        share = Interval(None, None, None, 0, "no chapter is long enough")
+        share = Interval(None, None, None, 0, _TOO_SHORT)
     elif (start - end).mean() > 0:
         share = ratio_interval(
             edge - end, start - end, config.seed, config.resamples, 0.95, speakers
         )
-        share = _with_enough_speakers(share, speakers)
+        share = with_enough_clusters(share, len(set(speakers)), "speaker")
     return {
         "gain_within_window": speaker_interval(start - edge, speakers, config).to_dict(),  # pyright: ignore[reportArgumentType]
         "gain_beyond_window": speaker_interval(edge - end, speakers, config).to_dict(),  # pyright: ignore[reportArgumentType]
         "share_beyond_window": share.to_dict(),
     }
-
-
-def _level(speakers: Sequence[str]) -> float:
-    return expanded_level(max(FEWEST_SPEAKERS, len(set(speakers))))
-
-
-def _with_enough_speakers(interval: Interval, speakers: Sequence[str]) -> Interval:
-    number = len(set(speakers))
-    if interval.mean is None or number >= FEWEST_SPEAKERS:
-        return interval
-    reason = f"{number} speaker{'s' * (number != 1)}; an interval needs {FEWEST_SPEAKERS}"
-    return Interval(interval.mean, None, None, interval.n, reason)
 
 
 def _panel(chapters: Sequence[ChapterMeasures]) -> list[ChapterMeasures]:

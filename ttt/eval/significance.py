@@ -8,11 +8,14 @@ Abramowitz and Stegun (1964), 26.7.3 and 26.7.4 (Student's t).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from ttt.stats import Interval, bootstrap_interval
+
+FEWEST_CLUSTERS = 5
 _EXACT_UP_TO = 50
 
 
@@ -61,6 +64,27 @@ def expanded_level(clusters: int, level: float = 0.95) -> float:
         raise ValueError(f"{clusters} clusters have no spread; two are needed")
     reach = student_t_quantile(0.5 + level / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
     return math.erf(reach / math.sqrt(2))
+
+
+def clustered_interval(
+    values: Sequence[float], clusters: Sequence[Hashable], seed: int, resamples: int, unit: str
+) -> Interval:
+    """The mean of values with its 95 % interval, whole clusters resampled; none below five.
+
+    Args:
+        unit: what a cluster is called where there are too few, such as speaker.
+    """
+    level = expanded_level(max(FEWEST_CLUSTERS, len(set(clusters))))
+    interval = bootstrap_interval(values, seed, resamples, level, clusters)
+    return with_enough_clusters(interval, len(set(clusters)), unit)
+
+
+def with_enough_clusters(interval: Interval, clusters: int, unit: str) -> Interval:
+    """The interval as it is, or without its ends where fewer than five clusters are behind it."""
+    if interval.mean is None or clusters >= FEWEST_CLUSTERS:
+        return interval
+    reason = f"{clusters} {unit}{'s' * (clusters != 1)}; an interval needs {FEWEST_CLUSTERS}"
+    return Interval(interval.mean, None, None, interval.n, reason)
 
 
 def student_t_quantile(share: float, degrees: int) -> float:
