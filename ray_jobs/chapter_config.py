@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
+from ray_jobs import yaml_tree
 from ray_jobs.original_keys import ORIGINAL_KEYS
 from ttt.config import Config
 from ttt.eval.chapters import ChapterConfig
@@ -164,6 +166,8 @@ class EvaluateChaptersConfig(Config):
     """Random stretches of each group that are heard again step by step, and compared."""
     summary: LongContextConfig = field(default_factory=LongContextConfig)
     """What is computed from the records."""
+    preset: Literal["original"] | None = None
+    """original: the original evaluation's faults, to show their effect; its losses are wrong."""
     seed: int = 0
     """Of the verified stretches and of shuffling."""
     min_coverage: float = 0.95
@@ -172,6 +176,7 @@ class EvaluateChaptersConfig(Config):
     """Workers."""
 
     def __post_init__(self) -> None:
+        self._check_preset()
         if (self.data is None) == (self.synthetic is None):
             raise ValueError("set exactly one of data (recordings) and synthetic; null the other")
         if self.synthetic is not None and self.streams.needs_silence:
@@ -196,3 +201,32 @@ class EvaluateChaptersConfig(Config):
                 "controls.updates_off and controls.reset_every_frames need model.ttt: a base "
                 "model learns nothing that could be switched off"
             )
+
+    def _check_preset(self) -> None:
+        """The preset has settings of its own; they are asked for, so that no output hides them."""
+        if self.preset is None:
+            return
+        changes = [
+            f"{key}={value if isinstance(value, str) else yaml_tree.show(value)}"
+            for key, value in _ORIGINAL.items()
+            if attrgetter(key)(self) != value
+        ]
+        if changes:
+            raise ValueError(
+                f"preset=original hears and scores as the original did: set {', '.join(changes)} "
+                "(as configs/chapters_original.yaml does), or preset=null"
+            )
+
+
+_ORIGINAL: dict[str, Any] = {
+    "streams.text": "own",
+    "streams.other": "zero_id",
+    "streams.voice": "moshi",
+    "summary.weights": "uniform",
+    "group_size": 1,
+    "verify_spans": 0,
+    "controls.updates_off": False,
+    "controls.reset_every_frames": None,
+    "controls.other_prefix_frames": None,
+    "controls.shuffle_frames": None,
+}

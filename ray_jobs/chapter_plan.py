@@ -17,6 +17,7 @@ from ttt.eval.chapter_records import record_path
 from ttt.eval.chapters import Chapter, Unreadable, find_chapters
 from ttt.moshi.load import outline_moshi
 from ttt.moshi.memory import memory_need
+from ttt.moshi.original import WARNING
 from ttt.moshi.ttt_files import outline_ttt
 
 
@@ -129,6 +130,8 @@ def describe(config: EvaluateChaptersConfig) -> str:
         f"{len(plan.recordings):,} chapters by {by} {source}: {frames:,} frames, "
         f"{frames / FRAME_RATE / 3600:.2f} hours",
     ]
+    if config.preset == "original":
+        lines.insert(0, f"warning: {WARNING}")
     if plan.unreadable:
         first = plan.unreadable[0]
         lines.append(f"  unreadable: {len(plan.unreadable):,}, the first {first.reason}")

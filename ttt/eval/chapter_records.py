@@ -59,6 +59,10 @@ class ChapterDetails:
     """The model's name in this run, such as baseline."""
     codes_sha256: str
     """Of the codes that were scored."""
+    unscored_frames: int = 0
+    """Frames at the chapter's end that have no loss."""
+    warning: str | None = None
+    """What is wrong with the losses; None where nothing is."""
     joins: tuple[int, ...] = ()
     """Frames in which a later piece begins."""
     chunks: tuple[tuple[int, int], ...] = ()

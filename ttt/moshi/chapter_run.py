@@ -17,27 +17,25 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from moshi.models.lm import LMModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.chapter_records import ChapterDetails, ChapterWriter, read_record, record_path
 from ttt.moshi.codes import codes_sha256, padded
 from ttt.moshi.evaluate import Block, Evaluation
 from ttt.moshi.insert import ttt_layers
+from ttt.moshi.original import WARNING, OriginalEvaluation
+from ttt.moshi.state_file import load_state, save_state
 from ttt.moshi.streams import Streams
 from ttt.moshi.verify import Verification, verify
 
 _ACTIVITY_STEPS = 128
-_KEY = "group"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +63,8 @@ class Listening:
     chunk: int
     state_every_frames: int
     reset_ttt_every: int | None = None
+    preset: Literal["original"] | None = None
+    """original: one chapter at a time with the faults and the streams of `ttt.moshi.original`."""
 
 
 def record_group(
@@ -91,7 +91,7 @@ def record_group(
         UserError: what does not fit the model, a loss that is not a number, too little memory.
     """
     group = _Group(chapters, listening, records_root)
-    kept = _load_state(state_path, group.identity)
+    kept = load_state(state_path, group.identity)
     began = time.perf_counter()
     with ExitStack() as stack:
         evaluation = stack.enter_context(_evaluation(lm, group, listening, silence))
@@ -108,7 +108,7 @@ def record_group(
             if evaluation.frames_done - saved >= listening.state_every_frames:
                 saved = evaluation.frames_done
                 own = group.save(time.perf_counter() - began, list(ttt_layers(lm)))
-                _save_state(state_path, group.identity, evaluation.save_state() | own)
+                save_state(state_path, group.identity, evaluation.save_state() | own)
         group.finish(evaluation, time.perf_counter() - began, list(ttt_layers(lm)))
     state_path.unlink(missing_ok=True)
     return evaluation.acceptance.rate
@@ -169,7 +169,7 @@ class _Group:
     def identity(self) -> str:
         """Of everything that a state belongs to."""
         how = self.listening
-        content = [how.model, how.streams, how.chunk, how.reset_ttt_every]
+        content = [how.model, how.streams, how.chunk, how.reset_ttt_every, how.preset]
         content += [[c.chapter_id for c in self.chapters], [codes_sha256(c) for c in self.heard]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -245,6 +245,8 @@ class _Group:
                 speaker=chapter.speaker,
                 model=self.listening.model,
                 codes_sha256=codes_sha256(chapter.codes),
+                unscored_frames=lengths[row] - writer.frames,
+                warning=None if self.listening.preset is None else WARNING,
                 joins=chapter.joins,
                 chunks=tuple(evaluation.chunks),
                 group=tuple(each.chapter_id for each in self.chapters),
@@ -272,6 +274,10 @@ def _evaluation(
     codes, lengths = padded(group.heard)
     if lm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    if listening.preset == "original":
+        if len(group.chapters) > 1 or group.prefix or listening.reset_ttt_every:
+            raise UserError("preset original hears one chapter at a time, without any control")
+        return OriginalEvaluation(lm, codes, chunk=listening.chunk)
     settings: dict[str, Any] = dict(listening.streams)
     return Evaluation(
         lm,
@@ -282,25 +288,6 @@ def _evaluation(
         reset_ttt_every=listening.reset_ttt_every,
         **settings,
     )
-
-
-def _save_state(path: Path, identity: str, tensors: dict[str, Tensor]) -> None:
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    with storage.atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: identity})
-
-
-def _load_state(path: Path, identity: str) -> dict[str, Tensor] | None:
-    """The state of the same group of the same codes; None when there is none."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            if file.metadata().get(_KEY) != identity:
-                return None
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); delete it to start the group anew") from error
 
 
 def _peak_bytes(device: torch.device) -> int:
