@@ -8,6 +8,7 @@ full key. `dump_yaml` is the way back.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ray_jobs import config_problems, yaml_tree
+from ray_jobs.key_aliases import translate
 from ttt.config import Config
 from ttt.errors import UserError
 
@@ -57,7 +59,10 @@ def load_config(config_class: type[C], path: str | Path | None, overrides: Seque
 
 def validate_tree(config_class: type[C], tree: Mapping[str, Any]) -> tuple[C | None, list[str]]:
     """`tree` as a `config_class`, or None and a line for each problem."""
-    adapter = TypeAdapter(config_class)
+    adapter = _adapter(config_class)
+    tree, misused = translate(tree, getattr(config_class, "__aliases__", {}))
+    if misused:
+        return None, misused
     unwritable = config_problems.not_finite(tree)
     if unwritable:
         return None, unwritable
@@ -79,6 +84,12 @@ def validate_tree(config_class: type[C], tree: Mapping[str, Any]) -> tuple[C | N
 def dump_yaml(config: Config) -> str:
     """`config` as YAML that `load_config` reads back, each key under the sentence on its field."""
     return "".join(line + "\n" for line in _node_lines(config, indent=0))
+
+
+@functools.cache
+def _adapter(config_class: type[C]) -> TypeAdapter[C]:
+    # Building one takes a thousand times as long as using it.
+    return TypeAdapter(config_class)
 
 
 def _validate(adapter: TypeAdapter[C], tree: Mapping[str, Any]) -> C:
@@ -104,7 +115,7 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _node_lines(config: Config, indent: int) -> list[str]:
-    sentences = _field_sentences(type(config))
+    sentences = field_sentences(type(config))
     plain = config.to_dict()
     lines: list[str] = []
     for field in dataclasses.fields(config):
@@ -120,11 +131,17 @@ def _node_lines(config: Config, indent: int) -> list[str]:
     return lines
 
 
-def _field_sentences(config_class: type[Config]) -> dict[str, str]:
-    schema = TypeAdapter(config_class).json_schema()
+def field_sentences(config_class: type[Config]) -> dict[str, str]:
+    """Field -> the sentence below it, also of fields that the class takes from its base."""
     sentences: dict[str, str] = {}
-    for name, field in schema["properties"].items():
-        # pydantic drops a field's sentence that is the same as that of the field's class.
-        referred = schema.get("$defs", {}).get(field.get("$ref", "").rpartition("/")[2], {})
-        sentences[name] = field.get("description") or referred.get("description", "")
+    # pydantic reads the sentences of a class alone, not those of its base.
+    for kind in reversed(config_class.__mro__):
+        if not (issubclass(kind, Config) and dataclasses.is_dataclass(kind)):
+            continue
+        schema = TypeAdapter(kind).json_schema()
+        for name, field in schema.get("properties", {}).items():
+            # pydantic drops a field's sentence that is the same as that of the field's class.
+            referred = schema.get("$defs", {}).get(field.get("$ref", "").rpartition("/")[2], {})
+            sentence = field.get("description") or referred.get("description", "")
+            sentences[name] = sentence if name not in sentences else sentences[name] or sentence
     return sentences

@@ -80,12 +80,18 @@ def apply_override(tree: dict[str, Any], text: str) -> str | None:
         value = parse(raw)
     except yaml.YAMLError as error:
         return f"{key}: {raw!r} is not valid YAML: {_reason(error)}"
+    problem = set_value(tree, key, value)
+    return f"{key}: {problem}" if problem else None
+
+
+def set_value(tree: dict[str, Any], key: str, value: Any) -> str | None:
+    """Set a dotted key in `tree`, in place; the reason when that cannot be done."""
     parts = key.split(".")
     node: Any = tree
     for depth, part in enumerate(parts):
         slot, problem = _slot(node, part, ".".join(parts[:depth]))
         if problem:
-            return f"{key}: {problem}"
+            return problem
         if depth == len(parts) - 1:
             node[slot] = value
             return None

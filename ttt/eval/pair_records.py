@@ -93,6 +93,17 @@ def read_part(path: Path) -> list[ItemRecord]:
         raise UserError(f"{path}: not readable records of pairs ({error})") from error
 
 
+def is_complete(path: Path) -> bool:
+    """Whether a shard has its part file, and every utterance in it a score."""
+    if not path.exists():
+        return False
+    try:
+        status = pq.read_table(path, columns=["status"], memory_map=False)["status"]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it to score it again") from error
+    return status.unique().to_pylist() == ["ok"]
+
+
 def read_parts(root: str | Path, task: str) -> Iterator[ItemRecord]:
     """All records of one task below the folder of one model and setting, in the shards' order."""
     for path in sorted((Path(root) / task).glob("part-*.parquet")):

@@ -17,6 +17,7 @@ from typing import Any
 from ttt import storage
 from ttt.config import Config
 from ttt.errors import UserError
+from ttt.eval.pair_scores import ScoreName
 from ttt.eval.pairs import LeftOut
 from ttt.eval.run_description import ModelIdentity
 from ttt.records import read_json, write_json
@@ -29,8 +30,8 @@ _FORMAT = 1
 class PairSummaryConfig(Config):
     """How the records of a run over pairs are summarised."""
 
-    score: str = "weighted_mean"
-    """Which likelihood headlines: weighted_mean (100 to 1), semantic_mean, acoustic_mean, ..."""
+    score: ScoreName = "weighted_mean"
+    """Which likelihood headlines, see ttt.eval.pair_scores; all of them are reported."""
     resamples: int = 2000
     """Resamples of every bootstrap interval."""
     seed: int = 0
@@ -50,6 +51,11 @@ class Setting:
     other: str
     voice: str
 
+    @property
+    def streams(self) -> dict[str, str]:
+        """As `ttt.moshi.streams.Streams` takes them."""
+        return {"text_stream": self.text, "other_stream": self.other, "stream": self.voice}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTask:
@@ -57,8 +63,10 @@ class PlannedTask:
 
     task: str
     root: str
+    found: int
+    """Whole pairs in it."""
     pairs: int
-    """How many, after subsampling."""
+    """How many of them were to be scored: fewer than found where max_pairs is set."""
     pairs_sha256: str
     """`PairSet.sha256`: of their ids."""
     parts: int

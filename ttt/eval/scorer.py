@@ -25,8 +25,10 @@ from moshi.models.lm import LMModel
 from torch import Tensor
 
 from ttt.errors import UserError
+from ttt.eval.pair_records import CODEBOOKS
 from ttt.moshi.codes import Codes, padded
 from ttt.moshi.evaluate import evaluate_codes
+from ttt.moshi.streams import Streams
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,13 @@ def score(
         chosen = [recordings[place] for place in batch]
         results |= zip(batch, _score_batch(lm, chosen, how, silence), strict=True)
     return [results[place] for place in range(len(recordings))]
+
+
+def check_streams(lm: LMModel, streams: Mapping[str, str]) -> None:
+    """Raise UserError for streams that the model, on the meta device too, does not have."""
+    nothing = torch.zeros(CODEBOOKS, 1, dtype=torch.int16)
+    words: dict[str, Any] = dict(streams)
+    Streams(lm, nothing[None], silence=nothing, **words)
 
 
 def length_batches(lengths: Sequence[int], items: int, frames: int) -> list[list[int]]:

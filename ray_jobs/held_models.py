@@ -1,0 +1,105 @@
+"""The models of an evaluation as a worker holds them: one Moshi at a time, and the codec."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from ray_jobs.chapter_config import ChapterModelsConfig
+from ttt.eval.run_description import ModelIdentity
+from ttt.moshi.codes import silence_codes
+from ttt.moshi.insert import temporal_layers
+from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi
+from ttt.moshi.ttt_files import describe_ttt, load_ttt
+
+Weights = Literal["baseline", "ttt"]
+
+
+class HeldModels:
+    """Loads what is asked for; another Moshi replaces the one before."""
+
+    def __init__(self, config: ChapterModelsConfig, device: str) -> None:
+        self._config, self._device = config, device
+        self._moshi: LoadedMoshi | None = None
+        self._weights: Weights | None = None
+        self._mimi: LoadedMimi | None = None
+
+    def moshi(self, weights: Weights) -> LoadedMoshi:
+        """The base model, or the one with TTT layers. Raises UserError when it does not load."""
+        if self._moshi is None or self._weights != weights:
+            self._moshi = self._weights = None
+            gc.collect()  # Two models of 7 billion do not fit side by side.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            config = self._config
+            moshi = load_moshi(
+                weights_name(config, weights),
+                device=self._device,
+                dtype=config.dtype,
+                lm_kwargs=config.lm_kwargs,
+            )
+            if weights == "ttt" and config.ttt is not None:
+                load_ttt(moshi.lm, config.ttt)
+            self._moshi, self._weights = moshi, weights
+        return self._moshi
+
+    def mimi(self) -> LoadedMimi:
+        """The codec. Raises UserError when it does not load."""
+        if self._mimi is None:
+            name = self._config.mimi or self._config.weights
+            self._mimi = load_mimi(name, device=self._device)
+        return self._mimi
+
+    def silence(self, frames: int, cache: str) -> torch.Tensor:
+        """Codes of silence [8, frames]."""
+        mimi = self.mimi()
+        return torch.from_numpy(silence_codes(mimi.mimi, frames, cache, mimi.weights_sha256))
+
+    def identity(
+        self, name: str, weights: Weights, controls: dict[str, Any] | None = None
+    ) -> ModelIdentity:
+        """What a model of the run is; loads it."""
+        moshi, layers = self.moshi(weights), None
+        if weights == "ttt" and self._config.ttt is not None:
+            layers = {"folder": self._config.ttt, **describe_ttt(self._config.ttt)}
+        return ModelIdentity(
+            model=name,
+            source=moshi.name,
+            fingerprint=moshi.fingerprint,
+            weights_sha256=moshi.weights_sha256,
+            context=max(int(each.self_attn.context or 0) for each in temporal_layers(moshi.lm)),
+            ttt=layers,
+            controls=controls or {},
+        )
+
+
+def wanted_weights(config: ChapterModelsConfig) -> list[Weights]:
+    """The models that a configuration asks for, the baseline first."""
+    wanted: list[Weights] = ["baseline"] if config.baseline else []
+    return [*wanted, "ttt"] if config.ttt is not None else wanted
+
+
+def weights_name(config: ChapterModelsConfig, weights: Weights) -> str:
+    """The base model below: a hub name, a folder, or tiny."""
+    return (config.ttt_weights or config.weights) if weights == "ttt" else config.weights
+
+
+def with_absolute_paths(config: ChapterModelsConfig) -> ChapterModelsConfig:
+    """Folders made absolute, since workers have their own; hub names and tiny as they are."""
+    names = ("weights", "ttt_weights", "mimi")
+    config = replace(config, **{name: _absolute(getattr(config, name)) for name in names})
+    return replace(config, ttt=None if config.ttt is None else absolute(config.ttt))
+
+
+def absolute(path: str) -> str:
+    """A path made absolute, `~` included."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute(name: str | None) -> str | None:
+    folder = name is not None and os.path.isdir(os.path.expanduser(name))
+    return absolute(name) if name is not None and folder else name
