@@ -1,4 +1,4 @@
-"""Pictures for reports and trackers: spectrograms side by side, curves with bands.
+"""Pictures for reports and trackers: spectrograms side by side, curves with bands, estimates.
 
 Every function returns the bytes of a PNG or SVG file and uses its own Figure, never pyplot's
 global state, so that it can run in any thread or Ray worker. Colours are Okabe and Ito's, which
@@ -141,6 +141,44 @@ def curves(
         # Three long names in a row would not fit the picture.
         columns = 2 if max(len(line.label) for line in lines) > 18 else 3
         figure.legend(loc="outside lower center", frameon=False, ncols=min(len(lines), columns))
+        return _save(figure, title, image_format)
+
+
+def estimates(
+    rows: Sequence[str],
+    series: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    x_label: str,
+    reference: tuple[str, float],
+    title: str = "",
+    image_format: ImageFormat = "png",
+) -> bytes:
+    """A dot with its interval per row and series: label -> (mean, low, high) for each of `rows`.
+
+    NaN as mean leaves a place empty, NaN as low and high draws the dot alone. `reference` names a
+    value that is drawn as a vertical line. Raises ValueError when there is no row or no series.
+    """
+    if not rows or not series:
+        raise ValueError("estimates: give at least one row and one series")
+    with matplotlib.rc_context(_STYLE):
+        # Each dot has its line; between rows is room for one more.
+        height = 1.1 + 0.17 * len(rows) * (len(series) + 1)
+        figure = Figure(figsize=(5.6, max(2.2, height)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(reference[1], color="#8a94a3", linewidth=1, linestyle=":", label=reference[0])
+        for place, (label, values) in enumerate(series.items()):
+            mean, low, high = np.array(values, dtype=np.float64).reshape(len(rows), 3).T
+            y = np.arange(len(rows)) + (place + 0.5) / (len(series) + 1) - 0.5
+            colour = PALETTE[place % len(PALETTE)]
+            axes.hlines(y, low, high, color=colour, linewidth=1.8)
+            axes.plot(mean, y, "o", color=colour, markersize=4.5, label=label)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        axes.set_xlabel(x_label)
+        axes.grid(axis="x", color="#e3e7ec", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside lower center", frameon=False, ncols=min(len(series) + 1, 3))
         return _save(figure, title, image_format)
 
 

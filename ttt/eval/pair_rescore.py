@@ -1,0 +1,172 @@
+"""All summaries of a run over pairs from its stored records: no model, no audio, no Ray.
+
+`rescore(folder)` writes summary.json, legacy.json and plots/; `compare_runs` sets two finished
+runs against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ttt import storage
+from ttt.errors import UserError
+from ttt.eval.pair_compare import compare_pairs
+from ttt.eval.pair_plots import pair_plots
+from ttt.eval.pair_records import read_parts
+from ttt.eval.pair_run import PairRunDescription, PairSummaryConfig, PlannedTask, items_root
+from ttt.eval.pair_scores import NotScored, ScoredPairs, scored_pairs
+from ttt.eval.pair_summary import legacy, metric_name, summarize_pairs
+from ttt.records import write_json
+
+
+def rescore(folder: str | Path, config: PairSummaryConfig | None = None) -> dict[str, Any]:
+    """Compute everything again, write summary.json, legacy.json and plots/, return the summary.
+
+    Args and errors are those of `summarize_run`.
+    """
+    summary = summarize_run(folder, config)
+    write_json(storage.join(folder, "summary.json"), summary)
+    write_json(storage.join(folder, "legacy.json"), _legacy(summary))
+    for name, content in pair_plots(summary).items():
+        storage.write_bytes(storage.join(folder, "plots", name), content)
+    return summary
+
+
+def summarize_run(folder: str | Path, config: PairSummaryConfig | None = None) -> dict[str, Any]:
+    """The summary of a run as its records stand, finished or not; writes nothing.
+
+    Args:
+        config: other settings than the run's own.
+
+    Raises:
+        UserError: not a run's folder, or records are damaged.
+    """
+    run = PairRunDescription.read(folder)
+    config = config or run.summary
+    scored = {key: _read(folder, run, key) for key in run.keys}
+    runs = {
+        key: {
+            "model": model.model,
+            "setting": setting.name,
+            **_coverage(run.tasks, scored[key]),
+            "metrics": {
+                name: summarize_pairs(pairs, config) for name, pairs in scored[key].metrics.items()
+            },
+        }
+        for key, (model, setting) in run.keys.items()
+    }
+    first, *others = run.keys
+    return {
+        "run": {**asdict(run), "summary": config.to_dict()},
+        "warnings": list(run.warnings),
+        "runs": runs,
+        "comparisons": [
+            {
+                "first": first,
+                "second": other,
+                "metrics": _compare_shared(scored[first], scored[other], config),
+            }
+            for other in others
+        ],
+    }
+
+
+def compare_runs(
+    first: str | Path, first_key: str, second: str | Path, second_key: str
+) -> dict[str, Any]:
+    """`compare_pairs` for two finished runs, each with the key of a model and setting.
+
+    The first run's settings hold.
+
+    Raises:
+        UserError: no such run or key, other pairs, or other codes.
+    """
+    config = PairRunDescription.read(first).summary
+    sides = []
+    for folder, key in ((first, first_key), (second, second_key)):
+        run = PairRunDescription.read(folder)
+        if key not in run.keys:
+            raise UserError(f"{folder}: has no {key}; it has {', '.join(run.keys)}")
+        sides.append(_read(folder, run, key))
+    if alone := sorted(sides[0].pair_ids ^ sides[1].pair_ids):
+        task, pair_id = alone[0]
+        raise UserError(
+            f"{len(alone)} pairs belong to one run only, the first is {pair_id} of {task}; only "
+            "results on the same pairs can be compared"
+        )
+    return compare_pairs(sides[0].metrics, sides[1].metrics, config)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What the records of one model and setting hold."""
+
+    metrics: dict[str, ScoredPairs]
+    missing: dict[str, list[NotScored]]
+    """Task -> pairs that have records and no score."""
+
+    @property
+    def pair_ids(self) -> set[tuple[str, str]]:
+        """(task, pair id) of all pairs that have records."""
+        there = {(p.task, pair_id) for p in self.metrics.values() for pair_id in p.pair_ids}
+        return there | {
+            (task, each.pair_id) for task in self.missing for each in self.missing[task]
+        }
+
+
+def _read(folder: str | Path, run: PairRunDescription, key: str) -> _Scored:
+    metrics: dict[str, ScoredPairs] = {}
+    missing: dict[str, list[NotScored]] = {}
+    for planned in run.tasks:
+        records = list(read_parts(items_root(folder, key), planned.task))
+        by_split, missing[planned.task] = scored_pairs(records)
+        metrics |= {metric_name(pairs): pairs for pairs in by_split}
+    return _Scored(metrics, missing)
+
+
+def _coverage(planned: Sequence[PlannedTask], scored: _Scored) -> dict[str, Any]:
+    """Per task how many pairs have a score, and why the others have none; the lowest share."""
+    tasks = {}
+    for task in planned:
+        there = sum(len(p.pair_ids) for p in scored.metrics.values() if p.task == task.task)
+        missing = scored.missing[task.task]
+        wanted = task.pairs + len(task.left_out)
+        tasks[task.task] = {
+            "planned": wanted,
+            "scored": there,
+            "not_scored_yet": task.pairs - there - len(missing),
+            "left_out": [asdict(each) for each in (*task.left_out, *missing)],
+            "coverage": there / wanted if wanted else None,
+        }
+    shares = [task["coverage"] for task in tasks.values() if task["coverage"] is not None]
+    return {"coverage": min(shares, default=None), "tasks": tasks}
+
+
+def _compare_shared(
+    first: _Scored, second: _Scored, config: PairSummaryConfig
+) -> dict[str, dict[str, Any]]:
+    """Within a run that is under way, one side may be ahead of the other."""
+    shared = first.metrics.keys() & second.metrics.keys()
+    return compare_pairs(
+        {name: first.metrics[name] for name in shared},
+        {name: second.metrics[name] for name in shared},
+        config,
+    )
+
+
+def _legacy(summary: dict[str, Any]) -> dict[str, Any]:
+    """The last model's figures under the first setting, and all of them below `runs`.
+
+    The last model is the one that the run is about: ttt, where there is one.
+    """
+    by_key = {
+        key: legacy(each["metrics"], strict=summary["run"]["strict"])
+        for key, each in summary["runs"].items()
+    }
+    setting = summary["run"]["settings"][0]["name"]
+    headline = [key for key, each in summary["runs"].items() if each["setting"] == setting][-1]
+    notes = {"warnings": summary["warnings"]} if summary["warnings"] else {}
+    return {**by_key[headline], "run": headline, "runs": by_key, **notes}
