@@ -48,8 +48,48 @@ def effort(models: Mapping[str, Any]) -> Markup:
         ]
         for name, model in models.items()
     ]
-    header = ["Model", "frames/s", "acceptance", "memory", "near ties", "joins", "chunk lowered"]
-    return report.section("Effort", report.table(header, rows), id_="effort")
+    header = [
+        "Model", "frames/s", "acceptance", "peak memory", "near ties", "joins", "chunk lowered",
+    ]  # fmt: skip
+    explained = (
+        "Frames per second of one worker. Acceptance: share of the computed steps that stood, 1 "
+        "where the text was known. Peak memory: of the worker's process, or of its GPU. Chunk "
+        "lowered: chapters in which memory ran out."
+    )
+    return report.section("Effort", report.table(header, rows), note(explained), id_="effort")
+
+
+def held_to_stepping(models: Mapping[str, Any]) -> Iterator[Markup]:
+    """How far the models are from stepping; nothing when `verify_spans` did not ask."""
+    rows = [
+        [
+            name,
+            f"{held['groups']:,}",
+            f"{held['frames']:,}",
+            largest_difference(held),
+            f"{held['text_differences']:,}",
+            f"{held['unexplained_text_differences']:,}",
+        ]
+        for name, model in models.items()
+        if (held := model["verification"]) is not None
+    ]
+    if rows:
+        header = [
+            "Model", "groups", "frames", "largest difference (nats)", "other text", "no near tie",
+        ]  # fmt: skip
+        explained = (
+            "Random stretches heard again one step at a time, after the records were written. "
+            "Other text: frames in which the model's own text came out differently. No near tie: "
+            "those of them that rounding does not explain; 0 in float32."
+        )
+        table = report.table(header, rows)
+        yield report.section("Held to stepping", table, note(explained), id_="stepping")
+
+
+def largest_difference(held: Mapping[str, Any]) -> str:
+    """The largest difference to stepping in nats, of a model's `verification`."""
+    largest = held["largest_nll_difference"]
+    return "not a number" if largest is None else f"{largest:.2g}"
 
 
 def every_chapter(summary: Mapping[str, Any]) -> Markup:

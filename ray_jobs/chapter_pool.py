@@ -5,7 +5,6 @@ OUTPUT holds what `ttt.eval.run_description` lists, and besides
     config.yaml provenance.json   of the run
     codes/                        codes of the chapters, unless codes_cache says where else
     state/                        of groups that are being heard; empty when all is done
-    verification.jsonl            a line per group that was held to stepping
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import ray
 from ray_jobs import run_folder
 from ray_jobs.actors import WorkerDied, over_actors
 from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.chapter_facts import largest_difference
 from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
 from ray_jobs.chapter_report import build_report
 from ray_jobs.chapter_worker import ChapterWorker, Outcome, is_verified
@@ -244,15 +244,13 @@ def _closing_words(output: Path, summary: dict[str, Any]) -> str:
         lines += [
             f"  left out: {entry['chapter_id']}: {entry['reason']}" for entry in model["left_out"]
         ]
-    path = output / "verification.jsonl"
-    if path.exists():
-        found = list(records.read_jsonl(path))
-        largest = max(line["largest_nll_difference"] for line in found)
-        unexplained = sum(line["unexplained_text_differences"] for line in found)
-        lines.append(
-            f"held to stepping on {sum(line['frames'] for line in found):,} frames: largest "
-            f"difference {largest:.2g} nats, {unexplained} texts that differ without a near tie"
-        )
+        held = model["verification"]
+        if held is not None:
+            lines.append(
+                f"  held to stepping on {held['frames']:,} frames: largest difference "
+                f"{largest_difference(held)} nats, {held['unexplained_text_differences']} texts "
+                "that differ without a near tie"
+            )
     return "\n".join([*lines, f"report: {output}/report.html"])
 
 

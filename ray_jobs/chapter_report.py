@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ray_jobs import report
@@ -11,6 +11,7 @@ from ray_jobs.chapter_facts import (
     cell,
     effort,
     every_chapter,
+    held_to_stepping,
     interval_words,
     left_out,
     note,
@@ -46,6 +47,7 @@ def build_report(summary: Mapping[str, Any]) -> str:
         _utilisation(summary),
         *_activity(models),
         caveats(),
+        *held_to_stepping(models),
         effort(models),
         every_chapter(summary),
         *left_out(models),
@@ -53,7 +55,7 @@ def build_report(summary: Mapping[str, Any]) -> str:
     ]
     counted = next(iter(models.values()))
     subtitle = (
-        f"{' and '.join(models)} on {counted['chapters']} chapters by {counted['speakers']} "
+        f"{_listed(models)} on {counted['chapters']} chapters by {counted['speakers']} "
         f"speaker{'s' * (counted['speakers'] != 1)}, {counted['frames']:,} frames"
     )
     return report.page("Moshi over whole chapters", *parts, subtitle=subtitle)
@@ -73,6 +75,9 @@ def _verdict(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Markup:
         kind, heading = "bad", f"{second} has more loss than {first} beyond the window"
     else:
         kind, heading = "mixed", f"{second} and {first} cannot be told apart beyond the window"
+    controls = {model["model"]: model["controls"] for model in summary["run"]["models"]}
+    if controls[second] != controls[first]:
+        kind = "mixed"  # A control explains; whether its loss is more or less is no merit.
     sentences = [f"Paired difference of the {LOSS_NAMES[weights]}: {words(row, 4)} nats."]
     if row["p_wilcoxon"] is not None:
         sentences.append(
@@ -171,7 +176,7 @@ def _comparison(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Mark
         measures = compared["losses"][loss]["measures"]
         rows = [
             [
-                _MEASURES.get(name, f"at {name.removeprefix('at_')}"),
+                _MEASURES.get(name) or f"at {int(name.removeprefix('at_')):,}",
                 cell(row, 3, scale=1e6) if name == "slope_per_frame" else cell(row, 4),
                 number(row["p_wilcoxon"], 4),
                 number(row["p_holm"], 4),
@@ -229,4 +234,11 @@ def _activity(models: Mapping[str, Any]) -> Iterator[Markup]:
             explained = (
                 "Measured on the state that learns, relative to where it starts; parameters stay."
             )
-            yield report.section(f"TTT activity: {name}", picture, note(explained), id_="activity")
+            yield report.section(
+                f"TTT activity: {name}", picture, note(explained), id_=f"activity-{name}"
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -74,7 +74,8 @@ class ChapterWorker:
         """Name and hash of what makes the codes."""
         made = self._config.synthetic
         if made is not None:
-            return {"name": "synthetic codes", "weights_sha256": made.language.digest()}
+            name = f"synthetic codes, structure {made.language.structure}"
+            return {"name": name, "weights_sha256": made.language.digest()}
         mimi = self._codec()
         return {"name": mimi.name, "weights_sha256": mimi.weights_sha256}
 

@@ -49,8 +49,8 @@ def test_the_page_holds_the_numbers_and_no_link(summary: dict) -> None:
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not re.search(r"https?://", html)
     assert page.ids == [
-        "curves", "positions", "slopes", "compare-ttt", "context", "activity", "notes", "effort",
-        "chapters", "origin",
+        "curves", "positions", "slopes", "compare-ttt", "context", "activity-ttt", "notes",
+        "effort", "chapters", "origin",
     ]  # fmt: skip
     for model in summary["models"].values():
         at = model["losses"]["moshi"]["positions"]["1000"]
@@ -84,6 +84,32 @@ def test_the_verdict_follows_the_interval(summary: dict) -> None:
     assert "No chapter is longer than the attention window" in verdict(
         mean=None, low=None, reason="none"
     )
+
+
+def test_a_control_is_no_merit(summary: dict) -> None:
+    summary = _without_pictures(summary)
+    summary["run"]["models"][1]["controls"] = {"updates": "off"}
+    html = build_report(summary)
+    assert "ttt has less loss than baseline beyond the window" in html
+    assert 'class="callout mixed"' in html
+    assert 'class="callout good"' not in html
+
+
+def test_what_was_held_to_stepping_has_a_section(summary: dict) -> None:
+    summary = _without_pictures(summary)
+    assert "stepping" not in _Page(build_report(summary)).ids
+    summary["models"]["ttt"]["verification"] = {
+        "groups": 2,
+        "frames": 1632,
+        "text_differences": 6,
+        "unexplained_text_differences": 3,
+        "largest_nll_difference": 2.13e-6,
+    }
+    page = _Page(build_report(summary))
+    assert "stepping" in page.ids
+    assert "1,632\n2.1e-06\n6\n3\n" in page.text
+    summary["models"]["ttt"]["verification"]["largest_nll_difference"] = None
+    assert "1,632\nnot a number\n" in _Page(build_report(summary)).text
 
 
 def test_warnings_stand_first_and_failures_are_listed(tmp_path: Path) -> None:

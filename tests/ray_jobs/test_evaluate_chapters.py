@@ -149,6 +149,13 @@ def test_the_models_of_a_run_are_told_apart(evaluated: EvaluateChaptersConfig) -
     verified = list(read_jsonl(output / "verification.jsonl"))
     assert len(verified) == 9
     assert max(line["largest_nll_difference"] for line in verified) < 1e-5
+    for name, model in summary["models"].items():
+        held = [line for line in verified if line["model"] == name]
+        assert model["verification"]["groups"] == len(held) == 3
+        assert model["verification"]["frames"] == sum(line["frames"] for line in held)
+    assert "Held to stepping" in (output / "report.html").read_text()
+    compared = [(each["first"], each["second"]) for each in summary["comparisons"]]
+    assert compared == [("baseline", "ttt"), ("ttt", "ttt-updates-off")]
 
 
 def test_recomputing_changes_nothing(

@@ -51,6 +51,7 @@ def summarize_run(folder: str | Path, config: LongContextConfig | None = None) -
     run = RunDescription.read(folder)
     config = config or run.summary
     failures = _failures(storage.local_path(folder) / "failures.jsonl")
+    verified = _verified(storage.local_path(folder) / "verification.jsonl")
     measured, models = {}, {}
     for model in run.models:
         chapters, details = _measure(run.records_root(folder, model.model), model.context, config)
@@ -59,6 +60,7 @@ def summarize_run(folder: str | Path, config: LongContextConfig | None = None) -
             **summarize(chapters, model.context, config),
             **_effort(chapters, details),
             **_coverage(run, chapters, failures[model.model]),
+            "verification": verified.get(model.model),
             "activity": _activity(details),
             "values": [asdict(chapter) for chapter in chapters],
         }
@@ -104,10 +106,12 @@ def _measure(
 def _comparisons(
     run: RunDescription, measured: dict[str, list[ChapterMeasures]], config: LongContextConfig
 ) -> list[dict[str, Any]]:
-    """Every further model against the first, on the chapters that both have."""
-    first, *others = (model.model for model in run.models)
+    """Every model against its reference, on the chapters that both have."""
     compared = []
-    for other in others:
+    for other in (model.model for model in run.models):
+        first = run.reference(other)
+        if first is None:
+            continue
         both = {c.chapter_id for c in measured[first]} & {c.chapter_id for c in measured[other]}
         pair = [[c for c in measured[name] if c.chapter_id in both] for name in (first, other)]
         compared.append(
@@ -169,6 +173,25 @@ def _failures(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _activity(details: Sequence[ChapterDetails]) -> dict[str, dict[str, list[float]]]:
+def _verified(path: Path) -> dict[str, dict[str, Any]]:
+    """Model -> its groups held to stepping, together; a group that was held twice counts once."""
+    groups: dict[str, dict[tuple[str, ...], dict[str, Any]]] = defaultdict(dict)
+    if path.exists():
+        for line in read_jsonl(path):
+            groups[line["model"]][tuple(line["chapters"])] = line
+    counted = ("frames", "text_differences", "unexplained_text_differences")
+    found = {}
+    for model, lines in groups.items():
+        differences = [line["largest_nll_difference"] for line in lines.values()]
+        found[model] = {
+            "groups": len(lines),
+            **{key: sum(line[key] for line in lines.values()) for key in counted},
+            # One that is not a number is written as null, and larger than all others.
+            "largest_nll_difference": None if None in differences else max(differences),
+        }
+    return found
+
+
     """Layer -> mean size of its fast weights' change by frame, and of how many chapters."""
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for chapter in details:

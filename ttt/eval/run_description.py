@@ -5,6 +5,7 @@ A run's folder holds
     run.json                               this description
     records/<model>/<chapter id>.parquet   every frame's loss, see chapter_records
     failures.jsonl                         {"model", "chapter_id", "reason"} per failed chapter
+    verification.jsonl                     a group of chapters held to stepping per line
     summary.json legacy.json plots/ report.html    recomputed by `rescore` from the above
 """
 
@@ -57,7 +58,7 @@ class RunDescription:
     """Everything that identifies a run's numbers."""
 
     models: tuple[ModelIdentity, ...]
-    """The first is the one that the others are compared with."""
+    """Which of them are compared is `reference`'s to say."""
     chapters: tuple[PlannedChapter, ...]
     mimi: dict[str, str]
     """Name and weights_sha256 of the codec."""
@@ -112,6 +113,17 @@ class RunDescription:
         """The model that the run is about: the last of those under the fewest controls."""
         fewest = min(len(model.controls) for model in self.models)
         return [each.model for each in self.models if len(each.controls) == fewest][-1]
+
+    def reference(self, name: str) -> str | None:
+        """The model that this one is compared with; None for the first of the run.
+
+        A control is held against the model that it controls, every other model against the first.
+        """
+        model = next(each for each in self.models if each.model == name)
+        alike = [each for each in self.models if (each.ttt is None) == (model.ttt is None)]
+        controlled = min(alike, key=lambda each: len(each.controls))
+        found = self.models[0] if len(controlled.controls) == len(model.controls) else controlled
+        return None if found is model else found.model
 
     def records_root(self, folder: str | Path, model: str) -> Path:
         """The folder of one model's records."""

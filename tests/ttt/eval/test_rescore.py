@@ -1,6 +1,7 @@
 """Everything is recomputed from the records alone, and says what was left out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,58 @@ def test_failed_and_missing_chapters_are_listed_with_their_reason(tmp_path: Path
         {"chapter_id": "1/book/chapter_1", "reason": "not evaluated yet"},
     ]
     assert summary["comparisons"][0]["chapters"] == 2
-    assert summary["comparisons"][0]["left_out"] == 2
+    (compared,) = summary["comparisons"]
+    assert compared["left_out"] == 2
+    far = compared["losses"]["moshi"]["measures"]["at_2000"]
+    assert (far["mean"], far["reason"]) == (None, "no chapter is long enough")
+
+
+def test_what_was_held_to_stepping_is_summed_by_model(tmp_path: Path) -> None:
+    run = write_run(tmp_path, chapters=2, speakers=2)
+    assert summarize_run(run)["models"]["ttt"]["verification"] is None
+
+    def hold(chapter: int, largest: float, text: int) -> None:
+        line = {"model": "ttt", "chapters": [f"{chapter}/book/chapter_{chapter}"], "frames": 16}
+        line |= {"largest_nll_difference": largest, "text_differences": text}
+        append_jsonl(
+            run / "verification.jsonl", {**line, "unexplained_text_differences": text // 2}
+        )
+
+    hold(0, 0.5, 8)
+    hold(0, 2e-6, 2)  # The same group, held again later: only this counts.
+    hold(1, 1e-6, 4)
+    models = summarize_run(run)["models"]
+    assert models["baseline"]["verification"] is None
+    assert models["ttt"]["verification"] == {
+        "groups": 2,
+        "frames": 32,
+        "text_differences": 6,
+        "unexplained_text_differences": 3,
+        "largest_nll_difference": 2e-6,
+    }
+    hold(1, float("nan"), 0)
+    assert summarize_run(run)["models"]["ttt"]["verification"]["largest_nll_difference"] is None
+
+
+def test_a_control_is_held_against_the_model_that_it_controls(run: Path) -> None:
+    described = RunDescription.read(run)
+    baseline, ttt = described.models
+    shuffled = {"shuffle_frames": 9}
+    models = [
+        replace(baseline, controls=shuffled),
+        replace(baseline, model="baseline-prefix", controls={**shuffled, "prefix": 3}),
+        replace(ttt, controls=shuffled),
+        replace(ttt, model="ttt-off", controls={**shuffled, "updates": "off"}),
+    ]
+    described = replace(described, models=tuple(models))
+    assert {model.model: described.reference(model.model) for model in models} == {
+        "baseline": None,
+        "baseline-prefix": "baseline",
+        "ttt": "baseline",
+        "ttt-off": "ttt",
+    }
+    alone = replace(described, models=tuple(models[2:]))
+    assert [alone.reference(model.model) for model in alone.models] == [None, "ttt"]
 
 
 def test_a_run_without_results_says_so_and_warnings_reach_every_output(tmp_path: Path) -> None:
