@@ -9,7 +9,7 @@ SOURCES := ttt ray_jobs tests benchmarks
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults check format bench schema lock
+.PHONY: help setup demo test test-faults check format bench schema submit lock
 
 help:
 	@echo 'make demo         the whole story on this CPU, ending with the path of a report'
@@ -18,6 +18,7 @@ help:
 	@echo 'make check        ruff and the type checker;  make format mends what ruff can'
 	@echo 'make bench        the benchmarks of benchmarks/README.md'
 	@echo 'make schema       writes configs/schema.json from the configuration classes'
+	@echo "make submit       a job on a cluster: make submit JOB=train_decoder ARGS='--config ... key=value'"
 	@echo 'make lock         resolves requirements.lock anew (needs uv)'
 	@echo 'make setup        builds .venv from requirements.lock; every target above does so first'
 
@@ -57,6 +58,9 @@ bench: $(STAMP)
 
 schema: $(STAMP)
 	$(BIN)/python -m ray_jobs.schema
+
+submit: $(STAMP)
+	@$(BIN)/python -m ray_jobs.submit $(JOB) $(ARGS)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate \

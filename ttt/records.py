@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from typing import Any
 
 from ttt import storage
 from ttt.config import Config
+
+COMMIT_VARIABLE = "TTT_GIT_COMMIT"
+"""The environment variable that names the commit where the code runs without its repository."""
 
 _PACKAGES = ("torch", "torchaudio", "snac", "moshi", "ray", "pyarrow", "numpy")
 
@@ -73,13 +77,16 @@ def provenance(config: Config) -> dict[str, Any]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of this checkout, with `-dirty` when files differ; None outside a checkout."""
+    """The commit of this checkout, with `-dirty` when files differ.
+
+    Outside a checkout what TTT_GIT_COMMIT says, as submitted jobs and images do, or None.
+    """
     folder = Path(__file__).resolve().parent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get(COMMIT_VARIABLE) or None
 
 
 @functools.cache

@@ -172,7 +172,6 @@ def _failures(path: Path) -> dict[str, dict[str, str]]:
     return reasons
 
 
-def _activity(details: Sequence[ChapterDetails]) -> dict[str, dict[str, list[float]]]:
 def _verified(path: Path) -> dict[str, dict[str, Any]]:
     """Model -> its groups held to stepping, together; a group that was held twice counts once."""
     groups: dict[str, dict[tuple[str, ...], dict[str, Any]]] = defaultdict(dict)
@@ -192,6 +191,7 @@ def _verified(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _activity(details: Sequence[ChapterDetails]) -> dict[str, dict[str, list[float]]]:
     """Layer -> mean size of its fast weights' change by frame, and of how many chapters."""
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for chapter in details:
