@@ -32,6 +32,7 @@ from ttt.errors import UserError
 from ttt.eval.chapter_records import record_path
 from ttt.eval.rescore import rescore
 from ttt.eval.run_description import ModelIdentity, PlannedChapter, RunDescription
+from ttt.moshi.original import WARNING
 
 
 def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | None) -> None:
@@ -179,6 +180,7 @@ def _describe(plan: Plan, worker: Any) -> RunDescription:
         streams={"text": streams.text, "other": streams.other, "voice": streams.voice},
         summary=config.summary,
         provenance=records.provenance(config),
+        warnings=(WARNING,) if config.preset == "original" else (),
     )
 
 

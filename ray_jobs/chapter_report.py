@@ -45,7 +45,7 @@ def build_report(summary: Mapping[str, Any]) -> str:
         _slopes(summary),
         *(_comparison(summary, compared) for compared in summary["comparisons"]),
         _utilisation(summary),
-        *_activity(models),
+        *_activity(summary),
         caveats(),
         *held_to_stepping(models),
         effort(models),
@@ -226,10 +226,10 @@ def _utilisation(summary: Mapping[str, Any]) -> Markup:
     )
 
 
-def _activity(models: Mapping[str, Any]) -> Iterator[Markup]:
-    for name, model in models.items():
+def _activity(summary: Mapping[str, Any]) -> Iterator[Markup]:
+    for name, model in summary["models"].items():
         if model["activity"]:
-            png = activity_plot(model, "png")
+            png = activity_plot(summary, name, "png")
             picture = report.picture(png, f"change of the fast weights of {name} by position")
             explained = (
                 "Measured on the state that learns, relative to where it starts; parameters stay."

@@ -118,6 +118,7 @@ class ChapterWorker:
             chunk=config.chunk,
             state_every_frames=config.state_every_frames,
             reset_ttt_every=listener.reset_every_frames,
+            preset=config.preset,
         )
         frames = [chapter.codes.shape[1] for chapter in chapters]
         silence = self._silence(max(frames) + (listener.prefix_frames or 0))

@@ -30,7 +30,9 @@ def chapter_plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
                     plots[name] = difference_plot(summary, compared, loss, image_format)
         for name, model in summary["models"].items():
             if model["activity"]:
-                plots[f"activity_{name}.{image_format}"] = activity_plot(model, image_format)
+                plots[f"activity_{name}.{image_format}"] = activity_plot(
+                    summary, name, image_format
+                )
     return plots
 
 
@@ -54,7 +56,7 @@ def loss_plot(summary: Mapping[str, Any], loss: str, image_format: ImageFormat) 
         lines,
         x_label="position in the chapter (frames, 12.5 per second)",
         y_label="nats",
-        title=LOSS_NAMES[loss],
+        title=_title(summary, LOSS_NAMES[loss]),
         marks=_window_marks(summary["models"].values()),
         log_x=True,
         image_format=image_format,
@@ -77,27 +79,39 @@ def difference_plot(
         ],
         x_label="position in the chapter (frames, 12.5 per second)",
         y_label="nats",
-        title=f"difference of the {LOSS_NAMES[loss]}",
+        title=_title(summary, f"difference of the {LOSS_NAMES[loss]}"),
         marks=_window_marks([second]),
         log_x=True,
         image_format=image_format,
     )
 
 
-def activity_plot(model: Mapping[str, Any], image_format: ImageFormat) -> bytes:
-    """How far the fast weights have moved from where they start, layer by layer."""
+def activity_plot(summary: Mapping[str, Any], name: str, image_format: ImageFormat) -> bytes:
+    """How far the fast weights have moved from where they start, layer by layer.
+
+    Logarithmic where one layer moves ten times as far as another.
+    """
+    model = summary["models"][name]
     lines = [
         Curve(label=f"layer {layer}", x=line["frame"], y=line["mean"])
         for layer, line in model["activity"].items()
     ]
+    moved = [change for line in lines for change in line.y]
     return curves(
         lines,
         x_label="position in the chapter (frames, 12.5 per second)",
         y_label="||W - W0|| / ||W0||",
+        title=_title(summary, f"change of the fast weights of {name}"),
         marks=_window_marks([model]),
         log_x=True,
+        log_y=max(moved) > 10 * min(moved) > 0,
         image_format=image_format,
     )
+
+
+def _title(summary: Mapping[str, Any], title: str) -> str:
+    """A picture may be seen without its page, and has to say by itself that it is not valid."""
+    return f"{title}\nNot a valid measurement" if summary["warnings"] else title
 
 
 def _curve(label: str, line: Mapping[str, Sequence[Any]]) -> Curve:

@@ -143,6 +143,7 @@ def _effort(
         ),
         "near_ties": sum(d.near_ties for d in details if d.near_ties is not None),
         "joins": sum(len(d.joins) for d in details),
+        "unscored_frames": sum(d.unscored_frames for d in details),
         "chunks_lowered": [d.chapter_id for d in details if len(d.chunks) > 1],
     }
 
