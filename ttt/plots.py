@@ -168,12 +168,12 @@ def estimates(
         axes.axvline(reference[1], color="#8a94a3", linewidth=1, linestyle=":", label=reference[0])
         for place, (label, values) in enumerate(series.items()):
             mean, low, high = np.array(values, dtype=np.float64).reshape(len(rows), 3).T
-            y = np.arange(len(rows)) + (place + 0.5) / (len(series) + 1) - 0.5
+            y = np.arange(len(rows)) + (place + 1) / (len(series) + 1) - 0.5
             colour = PALETTE[place % len(PALETTE)]
             axes.hlines(y, low, high, color=colour, linewidth=1.8)
             axes.plot(mean, y, "o", color=colour, markersize=4.5, label=label)
         axes.set_yticks(range(len(rows)), rows)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(x_label)
         axes.grid(axis="x", color="#e3e7ec", linewidth=0.8)
         axes.set_axisbelow(True)
