@@ -24,6 +24,7 @@ from ttt.errors import UserError
 from ttt.eval.chapter_records import read_record, read_records, record_path
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
+from ttt.moshi.original import WARNING, OriginalEvaluation
 from ttt.records import read_json, read_jsonl
 from ttt.synthetic_voice import utterance
 
@@ -273,6 +274,51 @@ def _open_files(pid: int) -> set[str]:
         return set()
 
 
+def test_the_preset_original_says_everywhere_that_it_is_wrong(
+    ray_local: None, tmp_path: Path, ttt_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And is exact, whoever is killed on the way."""
+    output = tmp_path / "out"
+    ready = made(
+        400,
+        "preset=original",
+        "streams.other=zero_id",
+        "summary.weights=uniform",
+        "synthetic.chapters=2",
+        "state_every_frames=64",
+        f"model.ttt={ttt_folder / 'good'}",
+        "model.baseline=false",
+        f"output={output}",
+    )
+    _evaluate_and_kill(ready)
+    assert f"warning: {WARNING}" in capsys.readouterr().out
+    lm = tiny_lm(**SHAPE)
+    load_ttt(lm, ttt_folder / "good")
+    records = list(read_records(output / "records"))
+    assert [record.frames for record in records] == [397] * 2
+    for record in records:
+        codes = chapter_codes(ready, record.details.chapter_id)
+        with OriginalEvaluation(lm, codes[None], chunk=16) as evaluation:
+            nll = torch.cat([block.nll for block in evaluation], dim=2)
+        assert np.array_equal(record.nll, nll[0].numpy())
+        assert record.details.warning == WARNING
+        assert record.details.unscored_frames == 3
+    assert f"warning: {WARNING}" in describe(ready)
+    for name in ("run.json", "summary.json", "legacy.json"):
+        assert read_json(output / name)["warnings"] == [WARNING]
+    assert read_json(output / "summary.json")["models"]["ttt"]["unscored_frames"] == 6
+    assert WARNING in (output / "report.html").read_text()
+    pictures = list((output / "plots").glob("*.svg"))
+    assert {path.stem for path in pictures} >= {"loss_uniform", "activity_ttt"}
+    for path in pictures:
+        assert "Not a valid measurement" in path.read_text()
+    assert evaluate_chapters.main(["--compare", str(output), str(output)]) == 0
+    assert f"warning, {output}: {WARNING}" in capsys.readouterr().out
+    right = replace(ready, preset=None)
+    with pytest.raises(UserError, match="made with preset='original', and now it is None"):
+        evaluate(right, resume=True, address=None)
+
+
 def test_a_model_that_gives_no_number_fails_by_name(
     ray_local: None, tmp_path: Path, ttt_folder: Path
 ) -> None:
@@ -338,6 +384,12 @@ def test_a_prefix_needs_another_speaker(voices: Path) -> None:
         (["model.baseline=false"], "baseline is false and ttt is null"),
         (["chunk=0"], "chunk must be 1 or more"),
         (["cluster.gpus_per_worker=1.5"], "gpus_per_worker above 1 must be a whole number"),
+        (
+            ["preset=original", "controls.reset_every_frames=20"],
+            "set streams.other=zero_id, summary.weights=uniform, verify_spans=0, "
+            "controls.reset_every_frames=null (as configs/chapters_original.yaml does), or "
+            "preset=null",
+        ),
     ),
 )
 def test_settings_that_do_not_fit(overrides: list[str], sentence: str) -> None:

@@ -60,6 +60,14 @@ def test_the_curve_of_differences_is_paired() -> None:
     assert curve["high"][-1] < -0.09
 
 
+def test_a_run_that_lacks_the_last_frames_lacks_a_bin() -> None:
+    losses = _noise(6)
+    whole, cut = _measured(losses), _measured([loss[:127] + 1 for loss in losses])
+    for pair, sign in (((whole, cut), 1), ((cut, whole), -1)):
+        curve = compare(*pair, CONFIG)["losses"]["acoustic"]["curve"]
+        assert curve["mean"] == pytest.approx([sign] * 12, abs=1e-6)
+
+
 def test_few_speakers_have_neither_interval_nor_p() -> None:
     chapters = [c for c in _measured(_noise(2)) if c.speaker < "speaker 4"]
     row = compare(chapters, chapters, CONFIG)["losses"]["moshi"]["measures"]["mean"]

@@ -1,5 +1,6 @@
 """The original's faults, against the published generator driven as the original drove it."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,13 +11,16 @@ from moshi.utils.compile import no_compile
 from safetensors.torch import load, save
 
 from ttt.errors import UserError
+from ttt.eval.chapter_records import read_records
 from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.moshi import evaluate_codes, tiny_lm
+from ttt.moshi.chapter_run import HeardChapter, Listening, record_group
 from ttt.moshi.evaluate import negative_log_likelihood
-from ttt.moshi.original import OriginalEvaluation
+from ttt.moshi.original import WARNING, OriginalEvaluation
 from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect
 
 FRAMES = 4 * 12 + 3
+LISTENING = Listening(model="ttt", streams={}, chunk=8, state_every_frames=64, preset="original")
 
 
 @torch.no_grad()
@@ -132,3 +136,27 @@ def test_what_the_original_could_not_hear_is_refused(small_lm, speech):
         OriginalEvaluation(tiny_lm(num_layers=1, dep_q=16), speech())
     with pytest.raises(UserError, match="codes holds 64 at"):
         OriginalEvaluation(small_lm(None), speech() + 1)
+
+
+def test_records_say_that_they_are_wrong_and_what_they_lack(small_lm, speech, tmp_path):
+    lm = small_lm()
+    group = [HeardChapter(name, "s", speech(1, 60)[0].numpy().astype("int16")) for name in "ab"]
+
+    def record(group, **controls):
+        record_group(
+            lm,
+            group,
+            dataclasses.replace(LISTENING, **controls),
+            silence=None,
+            records_root=tmp_path,
+            state_path=tmp_path / "state.safetensors",
+        )
+
+    record(group[:1])
+    (found,) = read_records(tmp_path)
+    assert np.array_equal(found.nll, original(lm, speech(1, 60), 8)[0][0])
+    assert (found.frames, found.details.unscored_frames) == (57, 3)
+    assert found.details.warning == WARNING
+    for refused in ({"group": group}, {"group": group[1:], "reset_ttt_every": 20}):
+        with pytest.raises(UserError, match="one chapter at a time, without any control"):
+            record(**refused)
