@@ -44,7 +44,7 @@ _SCHEMA = pa.schema(
         pa.field("join", pa.bool_(), nullable=False),
     ]
 )
-_ROW_GROUP = 1 << 15
+_ROW_GROUP = 1 << 12
 _FORMAT = 1
 _KEY = b"chapter"
 

@@ -105,7 +105,8 @@ def record_group(
             group.append(block)
             group.measure_activity(evaluation)
             on_frames(group.frames_heard(evaluation.frames_done))
-            if evaluation.frames_done - saved >= listening.state_every_frames:
+            unsaved = evaluation.frames_done - saved
+            if unsaved + evaluation.block_steps > listening.state_every_frames:
                 saved = evaluation.frames_done
                 own = group.save(time.perf_counter() - began, list(ttt_layers(lm)))
                 save_state(state_path, group.identity, evaluation.save_state() | own)

@@ -174,6 +174,11 @@ class Evaluation:
         return self.chunks[-1][1]
 
     @property
+    def block_steps(self) -> int:
+        """Steps that the depformer takes at once: no block is longer."""
+        return self.chunk * chunks_per_block(self._streams.batch, self.session.max_chunk)
+
+    @property
     def frames_done(self) -> int:
         """Frames in the blocks so far."""
         return max(0, self._scored - self._delays.longest)
@@ -219,7 +224,7 @@ class Evaluation:
         self._text = torch.empty(self._streams.batch, 0, dtype=torch.long)
 
     def _next_block(self) -> Block:
-        while self._pending_steps < min(self._block_steps, self._steps - self._scored):
+        while self._pending_steps < min(self.block_steps, self._steps - self._scored):
             heard = self._sparingly(self._listen)
             self._pending = join([self._pending, heard])
         nll, text = self._sparingly(self._score)
@@ -254,7 +259,7 @@ class Evaluation:
 
     def _ready(self) -> Heard:
         """The next pending steps, as the depformer is to take them."""
-        return self._pending[: self._block_steps]
+        return self._pending[: self.block_steps]
 
     def _by_frame(self, nll: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """NLL [B, Q, n] and text [B, n] of whole frames, of NLL [B, predicted, S] by step."""
@@ -270,11 +275,6 @@ class Evaluation:
                 "batch) is not a finite number: check the checkpoint, or evaluate in float32"
             )
         return Block(first, nll.masked_fill(~alive, torch.nan).float(), text)
-
-    @property
-    def _block_steps(self) -> int:
-        """Steps that the depformer takes at once."""
-        return self.chunk * chunks_per_block(self._streams.batch, self.session.max_chunk)
 
     @property
     def _pending_steps(self) -> int:

@@ -231,6 +231,7 @@ class Session:
         self._first_frame = self.position - self._tokens.shape[2]
         self._guess = tensors["session.guess"].to(self.lm.device).clone()
 
+    @torch.no_grad()  # Kept with its graph, every measurement would hold copies of all weights.
     def fast_weight_change(self) -> Tensor:
         """[TTT layers, B] how far the fast weights have moved from where they started, relatively.
 

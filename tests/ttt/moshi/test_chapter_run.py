@@ -99,8 +99,8 @@ def test_killed_anywhere_the_records_are_the_same(small_lm, speech, tmp_path, st
         state_path=tmp_path / "cut" / "state" / "group.safetensors",
         on_frames=begun.append,
     )
-    # At most one interval of each chapter, and a block, is heard again.
-    assert begun[0] > max(stops) - 2 * (64 + 128) or max(stops) < 128
+    # At most one interval of each chapter is heard again.
+    assert begun[0] > max(stops) - 2 * 64
     for whole, cut in zip(
         records(tmp_path / "whole", group), records(tmp_path / "cut", group), strict=True
     ):

@@ -236,6 +236,7 @@ def test_a_second_session_equals_the_first_and_parameters_stay(small_lm, speech)
             heard.append(session.step_chunk(audio))
             assert session.fast_weight_change().shape == (2, 2)
             assert session.fast_weight_change().min() > 0
+            assert not session.fast_weight_change().requires_grad  # It would hold all weights.
     for again in heard[1:]:
         assert_same(again, heard[0], 0.0)
     assert all(torch.equal(lm.state_dict()[key], tensor) for key, tensor in before.items())
