@@ -165,23 +165,27 @@ def _losses(records: Sequence[ItemRecord]) -> dict[ScoreName, Floats]:
         "weighted_mean": _mean(sums, counts, "moshi"),
         "semantic_mean": _mean(sums, counts, "semantic"),
         "acoustic_mean": _mean(sums, counts, "acoustic"),
-        "weighted_sum": sums @ LOSSES["moshi"],
-        "semantic_sum": sums @ LOSSES["semantic"],
-        "acoustic_sum": sums @ LOSSES["acoustic"],
+        "weighted_sum": _sum(sums, "moshi"),
+        "semantic_sum": _sum(sums, "semantic"),
+        "acoustic_sum": _sum(sums, "acoustic"),
         "ending_weighted_mean": _mean(_table(records, "ending_sum"), ending_counts, "moshi"),
     }
 
 
 def _mean(sums: Floats, counts: Floats, weights: str) -> Floats:
     """NaN where there is no frame."""
-    frames = counts @ LOSSES[weights]
-    return np.divide(
-        sums @ LOSSES[weights], frames, out=np.full(len(sums), np.nan), where=frames > 0
-    )
+    frames, nothing = _sum(counts, weights), np.full(len(sums), np.nan)
+    return np.divide(_sum(sums, weights), frames, out=nothing, where=frames > 0)
+
+
+def _sum(values: Floats, weights: str) -> Floats:
+    """[N] weighted sums of values [N, 8]; a matrix product would round a row by its place."""
+    return (values * LOSSES[weights]).sum(axis=1)
 
 
 def _table(records: Sequence[ItemRecord], name: str) -> Floats:
-    """[N, 8] of a field; rows of NaN where a record has none."""
+    """[N, 8] of a field; NaN where a record has no finite value."""
     nothing: tuple[Any, ...] = (np.nan,) * CODEBOOKS
     rows = [getattr(record, name) or nothing for record in records]
-    return np.array(rows, dtype=np.float64).reshape(len(records), CODEBOOKS)
+    table = np.array(rows, dtype=np.float64).reshape(len(records), CODEBOOKS)
+    return np.where(np.isfinite(table), table, np.nan)

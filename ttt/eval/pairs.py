@@ -185,9 +185,11 @@ def _pair(task: str, halves: list[Candidate], on_disk: _OnDisk) -> Pair | LeftOu
     first = halves[0]
     sides = {role: [half for half in halves if half.role == role] for role in get_args(Role)}
     for role, side in sides.items():
-        if len(side) != 1:
-            names = ": " + ", ".join(sorted(half.utterance.item_id for half in side))
-            reason = f"{len(side) or 'no'} {role} recordings{names if side else ''}"
+        if not side:
+            return LeftOut(first.split, first.pair_id, f"no {role} recording")
+        if len(side) > 1:
+            names = ", ".join(sorted(half.utterance.item_id for half in side))
+            reason = f"{len(side)} {role} recordings: {names}"
             return LeftOut(first.split, first.pair_id, reason)
     for half in halves:
         audio = half.utterance.audio
