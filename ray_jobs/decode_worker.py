@@ -174,6 +174,8 @@ class DecodeWorker:
                 n_samples = int(catalogue.n_samples[item.row])
                 codes = self._cache.read_codes(item.row, 0, n_coarse)
             return write_decoded(self._decoder, codes, self._output / item.wav, n_samples)
+        except storage.StorageUnavailable:
+            raise
         except (UserError, DamagedClip) as reason:
             return Failed(str(reason))
 

@@ -254,14 +254,13 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 def _marker(folder: str) -> dict[str, Any] | None:
     """The marker of a checkpoint whose files are all there with the right sizes, or None."""
-    filesystem, path = storage.resolve(folder)
     try:
         marker = json.loads(storage.read_bytes(storage.join(folder, _MARKER)))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    infos = filesystem.get_file_info([f"{path}/{name}" for name in marker["files"]])
-    expected = [entry["bytes"] for entry in marker["files"].values()]
-    return marker if [info.size for info in infos] == expected else None
+    sizes = storage.file_sizes(folder)
+    fits = all(sizes.get(name) == entry["bytes"] for name, entry in marker["files"].items())
+    return marker if fits else None
 
 
 def _best_step(run: str) -> int | None:

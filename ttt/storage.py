@@ -1,23 +1,74 @@
 """Files by URI: local paths, pyarrow's own schemes (s3://, gs://, hdfs://) and any fsspec scheme.
 
 Writing is whole or not at all: locally to a temporary name, fsync, rename; on an object store an
-upload becomes visible only when it is complete.
+upload becomes visible only when it is complete. An object store that errs is asked again for a
+minute or two (`patiently`); a local disk is not, since its errors do not pass.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import random
+import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ttt.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Between one try and the next, besides what the store's client waits by itself (pyarrow about
+ten seconds); drawn out or cut by up to a quarter, so that workers do not all come back at once."""
+
+
+class StorageUnavailable(UserError):
+    """An object store still erred at the last try: the file may well be sound."""
+
+
+def patiently(uri: str | Path, call: Callable[[], T]) -> T:
+    """What `call` returns, which is made again while the object store of `uri` errs.
+
+    `call` must do the same when it is repeated. What is missing raises FileNotFoundError at once,
+    like every error of a local disk. Raises StorageUnavailable after the last try, and at once
+    where waiting cannot help (credentials, no such bucket).
+    """
+    if is_local(uri):
+        return call()
+    for tries in range(1, len(RETRY_PAUSES_SECONDS) + 2):
+        try:
+            return call()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, PermissionError) or any(word in reason for word in _FINAL):
+                raise StorageUnavailable(f"{uri}: the storage refuses ({reason})") from error
+            if tries > len(RETRY_PAUSES_SECONDS):
+                raise StorageUnavailable(
+                    f"{uri}: the storage failed {tries} times in a row ({reason}); what was saved "
+                    "is safe: when the storage answers again, continue with --resume"
+                ) from error
+        pause = RETRY_PAUSES_SECONDS[tries - 1] * random.SystemRandom().uniform(0.75, 1.25)
+        logger.warning("%s: %s; trying again in %.1f s", uri, reason, pause)
+        time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+_FINAL = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+"""Of AWS's errors, as pyarrow names them."""
 
 
 def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
@@ -66,22 +117,33 @@ def join(uri: str | Path, *parts: str) -> str:
 
 def exists(uri: str | Path) -> bool:
     """Whether a file or folder is there."""
-    filesystem, path = resolve(uri)
-    return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+    return _info(uri).type != pafs.FileType.NotFound
+
+
+def file_bytes(uri: str | Path) -> int | None:
+    """The size of a file; None when it is not there."""
+    return _info(uri).size
+
+
+def file_sizes(uri: str | Path) -> dict[str, int]:
+    """Name -> bytes of the files directly inside a folder, from one listing."""
+    return {info.base_name: info.size for info in _infos(uri) if info.type == pafs.FileType.File}
 
 
 def list_names(uri: str | Path) -> list[str]:
     """The sorted names directly inside a folder; empty when there is no such folder."""
-    filesystem, path = resolve(uri)
-    selector = pafs.FileSelector(path, allow_not_found=True)
-    return sorted(os.path.basename(info.path) for info in filesystem.get_file_info(selector))
+    return sorted(info.base_name for info in _infos(uri))
 
 
 def read_bytes(uri: str | Path) -> bytes:
     """A whole file. Raises FileNotFoundError."""
     filesystem, path = resolve(uri)
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read()
+
+    def read() -> bytes:
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
+
+    return patiently(uri, read)
 
 
 def write_bytes(uri: str | Path, content: bytes) -> None:
@@ -91,18 +153,37 @@ def write_bytes(uri: str | Path, content: bytes) -> None:
             temporary.write_bytes(content)
         return
     filesystem, path = resolve(uri)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(content)
+
+    def write() -> None:
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+
+    patiently(uri, write)
+
+
+def upload(path: Path, uri: str | Path) -> None:
+    """Put a local file, which is complete, at a `uri` of an object store."""
+    filesystem, inside = resolve(uri)
+
+    def copy() -> None:
+        with open(path, "rb") as source, filesystem.open_output_stream(inside) as sink:
+            shutil.copyfileobj(source, sink, 2**22)
+
+    patiently(uri, copy)
 
 
 def delete(uri: str | Path) -> None:
     """Delete a file or a folder with all it holds; nothing happens when it is not there."""
     filesystem, path = resolve(uri)
-    kind = filesystem.get_file_info(path).type
-    if kind == pafs.FileType.Directory:
-        filesystem.delete_dir(path)
-    elif kind == pafs.FileType.File:
-        filesystem.delete_file(path)
+
+    def remove() -> None:
+        kind = filesystem.get_file_info(path).type
+        if kind == pafs.FileType.Directory:
+            filesystem.delete_dir(path)
+        elif kind == pafs.FileType.File:
+            filesystem.delete_file(path)
+
+    patiently(uri, remove)
 
 
 @contextmanager
@@ -136,3 +217,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _info(uri: str | Path) -> pafs.FileInfo:
+    filesystem, path = resolve(uri)
+    return patiently(uri, lambda: filesystem.get_file_info(path))
+
+
+def _infos(folder: str | Path) -> list[pafs.FileInfo]:
+    filesystem, path = resolve(folder)
+    selector = pafs.FileSelector(path, allow_not_found=True)
+    return patiently(folder, lambda: filesystem.get_file_info(selector))

@@ -19,7 +19,6 @@ from typing import TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from ttt import storage
 from ttt.errors import UserError
@@ -30,7 +29,6 @@ from ttt.snac.row_groups import RowGroups
 from ttt.snac.shard_file import (
     SAMPLE_BYTES,
     CodecIdentity,
-    file_bytes,
     in_range,
     shard_header,
 )
@@ -233,6 +231,8 @@ class CodeCache:
     ) -> np.ndarray:
         try:
             return read(shard, int(self._shard_row[row]))
+        except storage.StorageUnavailable:
+            raise
         except (UserError, ValueError) as error:
             raise DamagedClip(f"{self._shards[shard][0]}: {error}") from error
 
@@ -245,9 +245,7 @@ class CodeCache:
 
     def _compare_shards(self) -> dict[int, str]:
         """Why shards do not match the index; one listing of the folder tells."""
-        filesystem, path = storage.resolve(shards_folder(self.uri))
-        selector = pafs.FileSelector(path, allow_not_found=True)
-        sizes = {info.base_name: info.size for info in filesystem.get_file_info(selector)}
+        sizes = storage.file_sizes(shards_folder(self.uri))
         broken = {}
         for number, (name, size) in enumerate(self._shards):
             if name not in sizes:
@@ -262,7 +260,7 @@ class CodeCache:
         uri = codes_uri(self.uri)
         shape = (int(self._n_coarse_total()), self.geometry.codes_per_coarse)
         wanted = shape[0] * shape[1] * np.dtype(np.int16).itemsize
-        if not storage.exists(uri) or file_bytes(uri) != wanted:
+        if storage.file_bytes(uri) != wanted:
             raise UserError(f"{uri}: not the {wanted} bytes the index needs; build the index again")
         if storage.is_local(uri):
             return np.memmap(storage.local_path(uri), "<i2", mode="r", shape=shape)

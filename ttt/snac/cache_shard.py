@@ -83,6 +83,8 @@ def is_finished(cache_uri: str | Path, number: int, n_inputs: int) -> bool:
     try:
         with open_shard(shard_uri(cache_uri, number)) as shard:
             return shard.metadata.num_rows == n_clips
+    except storage.StorageUnavailable:
+        raise
     except UserError:
         return False
 

@@ -1,7 +1,11 @@
-"""Files of which parts are read at random: by pread locally, by ranged requests elsewhere."""
+"""Files of which parts are read at random: by pread locally, by ranged requests elsewhere.
+
+Every ranged request is repeated while the object store errs (`ttt.storage.patiently`).
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections import OrderedDict
@@ -10,6 +14,7 @@ from typing import Protocol, cast
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ttt import storage
@@ -27,13 +32,29 @@ class RangedFile(Protocol):
 
 
 def open_ranged(uri: str) -> RangedFile:
-    """Open a file for random reads. Raises OSError (FileNotFoundError when it is missing)."""
+    """Open a file for random reads.
+
+    Raises OSError (FileNotFoundError when it is missing), StorageUnavailable.
+    """
     if storage.is_local(uri):
         return _LocalFile(str(storage.local_path(uri)))
     filesystem, path = storage.resolve(uri)
     if isinstance(filesystem, pafs.PyFileSystem):
-        return _FsspecFile(filesystem.handler.fs, path)
-    return _ArrowFile(filesystem, path)
+        return _FsspecFile(uri, filesystem.handler.fs, path)
+    return _ArrowFile(uri, filesystem, path)
+
+
+def open_seekable(uri: str) -> io.RawIOBase | pa.OSFile:
+    """A file as readers of parquet want it. Raises what `open_ranged` raises."""
+    if storage.is_local(uri):
+        return pa.OSFile(str(storage.local_path(uri)))
+    return _Seekable(open_ranged(uri), storage.file_bytes(uri) or 0)
+
+
+def read_at(file: RangedFile, offset: int, count: int) -> bytes:
+    """At most `count` bytes from `offset`. Raises what `read_into` raises."""
+    out = np.empty(count, np.uint8)
+    return out[: file.read_into(offset, out)].tobytes()
 
 
 class OpenFiles:
@@ -72,25 +93,62 @@ class _LocalFile:
 
 
 class _ArrowFile:
-    def __init__(self, filesystem: pafs.FileSystem, path: str) -> None:
-        self._file = filesystem.open_input_file(path)
+    def __init__(self, uri: str, filesystem: pafs.FileSystem, path: str) -> None:
+        self._uri = uri
+        self._file = storage.patiently(uri, lambda: filesystem.open_input_file(path))
 
     def read_into(self, offset: int, out: np.ndarray) -> int:
-        return _fill(out, self._file.read_at(out.nbytes, offset))
+        return _fill(
+            out, storage.patiently(self._uri, lambda: self._file.read_at(out.nbytes, offset))
+        )
 
 
 class _FsspecFile:
     """fsspec's open files read ahead by megabytes and keep a position; cat_file does neither."""
 
-    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+    def __init__(self, uri: str, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+        self._uri = uri
         self._filesystem = filesystem
         self._path = path
-        if not filesystem.exists(path):
+        if not storage.patiently(uri, lambda: filesystem.exists(path)):
             raise FileNotFoundError(path)
 
     def read_into(self, offset: int, out: np.ndarray) -> int:
-        content = self._filesystem.cat_file(self._path, start=offset, end=offset + out.nbytes)
+        end = offset + out.nbytes
+        content = storage.patiently(
+            self._uri, lambda: self._filesystem.cat_file(self._path, start=offset, end=end)
+        )
         return _fill(out, cast(bytes, content))
+
+
+class _Seekable(io.RawIOBase):
+    """A ranged file with a position."""
+
+    def __init__(self, file: RangedFile, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._size - self._position, 0)
+        count = left if size < 0 else min(size, left)
+        content = read_at(self._file, self._position, count) if count else b""
+        self._position += len(content)
+        return content
 
 
 def _fill(out: np.ndarray, content: bytes) -> int:

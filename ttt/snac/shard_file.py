@@ -14,6 +14,7 @@ samples_48k(n) samples, of which the first n_samples are real and the rest zeros
 from __future__ import annotations
 
 import json
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 from ttt import storage
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
+from ttt.snac.ranged_file import open_seekable
 
 FORMAT_VERSION = 1
 ROW_GROUP_CLIPS = 64
@@ -104,9 +106,8 @@ def read_shard_table(uri: str | Path, columns: Sequence[str] | None = None) -> p
 @contextmanager
 def open_shard(uri: str | Path) -> Iterator[pq.ParquetFile]:
     """An open shard; every way in which parquet can be damaged becomes a UserError."""
-    filesystem, path = storage.resolve(uri)
     try:
-        with filesystem.open_input_file(path) as file:
+        with open_seekable(str(uri)) as file:
             yield pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{uri}: not a readable parquet file ({_first_line(error)})") from error
@@ -200,25 +201,23 @@ def in_range(codes: np.ndarray, geometry: CodeGeometry) -> bool:
     return bool(codes.min() >= 0 and codes.max() < geometry.codebook_size)
 
 
-def file_bytes(uri: str | Path) -> int:
-    """The size of a file."""
-    filesystem, path = storage.resolve(uri)
-    return filesystem.get_file_info(path).size
-
-
 @contextmanager
 def whole_file(uri: str | Path) -> Iterator[pa.NativeFile]:
-    """A file to write that is complete or absent: renamed when done, or one upload."""
+    """A file to write that is complete or absent: renamed when done, or then uploaded."""
     if storage.is_local(uri):
         with (
             storage.atomic_path(storage.local_path(uri)) as temporary,
             pa.OSFile(str(temporary), "wb") as sink,
         ):
             yield sink
-    else:
-        filesystem, path = storage.resolve(uri)
-        with filesystem.open_output_stream(path) as sink:
+        return
+    # Written here first: an upload that is left halfway would be completed, and could not be
+    # repeated while the object store errs.
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / "file"
+        with pa.OSFile(str(staged), "wb") as sink:
             yield sink
+        storage.upload(staged, uri)
 
 
 def _row_groups(clips: Sequence[Clip], geometry: CodeGeometry) -> Iterator[list[Clip]]:

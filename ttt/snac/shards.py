@@ -11,6 +11,7 @@ the audio and are read on every window. Both files can be rebuilt from the shard
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from ttt import storage
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.parquet_offsets import NO_OFFSET, value_offsets
+from ttt.snac.ranged_file import open_ranged, open_seekable, read_at
 from ttt.snac.shard_file import (
     SAMPLE_BYTES,
     Clip,
@@ -32,7 +34,6 @@ from ttt.snac.shard_file import (
     check_columns,
     clip_crc32,
     code_columns,
-    file_bytes,
     in_range,
     interleaved_codes,
     open_shard,
@@ -108,7 +109,7 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
         if codes_sink is not None:
             codes_sink.write(codes.astype("<i2").tobytes())
         tables.append(table)
-        shards.append([name, file_bytes(uri)])
+        shards.append([name, storage.file_bytes(uri)])
     assert header is not None  # shard_names raises when there is none
     table = pa.concat_tables(tables)
     n_coarse = table["n_coarse"].to_numpy().astype(np.int64)
@@ -149,6 +150,8 @@ def verify_cache(cache_uri: str | Path) -> list[str]:
     """
     try:
         names = shard_names(cache_uri)
+    except storage.StorageUnavailable:
+        raise
     except UserError as error:
         return [str(error)]
     problems: list[str] = []
@@ -167,6 +170,8 @@ def verify_cache(cache_uri: str | Path) -> list[str]:
                     table = shard.read_row_group(group)
                     broken = _broken_clips(table, header, name, shard_of)
                     problems += [f"{uri}: {sentence}" for sentence in broken]
+        except storage.StorageUnavailable:
+            raise
         except UserError as error:
             problems.append(str(error))
     return problems or _broken_index(cache_uri)
@@ -187,16 +192,15 @@ def _shard_catalogue(
         except ValueError as error:
             raise UserError(f"{uri}: {error}") from error
         audio_bytes = geometry.samples_48k(n_coarse) * SAMPLE_BYTES
-        filesystem, path = storage.resolve(uri)
-        with filesystem.open_input_file(path) as file:
-            # Over a network one request per clip is too slow; the reader checks each anyway.
-            offsets = value_offsets(
-                shard.metadata,
-                "audio",
-                audio_bytes,
-                read_at=lambda offset, count: file.read_at(count, offset),
-                check_every=1 if storage.is_local(uri) else 64,
-            )
+        file = open_ranged(uri)
+        # Over a network one request per clip is too slow; the reader checks each anyway.
+        offsets = value_offsets(
+            shard.metadata,
+            "audio",
+            audio_bytes,
+            read_at=lambda offset, count: read_at(file, offset, count),
+            check_every=1 if storage.is_local(uri) else 64,
+        )
     catalogue = pa.table(
         {
             "clip_id": table["clip_id"],
@@ -251,8 +255,7 @@ def _broken_index(cache_uri: str | Path) -> list[str]:
     if missing:
         return [f"{uri}: missing; build the index" for uri in missing]
     problems = []
-    filesystem, path = storage.resolve(codes)
-    with filesystem.open_input_stream(path) as stream:
+    with open_seekable(codes) as stream:
         comparison = _Comparison(stream)
         catalogue = read_catalogue(cache_uri, comparison)
         if not comparison.equal or stream.read(1):
@@ -270,7 +273,7 @@ def _broken_index(cache_uri: str | Path) -> list[str]:
 class _Comparison:
     """A sink that compares what is written with what a stream holds."""
 
-    def __init__(self, stream: pa.NativeFile) -> None:
+    def __init__(self, stream: io.RawIOBase | pa.NativeFile) -> None:
         self.equal = True
         self._stream = stream
 

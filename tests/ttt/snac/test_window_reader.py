@@ -2,14 +2,13 @@ import functools
 import operator
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from tests.code_caches import label, write_impulse_cache
+from tests.object_store import object_store
 from ttt import storage
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
@@ -174,20 +173,28 @@ def test_of_a_cache_in_memory_the_batches_are_the_same(impulses: str) -> None:
 def test_of_a_cache_on_s3_the_batches_are_the_same(
     impulses: str, monkeypatch: pytest.MonkeyPatch, index: bool
 ) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="caches")
-        query = f"?scheme=http&endpoint_override={host}:{port}&region=us-east-1"
-        remote = write_impulse_cache(f"s3://caches/impulses{query}", LENGTHS, index=index)
+    """Also while every third request fails: no clip is taken for damaged."""
+    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * 20)
+    with object_store(monkeypatch) as store:
+        remote = write_impulse_cache(store.uri("impulses"), LENGTHS, index=index)
+        store.fails = lambda _method, _path: len(store.requests) % 3 == 0
         _assert_same(_all(_source(impulses)), _all(_source(remote)))
-    finally:
-        server.stop()
+        assert store.refused
+
+
+def test_a_store_that_stays_away_stops_the_run_and_replaces_no_clip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,))
+    with object_store(monkeypatch) as store:
+        for index in (True, False):
+            remote = write_impulse_cache(store.uri(f"impulses-{index}"), LENGTHS, index=index)
+            source = _source(remote)
+            store.fails = lambda _method, _path: True
+            with pytest.raises(storage.StorageUnavailable, match="failed 2 times in a row"):
+                next(source.step_batches(1))
+            store.fails = lambda _method, _path: False
+            assert next(source.step_batches(1))[0].replaced == []
 
 
 # -- damaged clips ---------------------------------------------------------------------------------

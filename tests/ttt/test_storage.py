@@ -1,0 +1,120 @@
+"""Files on an object store: whole or absent, asked for again while the store errs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.object_store import ObjectStore, object_store
+from ttt import checkpoint, storage
+from ttt.checkpoint import Snapshot
+from ttt.errors import UserError
+from ttt.snac.ranged_file import open_ranged, open_seekable
+from ttt.snac.shard_file import whole_file
+from ttt.storage import StorageUnavailable
+
+TRIES = 4
+"""One, and one after each pause."""
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * (TRIES - 1))
+    with object_store(monkeypatch) as store:
+        yield store
+
+
+def test_every_operation_outlasts_a_store_that_errs_for_a_while(
+    store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, folder = store.uri("folder/a.bin"), store.uri("folder")
+    content = os.urandom(100_000)
+    (tmp_path / "local").write_bytes(content)
+
+    def write_staged() -> None:
+        with whole_file(store.uri("folder/c.bin")) as sink:
+            sink.write(content)
+
+    def read_part() -> bytes:
+        out = np.empty(50, np.uint8)
+        assert open_ranged(file).read_into(1000, out) == 50
+        return out.tobytes()
+
+    def read_seekable() -> bytes:
+        with open_seekable(file) as stream:
+            stream.seek(-20, os.SEEK_END)
+            return stream.read()
+
+    for operation, result in (
+        (lambda: storage.write_bytes(file, content), None),
+        (lambda: storage.upload(tmp_path / "local", store.uri("folder/b.bin")), None),
+        (write_staged, None),
+        (lambda: storage.read_bytes(file), content),
+        (read_part, content[1000:1050]),
+        (read_seekable, content[-20:]),
+        (lambda: storage.list_names(folder), ["a.bin", "b.bin", "c.bin"]),
+        (lambda: storage.file_sizes(folder), dict.fromkeys(("a.bin", "b.bin", "c.bin"), 100_000)),
+        (lambda: storage.exists(file), True),
+        (lambda: storage.file_bytes(file), 100_000),
+        (lambda: storage.delete(folder), None),
+        (lambda: storage.exists(file), False),
+    ):
+        caplog.clear()
+        store.fail_for(TRIES - 1)
+        assert operation() == result
+        assert "trying again in" in caplog.text
+
+
+def test_a_store_that_stays_away_is_a_clear_stop(store: ObjectStore) -> None:
+    file = store.uri("a.bin")
+    storage.write_bytes(file, b"sound")
+    store.fails = lambda _method, _path: True
+    for operation in (lambda: storage.read_bytes(file), lambda: storage.write_bytes(file, b"x")):
+        with pytest.raises(StorageUnavailable, match=rf"a\.bin.* failed {TRIES} times in a row"):
+            operation()
+    store.fails = lambda _method, _path: False
+    assert storage.read_bytes(file) == b"sound", "nothing but the old content or the new"
+
+
+def test_what_waiting_cannot_mend_is_refused_at_once(store: ObjectStore) -> None:
+    absent = store.uri("a").replace("s3://", "s3://no-such-")
+    before = len(store.requests)
+    with pytest.raises(StorageUnavailable, match=r"the storage refuses \(.*NO_SUCH_BUCKET"):
+        storage.write_bytes(absent, b"x")
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(store.uri("absent"))
+    assert len(store.requests) - before < TRIES
+
+
+def test_a_file_that_is_not_finished_is_never_seen(store: ObjectStore) -> None:
+    """An upload that ends halfway would else be completed by its closing."""
+
+    def write_half() -> None:
+        with whole_file(store.uri("half.bin")) as sink:
+            sink.write(b"x" * 100)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert storage.list_names(store.uri("")) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(store: ObjectStore) -> None:
+    run = store.uri("run")
+    first, second = (Snapshot(step, {"model": {}}, {}, {"step": step}) for step in (1, 2))
+    checkpoint.save(run, first)
+    store.fails = lambda method, path: method == "PUT" and "00000002/optimizer" in path
+    with pytest.raises(UserError, match=r"step-00000002/optimizer\.pt.* continue with --resume"):
+        checkpoint.save(run, second)
+    store.fails = lambda _method, _path: False
+    assert checkpoint.complete_steps(run) == [1]
+    assert checkpoint.remove_incomplete(run) == ["step-00000002"]
+    newest = checkpoint.newest_complete(run)
+    assert newest is not None
+    assert checkpoint.load(newest).state == {"step": 1}
+    checkpoint.save(run, second)
+    assert checkpoint.complete_steps(run) == [1, 2]
