@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ray_jobs import report
@@ -131,22 +131,36 @@ def left_out(models: Mapping[str, Any]) -> Iterator[Markup]:
 
 def origin(run: Mapping[str, Any]) -> Markup:
     """What made the numbers."""
+    return origin_section(
+        run,
+        [
+            *((f"model {m['model']}", identity(m)) for m in run["models"]),
+            ("codec", f"{run['mimi']['name']}, weights {run['mimi']['weights_sha256'][:16]}"),
+            ("streams", ", ".join(f"{key} {value}" for key, value in run["streams"].items())),
+            ("chunk, batch", f"{run['chunk']} steps, {run['batch']} chapters"),
+        ],
+    )
+
+
+def origin_section(run: Mapping[str, Any], facts: Iterable[tuple[str, str]]) -> Markup:
+    """The facts of one kind of run, then those that every run has."""
     provenance = run["provenance"]
-    facts = [
-        *((f"model {m['model']}", _identity(m)) for m in run["models"]),
-        ("codec", f"{run['mimi']['name']}, weights {run['mimi']['weights_sha256'][:16]}"),
-        ("streams", ", ".join(f"{key} {value}" for key, value in run["streams"].items())),
-        ("chunk, batch", f"{run['chunk']} steps, {run['batch']} chapters"),
+    common = [
         ("device, precision", f"{run['device']}, {run['dtype']}"),
         ("seed", str(run["seed"])),
         *((key, str(provenance[key])) for key in ("created", "git_commit", "config_digest")),
         ("versions", ", ".join(f"{k} {v}" for k, v in provenance["versions"].items())),
     ]
-    rows = [part for key, text in facts for part in (report.tag("dt", key), report.tag("dd", text))]
+    rows = [
+        part
+        for key, text in (*facts, *common)
+        for part in (report.tag("dt", key), report.tag("dd", text))
+    ]
     return report.section("Origin", report.tag("dl", *rows), id_="origin")
 
 
-def _identity(model: Mapping[str, Any]) -> str:
+def identity(model: Mapping[str, Any]) -> str:
+    """What a model is, in one line."""
     parts = [model["source"], f"weights {model['fingerprint']}", f"window {model['context']:,}"]
     if model["ttt"] is not None:
         parts.append("TTT " + ", ".join(f"{key} {value}" for key, value in model["ttt"].items()))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from ray_jobs import report
 from ray_jobs.report import Markup
+from ttt.audio import flac_bytes
 from ttt.plots import Curve, curves, spectrograms
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.model_card import digits
@@ -159,7 +158,7 @@ def _example(example: Example) -> Markup:
     title = f"{example.clip_id} ({example.place})"
     caption = f"{seconds:.1f} s from second {example.start_seconds:.1f}"
     png = spectrograms(named, TARGET_RATE)
-    players = [report.audio(_flac(audio), name) for name, audio in named.items()]
+    players = [report.audio(flac_bytes(audio, TARGET_RATE), name) for name, audio in named.items()]
     alt = f"Spectrograms of {example.clip_id}: {', '.join(named)}"
     return report.tag(
         "div",
@@ -168,13 +167,6 @@ def _example(example: Example) -> Markup:
         report.tag("div", *players, class_="players"),
         class_="example",
     )
-
-
-def _flac(audio: np.ndarray) -> bytes:
-    # FLAC, not a lossy format: what is above 12 kHz is exactly what is to be heard.
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, TARGET_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> list[Markup]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ray_jobs.config import BASE_KEY
+from ray_jobs.config import BASE_KEY, field_sentences
 from ttt.config import Config
 
 JOB_CONFIGS = {
@@ -22,6 +22,7 @@ JOB_CONFIGS = {
     "evaluate_decoder": "ray_jobs.evaluate_config:EvaluateConfig",
     "decode_codes": "ray_jobs.evaluate_config:DecodeConfig",
     "evaluate_chapters": "ray_jobs.chapter_config:EvaluateChaptersConfig",
+    "evaluate_pairs": "ray_jobs.pair_config:EvaluatePairsConfig",
 }
 """Where the configuration class of each job lives; imported only when it is asked for."""
 
@@ -50,7 +51,9 @@ def schema_of(jobs: dict[str, type[Config]]) -> dict[str, Any]:
     )
     classes = _without_required(schema["$defs"])
     files = {
-        job: _with_base(classes.pop(reference["$ref"].removeprefix("#/$defs/")))
+        job: _with_base(
+            _explained(classes.pop(reference["$ref"].removeprefix("#/$defs/")), jobs[job])
+        )
         for (job, _mode), reference in references.items()
     }
     return {
@@ -66,6 +69,16 @@ def _with_base(definition: dict[str, Any]) -> dict[str, Any]:
         "description": "A file beside this one whose values this one extends and replaces.",
     }
     return {**definition, "properties": {BASE_KEY: base, **definition["properties"]}}
+
+
+def _explained(definition: dict[str, Any], kind: type[Config]) -> dict[str, Any]:
+    """With the sentences of fields that `kind` takes from its base."""
+    sentences = field_sentences(kind)
+    properties = {
+        name: field if "$ref" in field else {**field, "description": sentences[name]}
+        for name, field in definition["properties"].items()
+    }
+    return {**definition, "properties": properties}
 
 
 def _without_required(schema: Any) -> Any:

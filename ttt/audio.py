@@ -6,6 +6,7 @@ Audio in memory is float32 in [-1, 1]; on disk and in caches it is int16. One in
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -139,6 +140,13 @@ def write_wav(path: str | Path, audio: np.ndarray | torch.Tensor, rate: int) -> 
     """Write mono float audio [T] as a 16-bit WAV file."""
     samples = np.asarray(audio.detach().cpu() if isinstance(audio, torch.Tensor) else audio)
     soundfile.write(os.fspath(path), to_int16(samples), rate, format="WAV", subtype="PCM_16")
+
+
+def flac_bytes(audio: np.ndarray, rate: int) -> bytes:
+    """Mono float audio [T] as a 16-bit FLAC file, for a page to play: nothing in it is lost."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def _is_cut_short(log: str) -> bool:

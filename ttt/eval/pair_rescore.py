@@ -133,7 +133,9 @@ def _coverage(planned: Sequence[PlannedTask], scored: _Scored) -> dict[str, Any]
     for task in planned:
         there = sum(len(p.pair_ids) for p in scored.metrics.values() if p.task == task.task)
         missing = scored.missing[task.task]
-        wanted = task.pairs + len(task.left_out)
+        # What a subsample was drawn from was whole: what had been left out is none of it.
+        drawn = task.pairs < task.found
+        wanted = task.pairs + (0 if drawn else len(task.left_out))
         tasks[task.task] = {
             "planned": wanted,
             "scored": there,

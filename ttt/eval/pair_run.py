@@ -111,6 +111,11 @@ class PairRunDescription:
             for model in self.models
         }
 
+    @property
+    def headline(self) -> str:
+        """What the run is about: the last model (ttt, if there is one) under the first setting."""
+        return run_key(self.models[-1].model, self.settings[0].name)
+
     def write(self, folder: str | Path) -> None:
         """Write FOLDER/run.json."""
         write_json(storage.join(folder, _NAME), {"format": _FORMAT, **asdict(self)})

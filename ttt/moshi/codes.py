@@ -106,6 +106,13 @@ def silence_codes(mimi: MimiModel, frames: int, cache: str | Path, weights_sha25
     return kept[:, :frames]
 
 
+@torch.no_grad()
+def decode_codes(mimi: MimiModel, codes: Tensor) -> np.ndarray:
+    """What codes [8, T] sound like: mono audio at Mimi's rate."""
+    device = next(mimi.parameters()).device
+    return mimi.decode(codes[None].long().to(device))[0, 0].float().cpu().numpy()
+
+
 def codes_sha256(codes: npt.NDArray[np.integer] | Tensor) -> str:
     """Identity of codes [8, T], whatever their integer type."""
     array = np.ascontiguousarray(np.asarray(codes), dtype="<i4")

@@ -1,0 +1,59 @@
+r"""Moshi with and without TTT on sWUGGY, sBLIMP, the StoryClozes and SALMon.
+
+    python -m ray_jobs.evaluate_pairs --config configs/paper_metrics.yaml \
+        tasks.swuggy.root=sLM21/lexical model.ttt=FOLDER output=runs/pairs
+    python -m ray_jobs.evaluate_pairs --rescore runs/pairs
+    python -m ray_jobs.evaluate_pairs --compare runs/one:baseline-paper runs/other:ttt-paper
+
+Killed at any moment and run again with --resume, it scores only shards that have no scores yet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray_jobs import cli
+from ray_jobs.pair_config import EvaluatePairsConfig
+from ray_jobs.pair_plan import describe
+from ray_jobs.pair_pool import evaluate, write_results
+from ray_jobs.pair_table import comparison_table
+
+
+def execute(config: EvaluatePairsConfig, invocation: cli.Invocation) -> None:
+    """Run the evaluation; with --resume, finished shards are kept."""
+    evaluate(config, resume=invocation.resume, address=invocation.address)
+
+
+def rescore(folder: str) -> None:
+    """Compute everything of a run again from its records."""
+    write_results(Path(folder))
+    print(f"report: {folder}/report.html")
+
+
+def compare(first: str, second: str) -> None:
+    """Print the paired comparison of a model and setting of one run with those of another."""
+    print(comparison_table(first, second))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    actions = [
+        cli.Action("--rescore", ("RUN",), "recompute a run from its records and stop", rescore),
+        cli.Action(
+            "--compare", ("RUN", "RUN"), "compare RUN[:MODEL-SETTING] with another", compare
+        ),
+    ]
+    return cli.run(
+        EvaluatePairsConfig,
+        execute=execute,
+        describe=describe,
+        doc=__doc__ or "",
+        argv=argv,
+        actions=actions,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

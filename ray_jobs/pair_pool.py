@@ -1,0 +1,154 @@
+"""An evaluation of pairs from plan to report: shards without scores are dispatched, then all told.
+
+OUTPUT holds what `ttt.eval.pair_run` lists, and besides
+
+    config.yaml provenance.json   of the run
+    codes/                        codes of the recordings, unless codes_cache says where else
+    silence.flac                  what the codes of silence sound like, where it was asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ray_jobs import run_folder
+from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.held_models import wanted_weights
+from ray_jobs.pair_config import EvaluatePairsConfig
+from ray_jobs.pair_plan import Plan, Work, make_plan
+from ray_jobs.pair_report import build_report, headline_words
+from ray_jobs.pair_worker import PairWorker, without_scores
+from ray_jobs.progress import Progress
+from ray_jobs.runtime import ray_session, require_room
+from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.eval.pair_records import write_part
+from ttt.eval.pair_rescore import rescore
+from ttt.eval.pair_run import PairRunDescription
+from ttt.eval.run_description import ModelIdentity
+
+_FREE = ("cluster", "summary", "min_coverage", "silence_seconds", "output")
+"""What may change when a run goes on: no record depends on it."""
+_SILENCE = "silence.flac"
+
+
+def evaluate(config: EvaluatePairsConfig, *, resume: bool, address: str | None) -> dict[str, Any]:
+    """Score every shard that has no scores yet, write the run's folder, return the summary.
+
+    Raises UserError before Ray starts for what does not fit, and at the end, with everything
+    written, when a task has fewer pairs than `min_coverage`.
+    """
+    output = Path(config.output)
+    if resume:
+        refuse_changed_config(config, output, _FREE)
+    plan = make_plan(config)
+    with run_folder.claim(config.output, config, resume=resume):
+        missing = plan.missing()
+        heard = config.silence_seconds is None or (output / _SILENCE).exists()
+        if missing or not heard or not (output / "run.json").exists():
+            with ray_session(address, config.cluster.local_cpus):
+                _run(plan, missing)
+        else:
+            print(f"{output}: every pair has its scores, nothing is scored again")
+        summary = write_results(output, config)
+    print("\n".join([*headline_words(summary), f"report: {output}/report.html"]), flush=True)
+    _refuse_low_coverage(config, summary)
+    return summary
+
+
+def write_results(folder: Path, config: EvaluatePairsConfig | None = None) -> dict[str, Any]:
+    """Recompute summary.json, legacy.json, plots and report.html of a run; returns the summary."""
+    summary = rescore(folder, None if config is None else config.summary)
+    pictures = {path.stem: path.read_bytes() for path in (folder / "plots").glob("*.png")}
+    silence = folder / _SILENCE
+    page = build_report(summary, pictures, silence.read_bytes() if silence.exists() else None)
+    storage.write_bytes(folder / "report.html", page.encode())
+    return summary
+
+
+def _run(plan: Plan, missing: Sequence[Work]) -> None:
+    """Start workers, see that models and pairs are those of the run, score what is missing."""
+    config, cluster = plan.config, plan.config.cluster
+    workers = min(cluster.num_workers, len(missing) or 1)
+    require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
+    ready = [_start(config)]
+    _prepare(plan, ready[0])
+    total, ahead = (2 * sum(len(w.pairs) for w in works) for works in (plan.work, missing))
+    with Progress("scoring", total, "recordings", done=total - ahead) as progress:
+        results = over_actors(
+            lambda: ready.pop() if ready else _start(config),
+            lambda actor, work: actor.score.remote(work),
+            missing,
+            actors=cluster.num_workers,
+        )
+        unscored = 0
+        for work, outcome in results:
+            if isinstance(outcome, WorkerDied):
+                lost = without_scores(work, outcome.reason)
+                write_part(work.path(config.output), lost)
+                outcome = len(lost)
+            unscored += outcome
+            fields: dict[str, object] = {"without_score": unscored} if unscored else {}
+            progress.advance(2 * len(work.pairs), **fields)
+    for actor in ready:  # Nothing was missing.
+        ray.kill(actor)
+
+
+def _start(config: EvaluatePairsConfig) -> Any:
+    cluster = config.cluster
+    return PairWorker.options(
+        num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker
+    ).remote(config)
+
+
+def _prepare(plan: Plan, worker: Any) -> None:
+    """Write run.json, and silence.flac where it is wanted."""
+    config, output = plan.config, Path(plan.config.output)
+    description = _describe(plan, worker)
+    if (output / "run.json").exists():
+        before, now = asdict(PairRunDescription.read(output)), asdict(description)
+        refuse_changed_run(before, now, ("models", "tasks", "mimi", "device"), output)
+    description.write(output)
+    if config.silence_seconds is not None:
+        ray.get(worker.write_silence.remote(config.silence_seconds, str(output / _SILENCE)))
+
+
+def _describe(plan: Plan, worker: Any) -> PairRunDescription:
+    config = plan.config
+    # Last to first: the worker is then left with the model that scores first.
+    models: list[ModelIdentity] = []
+    for weights in reversed(wanted_weights(config.model)):
+        models.insert(0, ray.get(worker.identify.remote(weights)))
+    return PairRunDescription(
+        models=tuple(models),
+        settings=config.settings,
+        tasks=plan.tasks,
+        mimi=ray.get(worker.identify_codec.remote()),
+        seed=config.seed,
+        device=config.cluster.device,
+        dtype=config.model.dtype,
+        chunk=config.chunk,
+        batch_items=config.batch_items,
+        batch_frames=config.batch_frames,
+        strict=config.preset in ("seed", "original"),
+        summary=config.summary,
+        provenance=records.provenance(config),
+        warnings=plan.warnings,
+    )
+
+
+def _refuse_low_coverage(config: EvaluatePairsConfig, summary: dict[str, Any]) -> None:
+    for key, run in summary["runs"].items():
+        for name, task in run["tasks"].items():
+            if task["coverage"] is None or task["coverage"] < config.min_coverage:
+                raise UserError(
+                    f"{key} has scores of {task['scored']:,} of {task['planned']:,} pairs of "
+                    f"{name}, min_coverage is {config.min_coverage:g}; {config.output}/report.html "
+                    "lists the others with their reasons"
+                )

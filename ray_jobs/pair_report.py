@@ -1,0 +1,304 @@
+"""The page of an evaluation of pairs: comparisons, accuracies, strata, coverage, origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ray_jobs import report
+from ray_jobs.chapter_facts import (
+    cell,
+    identity,
+    interval_words,
+    note,
+    number,
+    origin_section,
+    paragraph,
+)
+from ray_jobs.report import Markup
+from ttt.eval.pairs import task_title
+
+_POINTS = 100.0
+_Summary = Mapping[str, Any]
+
+
+def build_report(
+    summary: _Summary, pictures: Mapping[str, bytes], silence: bytes | None = None
+) -> str:
+    """The whole page from `rescore`'s summary, one file without a link to anywhere.
+
+    Args:
+        pictures: PNGs by the names of `ttt.eval.pair_plots`.
+        silence: FLAC of what the codes of silence sound like; None leaves it out.
+    """
+    run, runs = summary["run"], summary["runs"]
+    parts = [
+        *(report.callout("bad", "Read with care", paragraph(t)) for t in summary["warnings"]),
+        *(_verdict(compared) for compared in summary["comparisons"] if compared["metrics"]),
+        _tiles(runs),
+        _accuracies(runs, pictures),
+        *_comparisons(summary, pictures),
+        *_strata(runs, pictures),
+        _other_scores(runs),
+        _caveats(),
+        *_silence(silence),
+        _coverage(runs),
+        _origin(run),
+    ]
+    pairs = sum(task["pairs"] for task in run["tasks"])
+    subtitle = f"{', '.join(runs)}: {pairs:,} pairs of {len(run['tasks'])} benchmarks"
+    return report.page("Moshi on pairs", *parts, subtitle=subtitle)
+
+
+def headline_words(summary: _Summary) -> list[str]:
+    """A line per model, setting and metric, and per warning."""
+    lines = [f"warning: {text}" for text in summary["warnings"]]
+    for key, run in summary["runs"].items():
+        for name, metric in run["metrics"].items():
+            counted = _headline(metric)
+            accuracy = number(_points(counted["macro"]["mean"]), 1)
+            interval = interval_words(_scaled(counted["macro"]), 1)
+            ties = f", {counted['ties']:,} ties" if counted["ties"] else ""
+            lines.append(f"{key}: {name} {accuracy} ({interval}, {counted['pairs']:,} pairs{ties})")
+        for name, task in run["tasks"].items():
+            if task["scored"] < task["planned"]:
+                lost = task["planned"] - task["scored"]
+                lines.append(f"{key}: {lost:,} pairs of {name} have no score, see the report")
+    return lines
+
+
+def _verdict(compared: Mapping[str, Any]) -> Markup:
+    """Which of the two is right more often, metric by metric."""
+    second, first = compared["second"], compared["first"]
+    kinds, sentences = set(), []
+    for metric in compared["metrics"].values():
+        row = metric["scores"][metric["score"]]["accuracy"]
+        if row["mean"] is None or row["low"] is None:
+            kind, text = "open", f"cannot be judged ({row['reason']})"
+        elif row["low"] > 0:
+            kind, text = "more", "right more often"
+        elif row["high"] < 0:
+            kind, text = "less", "right less often"
+        else:
+            kind, text = "open", "cannot be told apart"
+        kinds.add(kind)
+        points = "" if row["mean"] is None else f"{_POINTS * row['mean']:+.2f} points, "
+        sentences.append(f"{_name(metric)}: {text}; {points}{interval_words(_scaled(row), 2)}.")
+    judged = {("more",): "good", ("less",): "bad"}
+    kind = judged.get(tuple(sorted(kinds)), "mixed")
+    return report.callout(kind, f"{second} against {first}", *map(paragraph, sentences))
+
+
+def _tiles(runs: Mapping[str, Any]) -> Markup:
+    return report.tiles(
+        (
+            f"{key}: {_name(metric)}",
+            number(_points(_headline(metric)["macro"]["mean"]), 1),
+            interval_words(_scaled(_headline(metric)["macro"]), 1),
+        )
+        for key, run in runs.items()
+        for metric in run["metrics"].values()
+    )
+
+
+def _accuracies(runs: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Markup:
+    rows = []
+    for key, run in runs.items():
+        for metric in run["metrics"].values():
+            counted = _headline(metric)
+            rows.append(
+                [
+                    f"{_name(metric)} ({key})",
+                    cell(counted["macro"], 1, scale=_POINTS),
+                    cell(counted["micro"], 1, scale=_POINTS),
+                    cell(counted["wilson"], 1, scale=_POINTS),
+                    f"{counted['clusters']:,}",
+                    f"{counted['ties']:,}",
+                    f"{counted['near_ties']:,}",
+                ]
+            )
+    header = [
+        "Benchmark", "accuracy", "over pairs", "over pairs, Wilson", "words or sentences", "ties",
+        "near ties",
+    ]  # fmt: skip
+    explained = (
+        "Accuracy in per cent: the mean over the voices of a word or sentence, then over these, as "
+        "ZeroSpeech has it; a tie is half right, and 50 is chance. Its interval (95 %) resamples "
+        "words or sentences; Wilson's takes all pairs for independent. Near ties are closer than "
+        "1e-6 nats."
+    )
+    picture = _picture(pictures, "accuracy", "accuracies with their intervals")
+    return report.section(
+        "Accuracy", *picture, report.table(header, rows), note(explained), id_="accuracy"
+    )
+
+
+def _comparisons(summary: _Summary, pictures: Mapping[str, bytes]) -> Iterator[Markup]:
+    parts = []
+    header = ["Benchmark", "difference", "p", "p (Holm)", "gained", "lost", "nats", "pairs"]
+    for compared in summary["comparisons"]:
+        rows = []
+        for metric in compared["metrics"].values():
+            row = metric["scores"][metric["score"]]
+            rows.append(
+                [
+                    _name(metric),
+                    cell(row["accuracy"], 2, scale=_POINTS),
+                    number(row["accuracy"]["p_wilcoxon"], 4),
+                    number(row["accuracy"]["p_holm"], 4),
+                    f"{row['gained']:,}",
+                    f"{row['lost']:,}",
+                    cell(row["margin"], 4),
+                    f"{metric['pairs']:,}",
+                ]
+            )
+        title = f"{compared['second']} minus {compared['first']}"
+        parts += [report.tag("h3", title), report.table(header, rows)]
+    if parts:
+        explained = (
+            "Paired: the same pairs and codes. Points of accuracy; nats say by how much more the "
+            "right recording is preferred. p: Wilcoxon's test on the differences by word or "
+            "sentence; Holm's adjustment covers one table."
+        )
+        picture = _picture(pictures, "difference", "differences with their intervals")
+        yield report.section("Comparison", *picture, *parts, note(explained), id_="comparison")
+
+
+def _strata(runs: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Iterator[Markup]:
+    names = dict.fromkeys(name for run in runs.values() for name in run["metrics"])
+    for name in names:
+        of_run = {key: r["metrics"][name] for key, r in runs.items() if name in r["metrics"]}
+        title = _name(next(iter(of_run.values())))
+        tables = [
+            report.table([stratum, *of_run], _stratum_rows(of_run, stratum))
+            for stratum in next(iter(of_run.values()))["strata"]
+        ]
+        if tables:
+            picture = _picture(pictures, f"strata_{name}", f"accuracies of {title} by stratum")
+            yield report.section(f"{title} by stratum", *picture, *tables, id_=f"strata-{name}")
+
+
+def _stratum_rows(of_run: Mapping[str, Any], stratum: str) -> list[list[str]]:
+    groups = dict.fromkeys(
+        group for metric in of_run.values() for group in metric["strata"][stratum]
+    )
+    return [
+        [
+            group,
+            *(
+                cell(metric["strata"][stratum][group]["macro"], 1, scale=_POINTS)
+                if group in metric["strata"][stratum]
+                else "–"
+                for metric in of_run.values()
+            ),
+        ]
+        for group in groups
+    ]
+
+
+def _other_scores(runs: Mapping[str, Any]) -> Markup:
+    names = list(next(iter(runs.values()))["metrics"].values())
+    scores = list(names[0]["scores"]) if names else []
+    rows = [
+        [
+            f"{_name(metric)} ({key})",
+            *(cell(metric["scores"][score]["macro"], 1, scale=_POINTS) for score in scores),
+        ]
+        for key, run in runs.items()
+        for metric in run["metrics"].values()
+    ]
+    explained = (
+        "The same records under other likelihoods; only the headline was chosen beforehand. Means "
+        "are per frame, sums are not; endings begin where the two recordings differ."
+    )
+    header = ["Benchmark", *(score.replace("_", " ") for score in scores)]
+    return report.section("Other scores", report.table(header, rows), note(explained), id_="scores")
+
+
+def _caveats() -> Markup:
+    notes = (
+        "Not the figures of Moshi's paper: there the user's stream is scored after multi-stream "
+        "tuning, and the published models do not predict it. The text stream is in no score.",
+        "Two evaluators of one model have been seen 15 points apart. Compare runs of this program "
+        "on the same pairs, not its figures with others'.",
+        "Loss is teacher-forced on Mimi's codes; a recording's length and voice weigh in.",
+    )
+    return report.section(
+        "What this cannot tell",
+        report.tag("ul", *(report.tag("li", text) for text in notes)),
+        id_="notes",
+    )
+
+
+def _silence(flac: bytes | None) -> Iterator[Markup]:
+    if flac is not None:
+        explained = "Mimi's codes of digital silence, decoded: what the other voice says."
+        player = report.audio(flac, "codes of silence")
+        yield report.section("Silence", player, note(explained), id_="silence")
+
+
+def _coverage(runs: Mapping[str, Any]) -> Markup:
+    rows, lost = [], []
+    for key, run in runs.items():
+        for name, task in run["tasks"].items():
+            share = "–" if task["coverage"] is None else f"{_POINTS * task['coverage']:.2f} %"
+            counts = [f"{task[n]:,}" for n in ("planned", "scored", "not_scored_yet")]
+            rows.append([f"{task_title(name)} ({key})", *counts, share])
+            lost += [[f"{each['pair_id']} ({key})", each["reason"]] for each in task["left_out"]]
+    table = report.table(["Benchmark", "pairs", "scored", "not yet", "coverage"], rows)
+    listed = report.table(["Pair", "Reason"], lost[:_LISTED], numeric=False)
+    more = f", the first {_LISTED}" if len(lost) > _LISTED else ""
+    hidden = [report.details(f"{len(lost):,} left out{more}", listed)] if lost else []
+    return report.section("Coverage", table, *hidden, id_="coverage")
+
+
+_LISTED = 200
+
+
+def _origin(run: _Summary) -> Markup:
+    return origin_section(
+        run,
+        [
+            *((f"model {model['model']}", identity(model)) for model in run["models"]),
+            ("codec", f"{run['mimi']['name']}, weights {run['mimi']['weights_sha256'][:16]}"),
+            *(
+                (f"streams {s['name']}", f"text {s['text']}, other {s['other']}, {s['voice']}")
+                for s in run["settings"]
+            ),
+            *(
+                (
+                    task_title(task["task"]),
+                    f"{task['pairs']:,} of {task['found']:,} pairs, {task['pairs_sha256'][:16]}",
+                )
+                for task in run["tasks"]
+            ),
+            (
+                "chunk, batch",
+                f"{run['chunk']} steps; {run['batch_items']} recordings, "
+                f"{run['batch_frames']:,} frames at most",
+            ),
+        ],
+    )
+
+
+def _picture(pictures: Mapping[str, bytes], name: str, alt: str) -> list[Markup]:
+    return [report.picture(pictures[name], alt)] if name in pictures else []
+
+
+def _name(metric: Mapping[str, Any]) -> str:
+    """The benchmark, and its split where it has several."""
+    title = task_title(metric["task"])
+    return title if metric["split"] == "all" else f"{title} {metric['split']}"
+
+
+def _headline(metric: Mapping[str, Any]) -> Mapping[str, Any]:
+    return metric["scores"][metric["score"]]
+
+
+def _points(value: float | None) -> float | None:
+    return None if value is None else _POINTS * value
+
+
+def _scaled(interval: Mapping[str, Any]) -> dict[str, Any]:
+    """In points, for words."""
+    return {**interval, **{edge: _points(interval[edge]) for edge in ("mean", "low", "high")}}

@@ -1,0 +1,53 @@
+"""The paired comparison of two finished runs over pairs as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ttt.eval.pair_rescore import compare_runs
+from ttt.eval.pair_run import PairRunDescription
+
+
+def comparison_table(first: str, second: str) -> str:
+    """Second minus first, each `RUN` or `RUN:KEY`; without a key the run's headline.
+
+    Raises UserError when there is no such run or key, or pairs or codes differ.
+    """
+    (run_1, key_1), (run_2, key_2) = _named(first), _named(second)
+    compared = compare_runs(run_1, key_1, run_2, key_2)
+    lines = [
+        f"warning, {run}: {text}"
+        for run in dict.fromkeys((run_1, run_2))
+        for text in PairRunDescription.read(run).warnings
+    ]
+    lines.append(f"{key_2} of {run_2} minus {key_1} of {run_1}, points of accuracy")
+    for name, metric in compared.items():
+        row = metric["scores"][metric["score"]]
+        lines.append(
+            f"  {name:12s} {_words(row['accuracy'])}  ({metric['pairs']:,} pairs, "
+            f"{row['gained']:,} gained, {row['lost']:,} lost)"
+        )
+        if metric["left_out"]:
+            lines.append(f"  {metric['left_out']:,} pairs of one of the two only are left out")
+    return "\n".join(lines)
+
+
+def _named(text: str) -> tuple[str, str]:
+    folder, colon, name = text.rpartition(":")
+    if not colon or Path(text).is_dir():
+        return text, PairRunDescription.read(text).headline
+    return folder, name
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    if row["mean"] is None:
+        return f"-  ({row['reason']})"
+    text = f"{100 * row['mean']:+.2f}"
+    if row["low"] is None:
+        return f"{text}  (no interval: {row['reason']})"
+    text += f"  [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+    if row["p_wilcoxon"] is not None:
+        text += f"  p = {row['p_wilcoxon']:.3g}, {row['p_holm']:.3g} after Holm"
+    return text
