@@ -1,9 +1,9 @@
 """`make demo`: the whole story on a CPU, from nothing to a report.
 
 Each step is a command that you could type yourself; the demo prints it, runs it and stops at the
-first that fails. The voice is synthetic (`ttt.synthetic_voice`) and the codec is the tiny one of
-this repository, so that nothing needs to be downloaded. The evaluation clips are ones
-that neither the codec nor the decoder was trained on.
+first that fails. The voice is synthetic (`ttt.synthetic_voice`), the codec and the two Moshis are
+the tiny ones of this repository, so that nothing needs to be downloaded. The evaluation's clips
+and chapters are ones that no model was trained on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+from ray_jobs.demo_report import build_page
+from ttt import storage
 from ttt.errors import UserError
+from ttt.records import read_json
 from ttt.synthetic_voice import write_corpus
 
 TRAINING_CLIPS, UNSEEN_CLIPS = 44, 12
@@ -41,9 +44,10 @@ def main() -> int:
         if code != 0:
             print(f"[demo] {module} stopped with exit code {code}", file=sys.stderr)
             return code
+    page = _write_page(folder)
     minutes = (time.monotonic() - began) / 60
     print(f"\n[demo] finished in {minutes:.1f} minutes")
-    print(f"[demo] report: {folder / 'evaluation' / 'report.html'}")
+    print(f"[demo] report: {page}")
     return 0
 
 
@@ -81,7 +85,26 @@ def steps(folder: Path) -> list[list[str]]:
             "limit=4",
             f"output={folder / 'decoded'}",
         ],
+        [
+            "ray_jobs.evaluate_chapters",
+            *("--config", "configs/chapters_effect.yaml"),
+            f"output={folder / 'chapters_effect'}",
+        ],
+        [
+            "ray_jobs.evaluate_chapters",
+            *("--config", "configs/chapters_null.yaml"),
+            f"output={folder / 'chapters_null'}",
+        ],
     ]
+
+
+def _write_page(folder: Path) -> Path:
+    parts = ("evaluation", "chapters_effect", "chapters_null")
+    decoder, effect, null = (read_json(folder / part / "summary.json") for part in parts)
+    links = [f"{part}/report.html" for part in parts]
+    page = folder / "report.html"
+    storage.write_bytes(page, build_page(decoder, effect, null, links).encode())
+    return page
 
 
 def _start_afresh(folder: Path) -> None:

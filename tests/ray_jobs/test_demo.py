@@ -1,0 +1,102 @@
+"""The demo: its commands are real, and its page says what the numbers say, whatever they are."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import demo
+from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.chapter_pool import evaluate
+from ray_jobs.config import load_config
+from ray_jobs.demo_report import build_page
+from ray_jobs.schema import config_class
+from ttt.records import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+DECODER = {"verdict": {"kind": "good", "heading": "Better", "sentences": ["By a tenth."]}}
+LINKS = ["evaluation/report.html", "effect/report.html", "null/report.html"]
+Summaries = tuple[dict, dict]
+
+
+@pytest.fixture(scope="module")
+def summaries(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Summaries:
+    """Of the demo's two chapter evaluations, in short."""
+    found = []
+    for name in ("effect", "null"):
+        output = tmp_path_factory.mktemp(name) / "out"
+        overrides = [
+            f"output={output}", "synthetic.chapters=8", "synthetic.speakers=8",
+            "synthetic.frames=256", "summary.positions=[64, 128]", "verify_spans=0",
+            "cluster.num_workers=1",
+            f"model.weights={ROOT}/ttt/assets/tiny_moshi_effect/baseline",
+            f"model.ttt={ROOT}/ttt/assets/tiny_moshi_effect/ttt",
+            f"model.ttt_weights={ROOT}/ttt/assets/tiny_moshi_effect/ttt",
+        ]  # fmt: skip
+        path = ROOT / "configs" / f"chapters_{name}.yaml"
+        evaluate(load_config(EvaluateChaptersConfig, path, overrides), resume=False, address=None)
+        found.append(read_json(output / "summary.json"))
+    return found[0], found[1]
+
+
+def page(effect: dict, null: dict) -> str:
+    return build_page(DECODER, effect, null, LINKS)
+
+
+def test_the_two_pictures_come_out_and_the_page_says_so(summaries: Summaries) -> None:
+    effect, null = summaries
+    html = page(effect, null)
+    assert "Beyond the window baseline is flat, and ttt falls" in html
+    assert html.count('src="data:image/png;base64,') == 4
+    assert re.findall('href="(.*?)"', html) == LINKS
+    assert not re.search(r"https?://", html)
+    measured = effect["comparisons"][0]["losses"]["moshi"]["measures"]["beyond_window"]
+    assert f"{measured['mean']:.4f} (95 % interval {measured['low']:.4f}" in html
+    # The known answers: whoever forgets pays 1.2130 nats, whoever remembers 0.1733, on codebook 0.
+    semantic = {name: model["losses"]["semantic"] for name, model in effect["models"].items()}
+    assert semantic["baseline"]["positions"]["128"]["mean"] == pytest.approx(1.213, abs=0.02)
+    assert semantic["ttt"]["positions"]["128"]["mean"] == pytest.approx(0.1733, abs=0.01)
+    # The null control: nothing gained anywhere, and next to no difference from the third round on.
+    curve = null["comparisons"][0]["losses"]["moshi"]["curve"]
+    assert all(abs(mean) < 0.01 for mean in curve["mean"][2:])
+    assert all(high > 0 for high in curve["high"])
+
+
+def test_a_picture_that_fails_says_so(summaries: Summaries) -> None:
+    effect, null = summaries
+    html = page(null, effect)  # the effect where there should be none, and the other way round
+    assert re.search("Not as expected: baseline is not flat, .*ttt has not less loss", html)
+    assert "Not as expected: ttt differs, and paying to find out does not explain it" in html
+
+    rising = copy.deepcopy(effect)
+    slope = rising["models"]["baseline"]["losses"]["moshi"]["measures"]["slope_per_doubling"]
+    slope.update(mean=-0.05, low=-0.06, high=-0.04)
+    assert "Not as expected: baseline is not flat" in page(rising, null)
+
+    same = copy.deepcopy(null)
+    curve = same["comparisons"][0]["losses"]["moshi"]["curve"]
+    curve["low"] = [-0.1] * len(curve["low"])
+    curve["high"] = [0.1] * len(curve["high"])
+    assert f"No difference at any of the {len(curve['low'])} points" in page(effect, same)
+    curve["low"][1] = curve["mean"][1] = 0.05
+    assert f"no difference from frame {curve['frame'][2]:.0f} on, but ttt pays before" in page(
+        effect, same
+    )
+    curve["low"][-1] = 0.05
+    assert "paying to find out does not explain it" in page(effect, same)
+
+
+def test_without_intervals_nothing_is_claimed(summaries: Summaries) -> None:
+    effect, null = copy.deepcopy(summaries)
+    for summary in (effect, null):
+        found = summary["comparisons"][0]["losses"]["moshi"]
+        found["measures"]["beyond_window"].update(low=None, high=None, reason="few")
+        nothing = [None] * len(found["curve"]["low"])
+        found["curve"].update(low=nothing, high=nothing)
+    assert page(effect, null).count("Not as expected: no interval") == 2
+
+
+def test_every_step_is_a_command_of_this_repository() -> None:
+    for module, _, path, *overrides in demo.steps(Path("somewhere")):
+        load_config(config_class(module.removeprefix("ray_jobs.")), ROOT / path, overrides)
