@@ -87,7 +87,7 @@ def dump_yaml(config: Config) -> str:
 
 
 @functools.cache
-def _adapter(config_class: type[C]) -> TypeAdapter[C]:
+def _adapter(config_class: type[Config]) -> TypeAdapter[Any]:
     # Building one takes a thousand times as long as using it.
     return TypeAdapter(config_class)
 
@@ -143,5 +143,5 @@ def field_sentences(config_class: type[Config]) -> dict[str, str]:
             # pydantic drops a field's sentence that is the same as that of the field's class.
             referred = schema.get("$defs", {}).get(field.get("$ref", "").rpartition("/")[2], {})
             sentence = field.get("description") or referred.get("description", "")
-            sentences[name] = sentence if name not in sentences else sentences[name] or sentence
+            sentences[name] = sentence or sentences.get(name, "")
     return sentences

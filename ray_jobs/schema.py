@@ -19,6 +19,7 @@ from ttt.config import Config
 JOB_CONFIGS = {
     "cache_codes": "ray_jobs.cache_worker:CacheConfig",
     "train_decoder": "ray_jobs.train_config:TrainConfig",
+    "tune_decoder": "ray_jobs.tune_config:TuneConfig",
     "evaluate_decoder": "ray_jobs.evaluate_config:EvaluateConfig",
     "decode_codes": "ray_jobs.evaluate_config:DecodeConfig",
     "evaluate_chapters": "ray_jobs.chapter_config:EvaluateChaptersConfig",

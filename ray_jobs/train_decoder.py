@@ -10,18 +10,15 @@ end the best decoder lies in DIR/export.
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from ray_jobs import run_folder, train_setup
 from ray_jobs.cli import Invocation, run
 from ray_jobs.train_config import TrainConfig
-from ttt import storage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +36,7 @@ def execute(config: TrainConfig, invocation: Invocation) -> None:
     """Train to the end, or until SIGTERM; then export the best decoder."""
     from ray_jobs import train_worker  # --print-config and --dry-run need no Ray
 
-    config = _with_absolute_paths(config)
+    config = train_setup.with_absolute_paths(config)
     with run_folder.claim(config.run, config, resume=invocation.resume), _sigterm() as stop:
         if config.cluster.num_workers == 0:
             outcome = train_worker.train_in_process(config, stop)
@@ -65,23 +62,6 @@ def _sigterm() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """Ray's workers run in folders of their own."""
-    data = dataclasses.replace(
-        config.data,
-        train=_absolute(config.data.train),
-        validation=config.data.validation and _absolute(config.data.validation),
-    )
-    codec = config.codec
-    if Path(codec).expanduser().is_dir():
-        codec = _absolute(codec)
-    return dataclasses.replace(config, run=_absolute(config.run), codec=codec, data=data)
-
-
-def _absolute(uri: str) -> str:
-    return str(storage.local_path(uri)) if storage.is_local(uri) else uri
 
 
 if __name__ == "__main__":

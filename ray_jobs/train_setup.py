@@ -6,12 +6,15 @@ itself, from the same files. Nothing here needs Ray.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ray_jobs import trackers
+from ray_jobs.decoder_source import absolute_uri
 from ray_jobs.train_config import TrainConfig
 from ttt import checkpoint
 from ttt.errors import UserError
@@ -27,6 +30,8 @@ from ttt.snac.train_state import plan_of
 from ttt.snac.validation import ValidationSet
 from ttt.snac.window_reader import WindowReader
 from ttt.snac.windows import WindowPlan, validation_windows
+
+C = TypeVar("C", bound=TrainConfig)
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,19 @@ def describe(config: TrainConfig) -> str:
         + (", tensorboard" if config.tracking.tensorboard else ""),
     ]
     return "\n".join(lines)
+
+
+def with_absolute_paths(config: C) -> C:
+    """Ray's workers run in folders of their own."""
+    data = dataclasses.replace(
+        config.data,
+        train=absolute_uri(config.data.train),
+        validation=config.data.validation and absolute_uri(config.data.validation),
+    )
+    codec = config.codec
+    if Path(codec).expanduser().is_dir():
+        codec = absolute_uri(codec)
+    return dataclasses.replace(config, run=absolute_uri(config.run), codec=codec, data=data)
 
 
 def _open(uri: str, codec: LoadedCodec) -> CodeCache:

@@ -59,8 +59,10 @@ class Outcome:
     replaced: int
 
 
-def train_in_process(config: TrainConfig, stop: threading.Event) -> Outcome:
-    """The loop in this process, without Ray."""
+def train_in_process(
+    config: TrainConfig, stop: threading.Event, hooks: Sequence[Hook] = ()
+) -> Outcome:
+    """The loop in this process, without Ray; `hooks` listen beside the trackers."""
     setup = prepare(config)
     require_resumable(config, setup)
     source = LocalWindowSource(
@@ -77,13 +79,18 @@ def train_in_process(config: TrainConfig, stop: threading.Event) -> Outcome:
             progress.advance(position.step - shown, **train_monitor.fields(position))
             shown = position.step
 
-        return _train(
-            config, setup, source, SingleProcess(), device, [_PositionHook(show)], stop.is_set
-        )
+        hooks = [*hooks, _PositionHook(show)]
+        return _train(config, setup, source, SingleProcess(), device, hooks, stop.is_set)
 
 
-def train_on_ray(config: TrainConfig, address: str | None, stop: threading.Event) -> Outcome:
-    """The loop in `cluster.num_workers` workers of Ray Train.
+def train_on_ray(
+    config: TrainConfig,
+    address: str | None,
+    stop: threading.Event,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> Outcome:
+    """The loop in `cluster.num_workers` workers of Ray Train, which tells `callbacks` of each
+    report.
 
     Raises UserError when they would take every CPU, and what the loop raises.
     """
@@ -118,6 +125,7 @@ def train_on_ray(config: TrainConfig, address: str | None, stop: threading.Event
                 name=uuid.uuid4().hex,
                 storage_path=storage.join(config.run, _RAY_FOLDER),
                 failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+                callbacks=list(callbacks),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
             datasets={"train": lambda: window_dataset(cursor)},
@@ -170,7 +178,7 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | UserError:
         rank,
         world,
     )
-    hooks: list[Hook] = [_ReportHook()]
+    hooks: list[Hook] = [ReportHook(lambda metrics, _folder: ray.train.report(metrics))]
     client = MonitorClient(job.monitor)
     with ExitStack() as stack:
         if rank == 0:  # the loop follows the first rank's wish to stop
@@ -190,8 +198,9 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | UserError:
             return error
 
 
-def export_best(config: TrainConfig) -> str:
-    """Write RUN/export from the best checkpoint (the newest without validation); its folder.
+def export_best(config: TrainConfig, export: str | None = None) -> str:
+    """Write the best checkpoint's decoder (the newest's without validation) into the folder
+    `export`, RUN/export by default, and return it.
 
     Raises UserError when there is no checkpoint.
     """
@@ -201,7 +210,7 @@ def export_best(config: TrainConfig) -> str:
     model = prepare(config).model
     tensors = checkpoint.load(folder).tensors
     model.load_state_dict(tensors.get("ema", tensors["model"]))
-    export = storage.join(config.run, "export")
+    export = export or storage.join(config.run, "export")
     if storage.is_local(export):
         model.save_pretrained(storage.local_path(export))
         return export
@@ -258,11 +267,22 @@ class _PositionHook(Hook):
         self._show(Position(record.step, shown_loss, self._waited / self._elapsed))
 
 
-class _ReportHook(Hook):
-    """Tells Ray Train (and Tune above it) each validation; a barrier, so every rank has it.
+WORST_SCORE = -1e30
+"""Stands for a loss that is no number: it must not win."""
 
-    Plain finite floats only: anything else breaks Ray's snapshot of the run.
+
+class ReportHook(Hook):
+    """Tells Ray Train or Ray Tune each validation, once its checkpoint is complete.
+
+    Every rank has it, for Ray Train's report is a barrier. Plain finite floats only: anything
+    else breaks Ray's snapshot of a run. "score" is always there and larger is better, because Ray
+    takes a missing or minimised one for the best.
     """
+
+    def __init__(self, report: Callable[[dict[str, float], str], None]) -> None:
+        """`report` gets the numbers and the checkpoint's folder (empty but on the first rank)."""
+        self._report = report
+        self._values: dict[str, float] | None = None
 
     def on_validation(self, state: TrainState, result: ValidationResult) -> None:
         values = {
@@ -272,7 +292,17 @@ class _ReportHook(Hook):
         }
         values = {"validation_loss": result.loss, **values}
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        ray.train.report({"step": state.step, **finite})
+        score = -finite["validation_loss"] if "validation_loss" in finite else WORST_SCORE
+        self._values = {
+            "step": state.step,
+            "epochs": state.epoch - 1,
+            "score": score,
+            **finite,
+        }
+
+    def on_checkpoint(self, state: TrainState, folder: str) -> None:
+        if self._values is not None and self._values["step"] == state.step:
+            self._report(self._values, folder)
 
 
 def _total_steps(setup: Setup) -> int:

@@ -16,6 +16,8 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -56,6 +58,20 @@ class Curve:
     """Upper edge of the band [n]."""
     dashed: bool = False
     """Draw the line dashed, as reference lines are."""
+    faint: bool = False
+    """Draw the line thin and grey and leave its name out, as one of many behind the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One upright axis of parallel coordinates."""
+
+    label: str
+    """The name below it."""
+    values: Sequence[float | str | None]
+    """A number or a word per item [n]; an item with None is not drawn."""
+    log: bool = False
+    """Numbers above 0 on a logarithmic scale."""
 
 
 def spectrograms(
@@ -119,7 +135,11 @@ def curves(
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.6, 3.3), layout="constrained")
         axes = figure.subplots()
-        for place, line in enumerate(lines):
+        for line in lines:
+            if line.faint:
+                axes.plot(line.x, line.y, color="#c3cad3", linewidth=0.9)
+        named = [line for line in lines if not line.faint]
+        for place, line in enumerate(named):
             _draw(axes, line, PALETTE[place % len(PALETTE)])
         for label, x in (marks or {}).items():
             axes.axvline(x, color="#8a94a3", linewidth=1, linestyle=":")
@@ -139,8 +159,10 @@ def curves(
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.12)  # room for the marks' labels above the lines
         # Three long names in a row would not fit the picture.
-        columns = 2 if max(len(line.label) for line in lines) > 18 else 3
-        figure.legend(loc="outside lower center", frameon=False, ncols=min(len(lines), columns))
+        columns = 2 if max((len(line.label) for line in named), default=0) > 18 else 3
+        if named:
+            columns = min(len(named), columns)
+            figure.legend(loc="outside lower center", frameon=False, ncols=columns)
         return _save(figure, title, image_format)
 
 
@@ -180,6 +202,65 @@ def estimates(
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", frameon=False, ncols=min(len(series) + 1, 3))
         return _save(figure, title, image_format)
+
+
+def parallel_coordinates(
+    columns: Sequence[Column],
+    colours: Sequence[float],
+    *,
+    colour_label: str,
+    marked: Mapping[str, int] | None = None,
+    title: str = "",
+    image_format: ImageFormat = "png",
+) -> bytes:
+    """Items as lines across the columns, coloured by `colours` [n] (dark is low).
+
+    `marked` (label -> item) draws items thick, the first in PALETTE's orange. Raises ValueError
+    with fewer than two columns.
+    """
+    if len(columns) < 2:
+        raise ValueError(f"parallel_coordinates: give at least two columns, got {len(columns)}")
+    heights = [_heights(column) for column in columns]
+    lines = np.array([places for places, _ in heights]).T
+    shade = Normalize(min(colours), max(colours))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(2.2 + 1.7 * len(columns), 3.6), layout="constrained")
+        axes = figure.subplots()
+        across = np.arange(len(columns))
+        colour_map = matplotlib.colormaps["viridis"]
+        for item in np.argsort(colours)[::-1]:
+            axes.plot(across, lines[item], color=colour_map(shade(colours[item])), linewidth=1.2)
+        for place, (label, item) in enumerate((marked or {}).items()):
+            axes.plot(across, lines[item], color=PALETTE[1 - place], linewidth=3, label=label)
+        for at, (_, ticks) in enumerate(heights):
+            axes.axvline(at, color="#8a94a3", linewidth=1)
+            for text, height in ticks.items():
+                axes.annotate(
+                    text, (at, height), xytext=(4, 2), textcoords="offset points", fontsize=8
+                )
+        axes.set_xticks(across, [column.label for column in columns])
+        axes.set_yticks([])
+        axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+        axes.set_xlim(-0.1, len(columns) - 0.55)
+        figure.colorbar(ScalarMappable(shade, colour_map), ax=axes, label=colour_label, pad=0.01)
+        if marked:
+            figure.legend(loc="outside lower center", frameon=False, ncols=len(marked))
+        return _save(figure, title, image_format)
+
+
+def _heights(column: Column) -> tuple[list[float], dict[str, float]]:
+    """Where each item crosses the column, 0 at its foot and 1 at its top, and its labels."""
+    words = sorted({value for value in column.values if isinstance(value, str)})
+    if words:
+        places = {word: index / max(len(words) - 1, 1) for index, word in enumerate(words)}
+        return [places.get(str(value), np.nan) for value in column.values], places
+    numbers = np.array([np.nan if v is None else v for v in column.values], dtype=np.float64)
+    scaled = np.log(numbers) if column.log else numbers
+    low, high = np.nanmin(scaled), np.nanmax(scaled)
+    ticks = {f"{numbers[np.nanargmin(scaled)]:.3g}": 0.0}
+    if high > low:
+        ticks[f"{numbers[np.nanargmax(scaled)]:.3g}"] = 1.0
+    return ((scaled - low) / (high - low if high > low else 1)).tolist(), ticks
 
 
 def _draw(axes: Axes, line: Curve, colour: str) -> None:

@@ -69,6 +69,10 @@ class TrainingStopped(UserError):
     """Raised on every rank at once for a reason that a restart would only meet again."""
 
 
+class Diverged(TrainingStopped):
+    """Too many steps in a row were not finite."""
+
+
 def train(
     settings: LoopSettings,
     model: Decoder48k,
@@ -301,7 +305,7 @@ def _stop_when_lost(
 ) -> None:
     if state.skipped_in_row >= config.max_skipped_in_row:
         clips = group.from_first(", ".join(micro_batches[0].clip_ids[:3]))
-        raise TrainingStopped(
+        raise Diverged(
             f"step {state.step}: the loss or gradient was not finite in {state.skipped_in_row} "
             f"steps in a row (clips {clips}, ...); the last good checkpoint is intact: lower "
             f"optim.peak_lr or check these clips, then continue with --resume"

@@ -1,0 +1,73 @@
+"""`python -m ray_jobs.tune_decoder`: search for better training settings with Ray Tune.
+
+    python -m ray_jobs.tune_decoder --config configs/tune_default.yaml data.train=CACHE run=DIR
+    python -m ray_jobs.tune_decoder --config configs/tune_default.yaml ... --resume
+
+The configuration is that of ray_jobs.train_decoder with a `space`: keys of it, and what each may
+become. Trial 0 is the configuration as it stands; the report says whether any trial beats it. At
+the end DIR holds best.yaml (ready for ray_jobs.train_decoder), trials.csv, trials.json,
+report.html and the best trial's decoder in export. Killed at any moment, --resume goes on: a trial
+that is over is not repeated, and the others continue from their newest checkpoints.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ray_jobs import run_folder, train_setup, tune_space
+from ray_jobs.cli import Invocation, run
+from ray_jobs.tune_config import TuneConfig
+from ttt import checkpoint, records, storage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run(TuneConfig, execute=execute, describe=describe, doc=__doc__ or "", argv=argv)
+
+
+def describe(sweep: TuneConfig) -> str:
+    """The sweep in words, for --dry-run.
+
+    Raises what any possible trial raises before its first step, all problems at once.
+    """
+    tune_space.require_valid(sweep)
+    search, scheduler = sweep.search, sweep.scheduler
+    lines = [
+        train_setup.describe(tune_space.default_config(sweep)),
+        "",
+        f"sweep: {tune_space.number_of_trials(sweep)} trials; trial 0 is the plan above, the "
+        f"others vary",
+        *(f"  {key}: {words}" for key, words in tune_space.in_words(sweep).items()),
+        f"search {search.kind}, scheduler {scheduler.kind}",
+        f"writes: {sweep.run}/ trials, best.yaml, trials.csv, trials.json, report.html, export",
+    ]
+    return "\n".join(lines)
+
+
+def execute(sweep: TuneConfig, invocation: Invocation) -> None:
+    """Run the trials that are left; then write what they show."""
+    from ray_jobs import tune_results, tune_sweep  # --print-config and --dry-run need no Ray
+
+    sweep = train_setup.with_absolute_paths(sweep)
+    if invocation.resume:
+        _require_same_sweep(sweep)
+    with run_folder.claim(sweep.run, sweep, resume=invocation.resume):
+        ended_early = tune_sweep.run_sweep(sweep, invocation.address)
+        print(tune_results.write(sweep, ended_early))
+
+
+def _require_same_sweep(sweep: TuneConfig) -> None:
+    """Raises UserError when what has been tried would not be comparable with what is still left."""
+    path = storage.join(sweep.run, "provenance.json")
+    if storage.exists(path):
+        before, now = records.read_json(path)["config"], sweep.to_dict()
+        for tree in (before, now):
+            for changeable in ("run", "cluster", "tracking", "stop", "concurrent_trials"):
+                tree.pop(changeable)
+            tree["search"].pop("trials")
+        checkpoint.require_same_plan(sweep.run, before, now)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

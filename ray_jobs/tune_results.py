@@ -1,0 +1,172 @@
+"""What a sweep leaves: best.yaml, trials.csv, trials.json, report.html and export.
+
+All of it is computed from the trials' folders, so that a sweep that ended early, or goes on later,
+has the same files.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ray_jobs import train_worker, tune_report, tune_space, tune_trials
+from ray_jobs.config import dump_yaml
+from ray_jobs.train_setup import prepare
+from ray_jobs.tune_config import TuneConfig
+from ray_jobs.tune_trials import Reached
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.importance import importance
+
+
+def write(sweep: TuneConfig, ended_early: str | None) -> str:
+    """Write everything into the sweep's folder; returns the result in words.
+
+    Raises UserError when no trial has a validated checkpoint; trials.csv then says why.
+    """
+    results = tune_trials.every_reached(sweep.run)
+    _write(sweep, "trials.csv", _table(sweep, results))
+    best = tune_trials.best_of(results)
+    if best is None:
+        reasons = sorted({f"{result.state} {result.why}".strip() for result in results})
+        raise UserError(
+            f"{sweep.run}: no trial has a validated checkpoint ({'; '.join(reasons[:3])}); "
+            f"trials.csv names them all"
+        )
+    summary = summarise(sweep, results, best, ended_early)
+    records.write_json(storage.join(sweep.run, "trials.json"), summary)
+    _write(sweep, "best.yaml", _best_yaml(sweep, best))
+    _write(sweep, "report.html", tune_report.build_report(summary))
+    place = tune_trials.folder(sweep.run, best.trial.number)
+    training = tune_space.trial_config(sweep, best.trial.values, place)
+    export = train_worker.export_best(training, storage.join(sweep.run, "export"))
+    verdict = summary["verdict"]
+    return "\n".join(
+        [
+            *([f"ended early: {ended_early}; --resume goes on"] if ended_early else []),
+            f"{verdict['heading']}. {' '.join(verdict['sentences'])}",
+            f"best configuration: {storage.join(sweep.run, 'best.yaml')}",
+            f"best decoder: {export}",
+            f"report: {storage.join(sweep.run, 'report.html')}",
+        ]
+    )
+
+
+def summarise(
+    sweep: TuneConfig, results: Sequence[Reached], best: Reached, ended_early: str | None
+) -> dict[str, Any]:
+    """What trials.json holds and the report shows."""
+    validation = prepare(tune_space.default_config(sweep)).validation
+    assert validation is not None, "a sweep's configuration has one"
+    measured = [result for result in results if result.loss is not None]
+    settings = {key: [_word(v) for v in _column(sweep, measured, key)] for key in sweep.space}
+    shares = importance([result.loss or 0.0 for result in measured], settings)
+    return {
+        "verdict": verdict(results, best, validation.n_windows),
+        "best": best.trial.number,
+        "ended_early": ended_early,
+        "validation_windows": validation.n_windows,
+        "search": sweep.search.kind,
+        "scheduler": sweep.scheduler.kind,
+        "space": {
+            key: {
+                "words": words,
+                "log": sweep.space[key].loguniform is not None,
+                "choices": sweep.space[key].choice,
+            }
+            for key, words in tune_space.in_words(sweep).items()
+        },
+        "importance": {key: dataclasses.asdict(share) for key, share in shares.items()},
+        "trials": [_line(sweep, result) for result in results],
+        "provenance": records.provenance(sweep),
+    }
+
+
+def verdict(results: Sequence[Reached], best: Reached, windows: int) -> dict[str, Any]:
+    """Whether the best trial beats the configuration as it stands, computed from both losses."""
+    default = results[0]
+    caution = (
+        f"Lowest validation loss of one training each, on {windows} windows; differences as small "
+        f"as those between seeds say nothing (vary `seed` to see them)."
+    )
+    if default.loss is None or best.loss is None:
+        heading = "No comparison with the default configuration"
+        why = f"Trial 0 has no validation loss: {default.state} {default.why}".strip() + "."
+        return {"kind": "mixed", "heading": heading, "sentences": [why, caution]}
+    if best.trial.number == 0:
+        others = tune_trials.best_of(results[1:])
+        heading = "No trial beats the default configuration"
+        what = f"Its validation loss is {default.loss:.4f}" + (
+            f"; the best other one, trial {others.trial.number}, has {others.loss:.4f}."
+            if others is not None
+            else "."
+        )
+        return {"kind": "mixed", "heading": heading, "sentences": [what, caution]}
+    number, change = best.trial.number, best.loss / default.loss - 1
+    heading = f"Trial {number} beats the default configuration"
+    what = (
+        f"Its validation loss is {best.loss:.4f}, the default's {default.loss:.4f} ({change:+.1%})."
+    )
+    sentences = [what, caution]
+    if default.state != "finished":
+        sentences.insert(1, f"The default's training is {default.state} at step {default.step}.")
+        return {"kind": "mixed", "heading": heading, "sentences": sentences}
+    return {"kind": "good", "heading": heading, "sentences": sentences}
+
+
+def _best_yaml(sweep: TuneConfig, best: Reached) -> str:
+    folder = storage.join(sweep.run, "best")
+    config = tune_space.trial_config(sweep, best.trial.values, folder)
+    number, step = best.trial.number, best.best_step
+    return (
+        f"# Trial {number} of a sweep: validation loss {best.loss} at step {step}.\n"
+        f"# python -m ray_jobs.train_decoder --config THIS_FILE trains it again.\n"
+    ) + dump_yaml(config)
+
+
+def _table(sweep: TuneConfig, results: Sequence[Reached]) -> str:
+    lines = [_line(sweep, result) for result in results]
+    plain = ("number", "state", "why", "loss", "best_step", "step", "epochs")
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow([*plain, *sweep.space, "copied"])
+    for line in lines:
+        values = (_word(line["values"][key]) for key in sweep.space)
+        cells = ["" if line[name] is None else line[name] for name in plain]
+        table.writerow([*cells, *values, _word(line["copied"]) if line["copied"] else ""])
+    return file.getvalue()
+
+
+def _line(sweep: TuneConfig, result: Reached) -> dict[str, Any]:
+    trial = result.trial
+    varied = {key: tune_space.value_of(sweep, key, trial.values) for key in sweep.space}
+    return {
+        "number": trial.number,
+        "state": result.state,
+        "why": result.why,
+        "loss": result.loss,
+        "best_step": result.best_step,
+        "step": result.step,
+        "epochs": result.epochs,
+        "values": {**varied, **trial.values},
+        "copied": list(trial.copied),
+        "curve": [list(point) for point in result.curve],
+    }
+
+
+def _column(sweep: TuneConfig, results: Sequence[Reached], key: str) -> list[Any]:
+    return [tune_space.value_of(sweep, key, result.trial.values) for result in results]
+
+
+def _word(value: Any) -> Any:
+    """A number as it is, everything else in one line of JSON."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number else json.dumps(value)
+
+
+def _write(sweep: TuneConfig, name: str, text: str) -> None:
+    storage.write_bytes(storage.join(sweep.run, name), text.encode())

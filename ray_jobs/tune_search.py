@@ -1,0 +1,239 @@
+"""What decides over trials: which values come next, which trials stop, when all of it ends.
+
+Nothing here is saved or restored by Ray: a sweep that goes on tells its search and its scheduler
+anew what the trials on disk have reached.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from ray import tune
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher
+
+from ray_jobs import tune_trials
+from ray_jobs.train_worker import WORST_SCORE
+from ray_jobs.tune_config import RATE_FACTOR, Distribution, TuneConfig
+from ray_jobs.tune_space import trial_config
+from ray_jobs.tune_trials import Reached, Trial
+
+METRIC, MODE, TIME = "score", "max", "epochs"
+"""What a trial reports (`train_worker.ReportHook`), and what is made of it."""
+
+
+class TpeSearch(Searcher):
+    """Optuna's tree-structured Parzen estimator over the trials that have ended.
+
+    Trials that were noted and are not over come first. A proposal is drawn from (seed, number), so
+    that a sweep that goes on does not propose the same again.
+    """
+
+    def __init__(self, sweep: TuneConfig, results: Sequence[Reached], count: int) -> None:
+        """`results` are what is on disk, `count` the number of trials of the whole sweep."""
+        super().__init__(metric=METRIC, mode=MODE)
+        self._sweep = sweep
+        self._count = count
+        self._space = {key: _optuna(values) for key, values in sweep.space.items()}
+        self._study = optuna.create_study(direction="maximize")
+        self._again = [result.trial.number for result in results if not result.over]
+        self._next = max((result.trial.number for result in results), default=-1) + 1
+        self._started: dict[str, Trial] = {}
+        for result in results:
+            if result.over:
+                self._learn(result.trial, _score(result))
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """{"number": ...} of a trial that is noted on disk, or FINISHED."""
+        if self._again:
+            trial = tune_trials.read(self._sweep.run, self._again.pop(0))
+        elif self._next < self._count:
+            trial = Trial(self._next, self._propose(self._next))
+            trial_config(self._sweep, trial.values, self._sweep.run)
+            tune_trials.write(self._sweep.run, trial)
+            self._next += 1
+        else:
+            return Searcher.FINISHED
+        self._started[trial_id] = trial
+        return {"number": trial.number}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Learn from a trial that ended, stopped ones included."""
+        trial = self._started.pop(trial_id)
+        self._learn(trial, _score(tune_trials.reached(self._sweep.run, trial.number)))
+
+    def _propose(self, number: int) -> dict[str, Any]:
+        self._study.sampler = optuna.samplers.TPESampler(
+            seed=self._sweep.search.seed * 1_000_003 + number
+        )
+        asked = self._study.ask(self._space)
+        # What became of it is told under its own values, once it has ended.
+        self._study.tell(asked, state=TrialState.FAIL)
+        return {
+            key: values.choice[asked.params[key]] if values.choice else asked.params[key]
+            for key, values in self._sweep.space.items()
+        }
+
+    def _learn(self, trial: Trial, score: float) -> None:
+        if trial.number == 0:
+            return  # the configuration as it stands need not lie in the space
+        params = {
+            key: values.choice.index(trial.values[key]) if values.choice else trial.values[key]
+            for key, values in self._sweep.space.items()
+        }
+        self._study.add_trial(create_trial(params=params, distributions=self._space, value=score))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the trials on disk say all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+def _score(result: Reached) -> float:
+    return WORST_SCORE if result.loss is None else -result.loss
+
+
+def _optuna(values: Distribution) -> BaseDistribution:
+    if values.choice is not None:
+        return CategoricalDistribution(range(len(values.choice)))  # Optuna knows no lists
+    low, high = values.edges()
+    return FloatDistribution(low, high, log=values.loguniform is not None)
+
+
+class _SparesTrial0:
+    """A scheduler that never stops the trial that all others are compared with."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)  # pyright: ignore[reportAttributeAccessIssue]
+        spared = trial.config["number"] == 0 and decision == TrialScheduler.STOP
+        return TrialScheduler.CONTINUE if spared else decision
+
+
+class Asha(_SparesTrial0, ASHAScheduler):
+    """Asynchronous successive halving."""
+
+
+class MedianStopping(_SparesTrial0, MedianStoppingRule):
+    """Stops what is worse than the median."""
+
+
+class Population(PopulationBasedTraining):
+    """Population based training; trial 0 keeps its schedule and is not copied."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.config["number"] == 0:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """Stands in for a trial of an earlier start of the sweep."""
+
+    trial_id: str
+    config: dict[str, int]
+
+
+def build_scheduler(
+    sweep: TuneConfig, results: Sequence[Reached], most_epochs: int
+) -> TrialScheduler:
+    """The scheduler of `sweep`, told what earlier trials have reported.
+
+    `most_epochs` is the longest training of the space.
+    """
+    settings = sweep.scheduler
+    told: dict[str, Any] = {"time_attr": TIME, "metric": METRIC, "mode": MODE}
+    if settings.kind == "pbt":
+        return Population(
+            **told,
+            perturbation_interval=settings.perturb_every_epochs,
+            burn_in_period=settings.grace_epochs,
+            hyperparam_mutations={"factor": _mutation(sweep.space[RATE_FACTOR])},
+            custom_explore_fn=_WithinSpace(sweep.space[RATE_FACTOR]),
+            log_config=False,
+        )
+    if settings.kind == "asha":
+        scheduler: TrialScheduler = Asha(
+            **told,
+            # A trial that has reached its last epoch must not count as stopped.
+            max_t=max(most_epochs, settings.grace_epochs) + 1,
+            grace_period=settings.grace_epochs,
+            reduction_factor=settings.reduction_factor,
+        )
+    elif settings.kind == "median":
+        # Trials without enough others to be compared with would be paused for them.
+        never = 10**9
+        scheduler = MedianStopping(
+            **told, grace_period=settings.grace_epochs, min_samples_required=2, min_time_slice=never
+        )
+    else:
+        return FIFOScheduler()
+    for result in results:
+        past: Any = _Past(f"past-{result.trial.number}", {"number": result.trial.number})
+        scheduler.on_trial_add(None, past)  # pyright: ignore[reportArgumentType]
+        for _, loss, epochs in result.curve:
+            score = WORST_SCORE if loss is None else -loss
+            report = {TIME: epochs, METRIC: score}
+            scheduler.on_trial_result(None, past, report)
+    return scheduler
+
+
+def _mutation(values: Distribution) -> Any:
+    if values.choice is not None:
+        return list(values.choice)
+    low, high = values.edges()
+    return tune.uniform(low, high) if values.uniform is not None else tune.loguniform(low, high)
+
+
+@dataclass(frozen=True)
+class _WithinSpace:
+    """Keeps a perturbed factor inside its interval, whose ends were checked."""
+
+    values: Distribution
+
+    def __call__(self, given: dict[str, Any]) -> dict[str, Any]:
+        if self.values.choice is not None:
+            return given
+        low, high = self.values.edges()
+        return {**given, "factor": min(max(given["factor"], low), high)}
+
+
+class Limits(tune.Stopper):
+    """Ends the sweep after so many hours, or so many steps of all trials."""
+
+    def __init__(self, sweep: TuneConfig, results: Sequence[Reached]) -> None:
+        self.reason: str | None = None
+        self._stop = sweep.stop
+        self._began = time.monotonic()
+        self._steps = {result.trial.number: result.step for result in results}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Count a report's steps; no single trial is stopped."""
+        number = result["config"]["number"]
+        self._steps[number] = max(self._steps.get(number, 0), int(result["step"]))
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether a limit is reached."""
+        hours = (time.monotonic() - self._began) / 3600
+        steps = sum(self._steps.values())
+        if self._stop.hours is not None and hours >= self._stop.hours:
+            self.reason = f"stop.hours {self._stop.hours:g} is reached"
+        if self._stop.steps is not None and steps >= self._stop.steps:
+            self.reason = f"stop.steps {self._stop.steps:,} is reached"
+        return self.reason is not None

@@ -1,0 +1,197 @@
+"""Running a sweep: Ray Tune over the trials that are not over yet.
+
+Ray Tune places trials, restarts lost ones and stops bad ones. What it saves is never read: that
+would be pickles. Started again, the sweep makes a new Tune run of the trials that its own folder
+says are left, and each of them goes on from its own newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import ray.util.state
+from ray import tune
+from ray.util.state.exception import RayStateApiException
+
+from ray_jobs import tune_space, tune_trials
+from ray_jobs.progress import Progress
+from ray_jobs.runtime import check_free_cpu, ray_session
+from ray_jobs.tune_config import RATE_FACTOR, TuneConfig
+from ray_jobs.tune_search import Limits, TpeSearch, build_scheduler
+from ray_jobs.tune_trials import Reached, Trial
+from ray_jobs.tune_worker import run_alone, run_in_population, run_with_workers
+from ttt import storage
+from ttt.errors import UserError
+
+
+def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
+    """Run all trials that are not over; why it ended early, or None.
+
+    Raises UserError when no node has room for a trial.
+    """
+    count = tune_space.number_of_trials(sweep)
+    if sweep.search.kind != "tpe":
+        _note(sweep, [{}, *tune_space.drawn(sweep)])
+    elif not tune_trials.numbers(sweep.run):
+        _note(sweep, [{}])
+    results = tune_trials.every_reached(sweep.run)
+    over = sum(result.over for result in results)
+    if over == count:
+        return None
+    nested = sweep.cluster.num_workers > 1
+    # Ray would add its own files for every trial, and on Ctrl-C wait for all of them.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # Without its dashboard Ray does not take back the room of several workers whose trial the
+    # scheduler stopped, and the next trial waits for ever.
+    with ray_session(address or sweep.cluster.address, sweep.cluster.local_cpus, dashboard=nested):
+        at_once = _trials_at_once(sweep)
+        limits = Limits(sweep, results)
+        with Progress("sweep", count, "trials", done=over) as progress:
+            tuner = _tuner(
+                sweep, results, count, at_once, limits, _Watcher(sweep, limits, progress)
+            )
+            tuner.fit()
+    storage.delete(storage.join(sweep.run, _RAY_FOLDER))
+    return limits.reason
+
+
+_RAY_FOLDER = "ray_tune"
+
+
+def _note(sweep: TuneConfig, values: Sequence[dict[str, Any]]) -> None:
+    """Write down every trial that is not yet."""
+    known = set(tune_trials.numbers(sweep.run))
+    for number, mine in enumerate(values):
+        if number not in known:
+            tune_trials.write(sweep.run, Trial(number, mine))
+
+
+def _tuner(
+    sweep: TuneConfig,
+    results: Sequence[Reached],
+    count: int,
+    at_once: int | None,
+    limits: Limits,
+    watcher: tune.Callback,
+) -> tune.Tuner:
+    cluster, left = sweep.cluster, [result for result in results if not result.over]
+    space: dict[str, Any] = {}
+    search = None
+    if sweep.search.kind == "tpe":
+        search = TpeSearch(sweep, results, count)
+    else:
+        space = {"number": tune.grid_search([result.trial.number for result in left])}
+    function: Any = run_alone
+    resources = {"cpu": cluster.cpus_per_worker, **({"gpu": 1} if cluster.use_gpu else {})}
+    if sweep.scheduler.kind == "pbt":
+        factors = {result.trial.number: _factor(result.trial) for result in left}
+        space["factor"] = tune.sample_from(lambda given: factors[given["number"]])
+        function = run_in_population
+    elif cluster.num_workers > 1:
+        # Its workers ask for their own room; Ray Tune refuses a trial that takes nothing at all.
+        function, resources = run_with_workers, {"cpu": 0.01}
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(function, sweep=sweep), resources),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            num_samples=count if search is not None else 1,
+            scheduler=build_scheduler(sweep, results, tune_space.most_epochs(sweep)),
+            max_concurrent_trials=at_once,
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name=_RAY_FOLDER,
+            storage_path=sweep.run,
+            stop=limits,
+            callbacks=[watcher],
+            failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+            verbose=0,
+        ),
+    )
+
+
+def _factor(trial: Trial) -> float:
+    """The rate factor that a trial of a population trains with at its newest step."""
+    prefix = RATE_FACTOR.rpartition(".")[0]
+    by_step = {int(key.removeprefix(f"{prefix}.")): f for key, f in trial.values.items()}
+    return by_step[max(by_step)] if by_step else 1.0
+
+
+def _trials_at_once(sweep: TuneConfig) -> int | None:
+    """As many as the nodes hold beside a whole CPU that reads data; None leaves it to Ray Tune."""
+    cluster = sweep.cluster
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if cluster.num_workers == 1:
+        wanted = {"CPU": cluster.cpus_per_worker, "GPU": 1.0 if cluster.use_gpu else 0.0}
+        if not any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in nodes):
+            raise UserError(
+                f"no node has the {cluster.cpus_per_worker:g} CPU"
+                f"{' and the GPU' if cluster.use_gpu else ''} of a trial; lower "
+                f"cluster.cpus_per_worker, or add nodes"
+            )
+        return sweep.concurrent_trials
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    at_once = sweep.concurrent_trials or 1
+    check_free_cpu(cpus, at_once * cluster.num_workers, cluster.cpus_per_worker)
+    _require_dashboard()
+    while sweep.concurrent_trials is None and _fit(
+        cpus, (at_once + 1) * cluster.num_workers, cluster.cpus_per_worker
+    ):
+        at_once += 1
+    return at_once
+
+
+def _require_dashboard() -> None:
+    try:
+        ray.util.state.list_nodes(limit=1)
+    except (RayStateApiException, ConnectionError, OSError) as error:
+        raise UserError(
+            "trials of several workers need Ray's dashboard, by which Ray takes back the room of a "
+            "stopped trial, and it does not answer; start the cluster with it, or set "
+            "cluster.num_workers to 1"
+        ) from error
+
+
+def _fit(cpus: Sequence[float], workers: int, cpus_per_worker: float) -> bool:
+    try:
+        check_free_cpu(cpus, workers, cpus_per_worker)
+    except UserError:
+        return False
+    return True
+
+
+class _Watcher(tune.Callback):
+    """Notes how trials end where they cannot do so themselves, and shows how far the sweep is."""
+
+    def __init__(self, sweep: TuneConfig, limits: Limits, progress: Progress) -> None:
+        self._run = sweep.run
+        self._limits = limits
+        self._progress = progress
+        self._best: float | None = None
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any
+    ) -> None:
+        loss = result.get("validation_loss")
+        if loss is not None and (self._best is None or loss < self._best):
+            self._best = loss
+            self._progress.advance(0, best_loss=loss)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        number = trial.config["number"]
+        if self._limits.reason is None:
+            epochs = int(trial.last_result.get("epochs", 0))
+            tune_trials.end(self._run, number, "stopped", f"by the scheduler after epoch {epochs}")
+        if tune_trials.reached(self._run, number).over:
+            self._progress.advance(1)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        # The text of the error, not the pickled exception beside it.
+        last_line = str(trial.get_error()).strip().rpartition("\n")[2]
+        tune_trials.end(self._run, trial.config["number"], "failed", last_line)
