@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import image as mpl_image
 
-from ttt.plots import Curve, curves, spectrograms
+from ttt.plots import Curve, curves, estimates, spectrograms
 
 RATE = 48_000
 
@@ -89,3 +89,27 @@ def test_a_logarithmic_axis_writes_plain_numbers() -> None:
     linear = curves([line], x_label="frame", y_label="nats", image_format="svg").decode()
     assert "<!-- 1,024 -->" in svg
     assert "<!-- 1,024 -->" not in linear
+
+
+def test_estimates_stand_in_their_rows_with_their_intervals() -> None:
+    rows = ["first", "second", "third"]
+    series = {"ours": [(0.25, 0.0, 0.5), (0.5, 0.25, 1.0), (np.nan, np.nan, np.nan)]}
+    picture = estimates(
+        rows, series, x_label="share", reference=("chance", 0.5), title="three", image_format="svg"
+    )
+    text = picture.decode()
+    for word in (*rows, "ours", "share", "chance", "three"):
+        assert word in text  # Fonts are drawn; the words stand in comments.
+    dots = [
+        (float(use.attrib["x"]), float(use.attrib["y"]))
+        for use in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}use")
+        if "stroke: #0072b2" in use.attrib.get("style", "")
+    ]
+    first, second = sorted(dots, key=lambda dot: dot[1])[:2]  # The legend's is the lowest.
+    assert len(dots) == 3
+    assert second[0] > first[0]
+
+
+def test_estimates_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one row and one series"):
+        estimates([], {"a": []}, x_label="", reference=("chance", 0.5))

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ttt.stats import Interval, bootstrap_interval, difference_interval, ratio_interval
+from ttt.stats import (
+    Interval,
+    bootstrap_interval,
+    difference_interval,
+    ratio_interval,
+    wilson_interval,
+)
 
 
 def test_mean_and_interval_agree_with_scipy() -> None:
@@ -100,3 +106,19 @@ def test_refusals() -> None:
         bootstrap_interval([1.0, 2.0], seed=0, clusters=["a"])
     with pytest.raises(ValueError, match=r"one dimension, got shape \(1, 2\)"):
         bootstrap_interval(np.ones((1, 2)), seed=0)
+
+
+@pytest.mark.parametrize("successes, n", [(0, 1), (0, 9), (3, 10), (50, 100), (999, 1000), (7, 7)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_wilsons_interval_is_scipys(successes: int, n: int, level: float) -> None:
+    ours = wilson_interval(successes, n, level)
+    theirs = scipy_stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    assert ours.mean == successes / n
+    assert ours.low == pytest.approx(theirs.low, abs=1e-12)
+    assert ours.high == pytest.approx(theirs.high, abs=1e-12)
+
+
+def test_wilsons_interval_of_nothing() -> None:
+    assert wilson_interval(0, 0) == Interval(None, None, None, 0, "no values")
+    with pytest.raises(ValueError, match="3 successes in 2 trials"):
+        wilson_interval(3, 2)

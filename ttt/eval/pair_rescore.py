@@ -29,7 +29,8 @@ def rescore(folder: str | Path, config: PairSummaryConfig | None = None) -> dict
     """
     summary = summarize_run(folder, config)
     write_json(storage.join(folder, "summary.json"), summary)
-    write_json(storage.join(folder, "legacy.json"), _legacy(summary))
+    headline = PairRunDescription.read(folder).headline
+    write_json(storage.join(folder, "legacy.json"), _legacy(summary, headline))
     for name, content in pair_plots(summary).items():
         storage.write_bytes(storage.join(folder, "plots", name), content)
     return summary
@@ -159,16 +160,11 @@ def _compare_shared(
     )
 
 
-def _legacy(summary: dict[str, Any]) -> dict[str, Any]:
-    """The last model's figures under the first setting, and all of them below `runs`.
-
-    The last model is the one that the run is about: ttt, where there is one.
-    """
+def _legacy(summary: dict[str, Any], headline: str) -> dict[str, Any]:
+    """The figures of what the run is about under the original keys, and all below `runs`."""
     by_key = {
         key: legacy(each["metrics"], strict=summary["run"]["strict"])
         for key, each in summary["runs"].items()
     }
-    setting = summary["run"]["settings"][0]["name"]
-    headline = [key for key, each in summary["runs"].items() if each["setting"] == setting][-1]
     notes = {"warnings": summary["warnings"]} if summary["warnings"] else {}
     return {**by_key[headline], "run": headline, "runs": by_key, **notes}
