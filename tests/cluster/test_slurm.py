@@ -1,0 +1,104 @@
+"""The Slurm script runs: a real Ray and a real training; only Slurm's own commands are played."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.manifests import CLUSTER, ROOT
+from tests.nano_cache import write_nano_cache, write_nano_codec
+
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo localhost; else echo "$*" >> "$HOME/scontrol.log"; fi
+"""
+STAGES = (
+    "curriculum.stages=[{first_epoch: 1, last_epoch: 12, segment_seconds: 0.18, clips_per_step: 2}]"
+)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_job_is_saved_queued_again_and_resumed(tmp_path):
+    write_nano_codec(tmp_path / "codec")
+    write_nano_cache(tmp_path / "cache", 11)
+    (tmp_path / "bin").mkdir()
+    for name, content in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / "bin" / name).write_text(content)
+        (tmp_path / "bin" / name).chmod(0o755)
+    run = tmp_path / "run"
+    words = [
+        *("--config", "configs/train_tiny_cpu.yaml", f"codec={tmp_path}/codec", f"run={run}"),
+        *(f"data.train={tmp_path}/cache", STAGES, "curriculum.epochs=12", "tracking.every_steps=1"),
+        *("cluster.cpus_per_worker=0.5", "validation.segment_seconds=0.26"),
+    ]
+
+    first = start(tmp_path, words, restarts=0)
+    wait_for(lambda: (run / "metrics.jsonl").exists(), first)
+    wait_for(lambda: '"step": 3' in (run / "metrics.jsonl").read_text(), first)
+    (token,) = (tmp_path / ".ray").glob("slurm-*.token")
+    assert token.stat().st_mode & 0o077 == 0
+    first.send_signal(signal.SIGTERM)
+    output = first.communicate(timeout=200)[0]
+    assert first.returncode == 0, output
+    assert "continue with --resume" in output
+    assert (tmp_path / "scontrol.log").read_text().startswith("requeue ")
+    assert not token.exists()
+
+    second = start(tmp_path, words, restarts=1)
+    output = second.communicate(timeout=300)[0]
+    assert second.returncode == 0, output
+    assert "trained 48 steps; best decoder:" in output
+    assert (tmp_path / "scontrol.log").read_text().count("requeue ") == 1
+
+
+def start(folder: Path, words: list[str], restarts: int) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {
+        **kept,
+        "PATH": f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": str(free_job_id()),
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_CPUS_PER_TASK": "2",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    return subprocess.Popen(
+        ["bash", str(CLUSTER / "slurm.sh"), "train_decoder", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_job_id() -> int:
+    """A job whose four ports (see the script) are free here."""
+    for job in range(1, 1200):
+        sockets = [socket.socket() for _ in range(4)]
+        try:
+            for offset, one in enumerate(sockets):
+                one.bind(("", 20000 + job * 10 + offset))
+            return job
+        except OSError:
+            continue
+        finally:
+            for one in sockets:
+                one.close()
+    raise OSError("no ports are free")
+
+
+def wait_for(condition, process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
