@@ -37,8 +37,9 @@ def summarize(
 def legacy(summary: dict[str, Any]) -> dict[str, Any]:
     """The original evaluation's result keys, from `summarize`'s dictionary.
 
-    Values are window means over all chapters (None where no chapter is long enough), not the
-    single frames of the original; its figures are not comparable.
+    Values are window means over all chapters (None where no chapter is long enough, or where
+    `positions` leaves the position out), not the single frames of the original; its figures are
+    not comparable.
     """
     loss = summary["losses"][summary["weights"]]
     at = {key: interval["mean"] for key, interval in loss["positions"].items()}

@@ -38,9 +38,10 @@ def write_run(
             gain = fall * np.log2(np.maximum(np.arange(frames), CONTEXT) / CONTEXT)
             own = gain if model == "ttt" else 0
             nll = (shared + own + noise + 0.02 * rng.normal(size=frames)).astype(np.float32)
+            lowered = ((0, 32), (64, 16)) if (model, number) == ("ttt", 3) else ((0, 32),)
             details = ChapterDetails(
                 chapter_id=chapter_id, speaker=speaker, model=model, codes_sha256=f"c{number}",
-                joins=(400,), chunks=((0, 32),), group=(chapter_id,), seconds=frames / 50,
+                joins=(400,), chunks=lowered, group=(chapter_id,), seconds=frames / 50,
                 acceptance=0.75, near_ties=1, peak_bytes=(100 + number) << 20,
                 activity_frames=tuple(range(100, frames, 100)) if model == "ttt" else (),
                 activity=_activity(frames) if model == "ttt" else {},

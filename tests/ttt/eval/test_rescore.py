@@ -59,6 +59,8 @@ def test_the_planted_effect_is_there(summary: dict) -> None:
 def test_effort_joins_and_activity_are_gathered(summary: dict) -> None:
     ttt = summary["models"]["ttt"]
     assert ttt["frames_per_second"] == pytest.approx(50)
+    assert ttt["chunks_lowered"] == ["3/book/chapter_3"]
+    assert summary["models"]["baseline"]["chunks_lowered"] == []
     assert ttt["acceptance"] == pytest.approx(0.75)
     assert ttt["peak_bytes"] == 111 << 20
     assert (ttt["near_ties"], ttt["joins"], ttt["coverage"]) == (12, 12, 1.0)
