@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import uuid
@@ -118,7 +119,8 @@ def complete_steps(run: str) -> list[int]:
 def load(folder: str) -> Snapshot:
     """Read a complete checkpoint, on the CPU.
 
-    Raises UserError when it is not complete or a file's crc32 differs from the marker's.
+    Raises UserError when it is not complete, a file's crc32 differs from the marker's, or the
+    optimizer's file is a pickle that could run code.
     """
     marker = _marker(folder)
     if marker is None:
@@ -138,9 +140,7 @@ def load(folder: str) -> Snapshot:
             for name, content in files.items()
             if name.endswith(_TENSORS)
         },
-        optimizer=torch.load(
-            io.BytesIO(files["optimizer.pt"]), map_location="cpu", weights_only=True
-        ),
+        optimizer=_optimizer(folder, files["optimizer.pt"]),
         state=json.loads(files["state.json"]),
         epoch_end=marker["epoch_end"],
     )
@@ -230,6 +230,16 @@ def _encode(snapshot: Snapshot) -> dict[str, bytes]:
     }
     state = json.dumps(snapshot.state, indent=2, allow_nan=False)
     return {**files, "optimizer.pt": buffer.getvalue(), "state.json": state.encode()}
+
+
+def _optimizer(folder: str, content: bytes) -> dict[str, Any]:
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"{folder}/optimizer.pt: holds more than tensors and plain values, or is damaged; it is "
+            f"not read, since it could run code: delete the folder to continue from the one before"
+        ) from error
 
 
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:

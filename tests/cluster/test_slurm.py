@@ -37,7 +37,12 @@ def test_a_job_is_saved_queued_again_and_resumed(tmp_path):
     run = tmp_path / "run"
     words = [
         *("--config", "configs/train_tiny_cpu.yaml", f"codec={tmp_path}/codec", f"run={run}"),
-        *(f"data.train={tmp_path}/cache", STAGES, "curriculum.epochs=12", "tracking.every_steps=1"),
+        *(
+            f"data.train={tmp_path}/cache",
+            f"curriculum.stages={STAGES}",
+            "curriculum.epochs=12",
+            "tracking.every_steps=1",
+        ),
         *("cluster.cpus_per_worker=0.5", "validation.segment_seconds=0.26"),
     ]
 

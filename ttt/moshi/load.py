@@ -148,6 +148,18 @@ def load_mimi(name: str, *, device: str = "cpu") -> LoadedMimi:
 
 
 def _checkpoint(name: str) -> loaders.CheckpointInfo:
+    found = _found(name)
+    for path in (found.moshi_weights, found.mimi_weights, found.lora_weights):
+        # The published loader unpickles whatever is named otherwise.
+        if path is not None and path.suffix != ".safetensors":
+            raise UserError(
+                f"{path}: not a .safetensors file, and others are not read, since they could run "
+                "code; convert it with safetensors.torch.save_file"
+            )
+    return found
+
+
+def _found(name: str) -> loaders.CheckpointInfo:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _local(folder)

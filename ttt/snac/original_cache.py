@@ -139,7 +139,24 @@ def _open(path: str, geometry: CodeGeometry) -> pq.ParquetFile:
             f"{path}: lacks the columns {', '.join(missing)} of an original cache; "
             f"it has {', '.join(file.schema_arrow.names)}"
         )
+    for name in wanted:
+        kind = file.schema_arrow.field(name).type
+        if not _is_plain(kind, name):
+            # Values of Ray's own column types are pickles: reading one would run its code.
+            raise UserError(
+                f"{path}: column {name} holds {kind}; an original cache has text in file_path, "
+                "a whole number in audio_length and lists of them in the codes"
+            )
     return file
+
+
+def _is_plain(kind: pa.DataType, name: str) -> bool:
+    if name == "file_path":
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if name == "audio_length":
+        return pa.types.is_integer(kind)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return is_list and pa.types.is_integer(kind.value_type)
 
 
 def _codes_files(folder: str) -> list[str]:

@@ -1,0 +1,315 @@
+"""Nothing read from disk runs code, nothing of a user's reaches a shell, nothing listens in public.
+
+One half of the tests greps the sources, the other half tries: a file that would run a command
+when it is unpickled is put wherever the project reads files.
+"""
+
+import ast
+import json
+import os
+import pickle
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ray_jobs.config import load_config
+from ray_jobs.schema import JOB_CONFIGS, config_class
+from tests.nano_cache import write_nano_cache, write_nano_codec
+from ttt import checkpoint
+from ttt.errors import UserError
+from ttt.eval.chapter_records import read_record
+from ttt.eval.pair_records import read_part
+from ttt.moshi.load import load_mimi, load_moshi
+from ttt.moshi.tiny import tiny_lm
+from ttt.moshi.ttt_files import load_ttt
+from ttt.snac.cache import open_cache
+from ttt.snac.code_files import read_codes
+from ttt.snac.geometry import CodeGeometry
+from ttt.snac.load import load_codec
+from ttt.snac.model import Decoder48k
+from ttt.snac.original_cache import list_original
+from ttt.snac.shards import build_index, verify_cache
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    path for folder in ("ttt", "ray_jobs", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
+GEOMETRY = CodeGeometry.preset("snac_24khz")
+PUBLIC = re.compile(
+    r"LoadBalancer|NodePort|enableIngress: true|0\.0\.0\.0"
+    r"|dashboard-host[=: \"']+(?!127\.0\.0\.1)|RAY_AUTH_MODE[=: \"']+disabled"
+)
+
+
+# What a program can look for.
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_unpickles_or_calls_a_shell(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            wrong = _danger(node)
+            assert wrong is None, f"{path.relative_to(ROOT)}:{node.lineno}: {wrong}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "pickle.load(file)",
+        "cloudpickle.loads(content)",
+        "np.load(path, allow_pickle=True)",
+        "numpy.load(path)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "yaml.unsafe_load(text)",
+        "subprocess.run(text, shell=True)",
+        "os.system(text)",
+        "os.popen(text)",
+        "eval(text)",
+        "exec(text)",
+        "joblib.load(path)",
+        "pd.read_pickle(path)",
+    ],
+)
+def test_the_search_finds(code):
+    assert _danger(ast.parse(code, mode="eval").body) is not None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "torch.load(path, weights_only=True)",
+        "np.load(path, allow_pickle=False)",
+        "yaml.load(text, Loader=_Loader)",
+        "yaml.safe_load(text)",
+        "model.eval()",
+        "subprocess.run(['git', 'describe'])",
+    ],
+)
+def test_the_search_leaves_alone(code):
+    assert _danger(ast.parse(code, mode="eval").body) is None
+
+
+def test_the_yaml_loader_is_a_safe_one():
+    from yaml import SafeLoader
+
+    from ray_jobs import yaml_tree
+
+    assert issubclass(yaml_tree._Loader, SafeLoader)
+
+
+def test_no_shipped_file_opens_a_port_to_everybody():
+    files = [path for path in (ROOT / "cluster").iterdir() if path.is_file()]
+    for path in [*files, ROOT / "Makefile", ROOT / "README.md"]:
+        found = PUBLIC.search(path.read_text(encoding="utf-8"))
+        assert found is None, f"{path.name}: {found}"
+    for example in (
+        "serviceType: LoadBalancer",
+        "type: NodePort",
+        "--dashboard-host=0.0.0.0",
+        'dashboard-host: "0.0.0.0"',
+        "RAY_AUTH_MODE: disabled",
+        "CidrIp: 0.0.0.0/0",
+    ):
+        assert PUBLIC.search(example), example
+
+
+def _danger(call: ast.Call) -> str | None:
+    """Why a call may run what it reads, or None."""
+    name = ast.unparse(call.func)
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    module, _, function = name.rpartition(".")
+    if given.get("shell", "False") != "False" or name in ("os.system", "os.popen"):
+        return f"{name} runs a shell"
+    if name in ("eval", "exec"):
+        return f"{name} runs text"
+    if module in ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"):
+        return f"{name} runs code" if function in ("load", "loads", "open", "Unpickler") else None
+    if function == "read_pickle":
+        return f"{name} runs code"
+    if name == "torch.load" and given.get("weights_only") != "True":
+        return "torch.load without weights_only=True"
+    if name in ("np.load", "numpy.load") and given.get("allow_pickle") != "False":
+        return f"{name} without allow_pickle=False"
+    if name == "yaml.load" and given.get("Loader") not in ("_Loader", "yaml.SafeLoader"):
+        return "yaml.load without a safe loader"
+    if module == "yaml" and function in ("unsafe_load", "full_load", "load_all"):
+        return f"{name} builds objects"
+    return None
+
+
+# What an attacker would try.
+
+
+class Bomb:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def bomb(tmp_path):
+    """Something to pickle; the test fails when anything has unpickled it."""
+    mark = tmp_path / "exploded"
+    yield Bomb(mark)
+    assert not mark.exists(), "what was read has run"
+
+
+def test_the_bomb_works(tmp_path):
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "mark")))
+    assert (tmp_path / "mark").exists()
+
+
+def test_a_checkpoint_that_would_run_code(tmp_path, bomb):
+    snapshot = checkpoint.Snapshot(
+        step=1, tensors={"model": {"w": torch.zeros(2)}}, optimizer={}, state={}
+    )
+    folder = Path(checkpoint.save(str(tmp_path / "run"), snapshot))
+    torch.save({"state": bomb}, folder / "optimizer.pt")
+    content = (folder / "optimizer.pt").read_bytes()
+    marker = json.loads((folder / "COMPLETE").read_text())
+    marker["files"]["optimizer.pt"] = {"bytes": len(content), "crc32": zlib.crc32(content)}
+    (folder / "COMPLETE").write_text(json.dumps(marker))
+    with pytest.raises(UserError, match=r"optimizer\.pt: holds more than tensors .* not read"):
+        checkpoint.load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_codec_that_would_run_code(tmp_path, bomb, name):
+    folder = write_nano_codec(tmp_path / "codec")
+    (folder / "pytorch_model.bin").unlink()
+    torch.save({"weights": bomb}, folder / name)
+    with pytest.raises(UserError, match=f"{name}: cannot be read as weights"):
+        load_codec(str(folder))
+
+
+def test_a_decoder_that_would_run_code(tmp_path, bomb):
+    decoder = Decoder48k.from_snac(load_codec(str(write_nano_codec(tmp_path / "codec"))).model)
+    decoder.save_pretrained(tmp_path / "export")
+    torch.save({"weights": bomb}, tmp_path / "export/model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be read"):
+        Decoder48k.from_pretrained(tmp_path / "export")
+
+
+@pytest.mark.parametrize("load", [load_moshi, load_mimi])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".sft", ""])
+def test_a_moshi_that_would_run_code(tmp_path, bomb, load, suffix):
+    shipped = ROOT / "ttt/assets/tiny_moshi_effect/baseline/config.json"
+    names = {"moshi_name": f"moshi{suffix}", "mimi_name": f"mimi{suffix}"}
+    config = {**json.loads(shipped.read_text()), **names}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in names.values():
+        torch.save({"model": bomb, "fsdp_best_state": bomb}, tmp_path / name)
+    with pytest.raises(UserError, match=r"not a \.safetensors file|cannot be loaded as M"):
+        load(str(tmp_path))
+
+
+def test_ttt_layers_that_would_run_code(tmp_path, bomb):
+    torch.save(bomb, tmp_path / "ttt.safetensors")
+    (tmp_path / "ttt.json").write_text("{}")
+    with pytest.raises(UserError):
+        load_ttt(tiny_lm(), tmp_path)
+
+
+def test_codes_that_would_run_code(tmp_path, bomb):
+    torch.save([bomb], tmp_path / "codes.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(bomb))
+    (tmp_path / "codes.safetensors").write_bytes(pickle.dumps(bomb))
+    np.save(tmp_path / "codes.npy", np.array([bomb], dtype=object), allow_pickle=True)
+    for name in ("codes.pt", "plain.pt", "codes.safetensors", "codes.npy"):
+        with pytest.raises(UserError):
+            read_codes(tmp_path / name, GEOMETRY)
+
+
+def pickled_column(bomb: Bomb, length: int = 1) -> pa.Array:
+    """A column of the type in which Ray keeps Python objects; reading a value unpickles it."""
+    import ray.data  # registers the type, as in every process of a job
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+    assert ray.data
+    content = pa.array([pickle.dumps(bomb)] * length, pa.large_binary())
+    return pa.ExtensionArray.from_storage(ArrowPythonObjectType(), content)
+
+
+@pytest.mark.parametrize("column", ["file_path", "codes_scale_1", "audio_length"])
+def test_an_original_cache_that_would_run_code(tmp_path, bomb, column):
+    table = {
+        "file_path": pa.array(["a.wav"]),
+        **{f"codes_scale_{k}": pa.array([[0] * 2**k]) for k in range(3)},
+        "audio_length": pa.array([2048]),
+        column: pickled_column(bomb),
+    }
+    path = tmp_path / "codes_batch_gpu0_0.parquet"
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(UserError, match=f"column {column} holds extension"):
+        list_original(str(tmp_path), str(tmp_path), GEOMETRY)
+
+
+def test_a_shard_that_would_run_code(tmp_path, bomb):
+    cache = write_nano_cache(tmp_path / "cache", 2)
+    (shard,) = (cache / "shards").glob("*.parquet")
+    pq.write_table(with_pickles(pq.read_table(shard), "clip_id", bomb), shard)
+    assert any("clip_id" in problem for problem in verify_cache(str(cache)))
+    with pytest.raises(UserError, match="clip_id"):
+        build_index(cache)
+
+
+def test_an_index_that_would_run_code(tmp_path, bomb):
+    index = write_nano_cache(tmp_path / "cache", 2) / "index.arrow"
+    with pa.ipc.open_file(pa.py_buffer(index.read_bytes())) as reader:
+        table = with_pickles(reader.read_all(), "clip_id", bomb)
+    with pa.ipc.new_file(str(index), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match="clip_id"):
+        open_cache(str(tmp_path / "cache"))
+
+
+def with_pickles(table: pa.Table, name: str, bomb: Bomb) -> pa.Table:
+    place = table.schema.get_field_index(name)
+    column = pa.chunked_array([pickled_column(bomb, len(table))])
+    changed = table.set_column(place, name, column)
+    return changed.replace_schema_metadata(table.schema.metadata)
+
+
+@pytest.mark.parametrize("read", [read_record, read_part])
+def test_records_that_would_run_code(tmp_path, bomb, read):
+    path = tmp_path / "part-00000.parquet"
+    column = pickled_column(bomb)
+    for metadata in ({}, {"ttt.record": "{}"}):
+        pq.write_table(pa.table({"text": column}).replace_schema_metadata(metadata), path)
+        with pytest.raises(UserError):
+            read(path)
+
+
+@pytest.mark.parametrize("job", JOB_CONFIGS)
+def test_a_configuration_that_would_run_code(tmp_path, bomb, job):
+    text = f"!!python/object/apply:os.mkdir ['{bomb.mark}']"
+    path = tmp_path / "config.yaml"
+    path.write_text(f"output: {text}\n")
+    with pytest.raises(UserError):
+        load_config(config_class(job), path)
+    with pytest.raises(UserError):
+        load_config(config_class(job), None, [f"output={text}"])
+
+
+def test_values_with_shell_characters_stay_values(tmp_path):
+    hostile = f"$(mkdir {tmp_path}/a)`mkdir {tmp_path}/b`;mkdir {tmp_path}/c|x&\n'\""
+    config = load_config(
+        config_class("decode_codes"),
+        ROOT / "configs/decode.yaml",
+        [f"decoder={json.dumps(hostile)}", f"output={json.dumps(hostile)}"],
+    )
+    assert config.to_dict()["decoder"] == hostile
+    assert list(tmp_path.iterdir()) == []
