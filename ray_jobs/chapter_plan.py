@@ -7,11 +7,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from moshi.models.loaders import FRAME_RATE
 
 from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.held_models import (
+    Weights,
+    absolute,
+    wanted_weights,
+    weights_name,
+    with_absolute_paths,
+)
 from ttt.errors import UserError
 from ttt.eval.chapter_records import record_path
 from ttt.eval.chapters import Chapter, Unreadable, find_chapters
@@ -37,7 +44,6 @@ class MadeChapter:
 
 
 Recording = Chapter | MadeChapter
-Weights = Literal["baseline", "ttt"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,25 +169,17 @@ def records_root(output: str, model: str) -> Path:
 
 
 def _with_absolute_paths(config: EvaluateChaptersConfig) -> EvaluateChaptersConfig:
-    model = config.model
-    names = ("weights", "ttt", "ttt_weights", "mimi")
-    model = replace(model, **{name: _absolute(getattr(model, name)) for name in names})
-    if model.ttt is not None:
-        model = replace(model, ttt=os.path.abspath(os.path.expanduser(model.ttt)))
     data = config.data
     if data is not None:
-        data = replace(data, root=os.path.abspath(os.path.expanduser(data.root)))
-    output = os.path.abspath(os.path.expanduser(config.output))
-    cache = config.codes_cache
-    cache = os.path.join(output, "codes") if cache is None else os.path.abspath(cache)
-    return replace(config, model=model, data=data, output=output, codes_cache=cache)
-
-
-def _absolute(name: str | None) -> str | None:
-    """A folder made absolute; hub names and tiny as they are."""
-    if name is None or not os.path.isdir(os.path.expanduser(name)):
-        return name
-    return os.path.abspath(os.path.expanduser(name))
+        data = replace(data, root=absolute(data.root))
+    output, cache = absolute(config.output), config.codes_cache
+    return replace(
+        config,
+        model=with_absolute_paths(config.model),
+        data=data,
+        output=output,
+        codes_cache=os.path.join(output, "codes") if cache is None else absolute(cache),
+    )
 
 
 def _recordings(
@@ -200,11 +198,7 @@ def _recordings(
 
 
 def _listeners(config: EvaluateChaptersConfig) -> tuple[Listener, ...]:
-    wanted: list[Weights] = []
-    if config.model.baseline:
-        wanted.append("baseline")
-    if config.model.ttt is not None:
-        wanted.append("ttt")
+    wanted = wanted_weights(config.model)
     listeners = [Listener(name=name, weights=name) for name in wanted]
     controls = config.controls
     if controls.updates_off:
@@ -251,8 +245,8 @@ def _prefixes(
 def _memory(plan: Plan) -> list[str]:
     """A line per model, or why it cannot be said."""
     model, lines = plan.config.model, []
-    for weights in dict.fromkeys(listener.weights for listener in plan.listeners):
-        name = (model.ttt_weights or model.weights) if weights == "ttt" else model.weights
+    for weights in wanted_weights(model):
+        name = weights_name(model, weights)
         try:
             lm = outline_moshi(name, dtype=model.dtype, lm_kwargs=model.lm_kwargs)
         except UserError as error:

@@ -9,8 +9,8 @@ OUTPUT holds what `ttt.eval.run_description` lists, and besides
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from ray_jobs.chapter_facts import largest_difference
 from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
 from ray_jobs.chapter_report import build_report
 from ray_jobs.chapter_worker import ChapterWorker, Outcome, is_verified
-from ray_jobs.config import load_config
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
+from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
 from ray_jobs.work_counter import counted_progress
 from ttt import records, storage
 from ttt.errors import UserError
@@ -33,6 +33,9 @@ from ttt.eval.chapter_records import record_path
 from ttt.eval.rescore import rescore
 from ttt.eval.run_description import ModelIdentity, PlannedChapter, RunDescription
 from ttt.moshi.original import WARNING
+
+_FREE = ("cluster", "summary", "min_coverage", "verify_spans", "state_every_frames", "output")
+"""What may change when a run goes on: no record depends on it."""
 
 
 def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | None) -> None:
@@ -43,16 +46,14 @@ def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | Non
     """
     output = Path(config.output)
     if resume:
-        _refuse_changes(config, output)
+        refuse_changed_config(config, output, _FREE)
     plan = make_plan(config)
     with run_folder.claim(config.output, config, resume=resume):
         missing = _missing(plan)
         if missing or not (output / "run.json").exists():
             with ray_session(address, config.cluster.local_cpus):
-                cluster, workers = (
-                    config.cluster,
-                    min(config.cluster.num_workers, len(missing) or 1),
-                )
+                cluster = config.cluster
+                workers = min(cluster.num_workers, len(missing) or 1)
                 require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
                 _run(plan, missing)
         else:
@@ -68,33 +69,6 @@ def write_results(folder: Path, config: EvaluateChaptersConfig | None = None) ->
     summary = rescore(folder, None if config is None else config.summary)
     storage.write_bytes(folder / "report.html", build_report(summary).encode())
     return summary
-
-
-def _refuse_changes(config: EvaluateChaptersConfig, output: Path) -> None:
-    """A run has one configuration; only what no record depends on may change."""
-    path = output / "config.yaml"
-    if not path.exists():
-        return
-    before, after = load_config(EvaluateChaptersConfig, path).to_dict(), config.to_dict()
-    for key, old, new in _differences(before, after):
-        if key.partition(".")[0] not in _FREE:
-            raise UserError(
-                f"{output}: this run was made with {key}={old!r}, and now it is {new!r}; choose "
-                "another output for a new run, or set it back"
-            )
-
-
-_FREE = ("cluster", "summary", "min_coverage", "verify_spans", "state_every_frames", "output")
-"""What may change when a run goes on: no record depends on it."""
-
-
-def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in {**before, **after}:
-            inner = f"{key}.{name}" if key else name
-            yield from _differences(before.get(name), after.get(name), inner)
-    elif before != after:
-        yield key, before, after
 
 
 def _missing(plan: Plan) -> list[Work]:
@@ -142,7 +116,9 @@ def _run(plan: Plan, missing: Sequence[Work]) -> None:
 def _prepare(plan: Plan, worker: Any, output: Path) -> None:
     """Write run.json, and anew what cannot be evaluated."""
     description = _describe(plan, worker)
-    _refuse_other_run(description, output)
+    if (output / "run.json").exists():
+        before, now = asdict(RunDescription.read(output)), asdict(description)
+        refuse_changed_run(before, now, ("models", "chapters", "mimi", "device"), output)
     description.write(output)
     failures = output / "failures.jsonl"
     failures.unlink(missing_ok=True)  # What is wrong still will be found again.
@@ -182,28 +158,6 @@ def _describe(plan: Plan, worker: Any) -> RunDescription:
         provenance=records.provenance(config),
         warnings=(WARNING,) if config.preset == "original" else (),
     )
-
-
-def _refuse_other_run(description: RunDescription, output: Path) -> None:
-    """Weights or recordings may have changed behind an unchanged configuration."""
-    if not (output / "run.json").exists():
-        return
-    before = RunDescription.read(output)
-    old, new = dataclasses.asdict(before), dataclasses.asdict(description)
-    for name in ("models", "chapters", "mimi", "device"):
-        for key, was, now in _differences(_by_place(old[name]), _by_place(new[name]), name):
-            raise UserError(
-                f"{output}: since this run began {key} has changed from {was!r} to {now!r}; choose "
-                "another output for a new run, or bring it back"
-            )
-
-
-def _by_place(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return {str(place): _by_place(item) for place, item in enumerate(value)}
-    if isinstance(value, dict):
-        return {key: _by_place(item) for key, item in value.items()}
-    return value
 
 
 def _record_outcome(output: Path, work: Work, outcome: Outcome | WorkerDied) -> None:

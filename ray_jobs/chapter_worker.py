@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import traceback
 from dataclasses import asdict, dataclass
@@ -16,17 +15,17 @@ import torch
 from ray.actor import ActorHandle
 
 from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_plan import Listener, MadeChapter, Recording, Weights, Work, records_root
+from ray_jobs.chapter_plan import Listener, MadeChapter, Recording, Work, records_root
+from ray_jobs.held_models import HeldModels
 from ttt.errors import UserError
 from ttt.eval.chapter_records import NonFiniteLoss, record_path
 from ttt.eval.controls import shuffle_stretches
 from ttt.eval.run_description import ModelIdentity
 from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.moshi.chapter_run import HeardChapter, Listening, record_group, verify_group
-from ttt.moshi.codes import encode_chapter, silence_codes
-from ttt.moshi.insert import temporal_layers, ttt_layers
-from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi
-from ttt.moshi.ttt_files import describe_ttt, load_ttt
+from ttt.moshi.codes import encode_chapter
+from ttt.moshi.insert import ttt_layers
+from ttt.moshi.load import LoadedMoshi
 
 
 @dataclass(frozen=True)
@@ -50,25 +49,11 @@ class ChapterWorker:
     def __init__(self, config: EvaluateChaptersConfig, counter: ActorHandle | None) -> None:
         torch.set_num_threads(config.cluster.threads)
         self._config, self._counter = config, counter
-        self._moshi: LoadedMoshi | None = None
-        self._weights: Weights | None = None
-        self._mimi: LoadedMimi | None = None
+        self._models = HeldModels(config.model, config.cluster.device)
 
     def identify(self, listener: Listener) -> ModelIdentity:
         """Load the model and say what it is. Raises UserError when it cannot be loaded."""
-        moshi, folder = self._load(listener.weights), self._config.model.ttt
-        layers = None
-        if listener.weights == "ttt" and folder is not None:
-            layers = {"folder": folder, **describe_ttt(folder)}
-        return ModelIdentity(
-            model=listener.name,
-            source=moshi.name,
-            fingerprint=moshi.fingerprint,
-            weights_sha256=moshi.weights_sha256,
-            context=max(int(each.self_attn.context or 0) for each in temporal_layers(moshi.lm)),
-            ttt=layers,
-            controls=listener.controls,
-        )
+        return self._models.identity(listener.name, listener.weights, listener.controls)
 
     def identify_codec(self) -> dict[str, str]:
         """Name and hash of what makes the codes."""
@@ -76,7 +61,7 @@ class ChapterWorker:
         if made is not None:
             name = f"synthetic codes, structure {made.language.structure}"
             return {"name": name, "weights_sha256": made.language.digest()}
-        mimi = self._codec()
+        mimi = self._models.mimi()
         return {"name": mimi.name, "weights_sha256": mimi.weights_sha256}
 
     def hear(self, work: Work) -> Outcome:
@@ -90,7 +75,7 @@ class ChapterWorker:
                 failures.append((recording.chapter_id, _reason(error)))
         if not chapters:
             return Outcome(failures=tuple(failures))
-        moshi = self._load(work.listener.weights)
+        moshi = self._models.moshi(work.listener.weights)
         try:
             outcome = self._record(work, moshi, chapters)
         except torch.AcceleratorError:
@@ -168,7 +153,7 @@ class ChapterWorker:
             language = self._config.synthetic.language
             codes = synthetic_chapter(language, recording.seed, recording.frames)
             return codes.astype(np.int16), np.zeros(0, dtype=np.int64)
-        mimi = self._codec()
+        mimi = self._models.mimi()
         made = encode_chapter(mimi.mimi, recording, self._config.codes_cache, mimi.weights_sha256)
         return made.codes, made.joins
 
@@ -176,32 +161,7 @@ class ChapterWorker:
         cache = self._config.codes_cache
         if not self._config.streams.needs_silence or cache is None:
             return None
-        mimi = self._codec()
-        return torch.from_numpy(silence_codes(mimi.mimi, frames, cache, mimi.weights_sha256))
-
-    def _codec(self) -> LoadedMimi:
-        if self._mimi is None:
-            model = self._config.model
-            self._mimi = load_mimi(model.mimi or model.weights, device=self._config.cluster.device)
-        return self._mimi
-
-    def _load(self, weights: Weights) -> LoadedMoshi:
-        if self._moshi is None or self._weights != weights:
-            self._moshi = self._weights = None
-            gc.collect()  # Two models of 7 billion do not fit side by side.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            model = self._config.model
-            moshi = load_moshi(
-                (model.ttt_weights or model.weights) if weights == "ttt" else model.weights,
-                device=self._config.cluster.device,
-                dtype=model.dtype,
-                lm_kwargs=model.lm_kwargs,
-            )
-            if weights == "ttt" and model.ttt is not None:
-                load_ttt(moshi.lm, model.ttt)
-            self._moshi, self._weights = moshi, weights
-        return self._moshi
+        return self._models.silence(frames, cache)
 
     def _count(self, work: Work, frames: int) -> None:
         if self._counter is not None:

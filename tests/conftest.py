@@ -6,6 +6,10 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("NO_TORCH_COMPILE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# What clients of tests/object_store.py want; here, so that workers of the local Ray have it too.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "test")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test")
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 from snac import SNAC
+
+from tests.object_store import ObjectStore
 
 torch.set_num_threads(1)
 
@@ -27,7 +33,9 @@ def ray_local() -> Iterator[None]:
     """A local Ray with two CPUs, started once for all tests that ask for it."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    # Without an address Ray would join one that somebody else has started on this machine.
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
+    ray.init(address="local", num_cpus=2, **quiet)
     yield
     ray.shutdown()
 
@@ -39,6 +47,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the recorded audio (../shared/data) is not here")
     return folder
+
+
+@pytest.fixture
+def object_store() -> Iterator[ObjectStore]:
+    """An S3 server that the test may break and mend."""
+    store = ObjectStore()
+    yield store
+    store.close()
 
 
 @pytest.fixture
