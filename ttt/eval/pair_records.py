@@ -74,8 +74,8 @@ def part_path(root: str | Path, task: str, part: int) -> Path:
 
 def write_part(path: Path, records: Sequence[ItemRecord]) -> None:
     """Write the records of one shard, whole or not at all. Raises UserError on a full disk."""
-    columns = [pa.array([_row(r)[f.name] for r in records], type=f.type) for f in _SCHEMA]
-    table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata({_KEY: _FORMAT}))
+    rows = [_row(record) for record in records]
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_KEY: _FORMAT}))
     with storage.atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
