@@ -19,7 +19,7 @@ from ray_jobs.actors import WorkerDied, over_actors
 from ray_jobs.decoder_report import Example, build_report
 from ray_jobs.decoder_source import weights_file_sha256
 from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.evaluation_plan import Item, Plan, check_codec, plan_evaluation, writes_card
+from ray_jobs.evaluation_plan import Item, Plan, check_codec, plan_evaluation
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
 from ttt import records, storage
@@ -59,8 +59,9 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
         records.write_json(output / "summary.json", summary)
         page = build_report(summary, clips, examples, plan.decoder.history())
         storage.write_bytes(output / "report.html", page.encode())
-        if writes_card(config, plan.decoder):
-            storage.write_bytes(folder / "README.md", card(summary).encode())
+        if plan.decoder.export is not None and config.report.write_card:
+            readme = storage.join(plan.decoder.export, "README.md")
+            storage.write_bytes(readme, card(summary).encode())
     print(_closing_words(config, summary), flush=True)
     if summary["data"]["coverage"] < config.min_coverage:
         raise UserError(

@@ -69,18 +69,14 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
 def describe(config: EvaluateConfig) -> str:
     """The plan in words."""
     plan = plan_evaluation(config)
+    writes_card = config.report.write_card and plan.decoder.export is not None
     return (
         f"measure {plan.kind} {plan.data}, clips: {len(plan.items):,}\n"
         f"  decoder: {plan.decoder.kind} {plan.decoder.name}, codec {plan.codec}\n"
         f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
         f"  writes: {config.output}/results.jsonl, summary.json, report.html"
-        + (", and the export's README.md" if writes_card(config, plan.decoder) else "")
+        + (", and the export's README.md" if writes_card else "")
     )
-
-
-def writes_card(config: EvaluateConfig, decoder: DecoderSource) -> bool:
-    """Whether the README.md of the decoder's export gets the numbers."""
-    return config.report.write_card and decoder.export is not None
 
 
 def check_codec(plan: Plan, codec: LoadedCodec) -> None:

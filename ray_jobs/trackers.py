@@ -108,7 +108,7 @@ class MetricsFile(Hook):
             {
                 "kind": "checkpoint",
                 "step": state.step,
-                "name": folder.rsplit("/", 1)[-1],
+                "name": storage.name(folder),
                 "skipped_steps": state.skipped,
                 "replaced_clips": state.replaced,
             }
@@ -171,9 +171,12 @@ class WandB(Hook):
         import wandb  # pyright: ignore[reportMissingImports]
 
         self._every_steps = every_steps
-        name = run.rstrip("/").rsplit("/", 1)[-1]
         self._run = wandb.init(
-            project=project, id=_tracker_id(run), name=name, config=settings, resume="allow"
+            project=project,
+            id=_tracker_id(run),
+            name=storage.name(run),
+            config=settings,
+            resume="allow",
         )
 
     def on_step(self, record: StepRecord) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import boto3
-import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
+
+logging.getLogger("werkzeug").setLevel(logging.WARNING)
 
 
 class ObjectStore:
@@ -26,10 +27,9 @@ class ObjectStore:
         self.refused = 0
         self.fails: Callable[[str, str], bool] = lambda _method, _path: False
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        self.host = f"127.0.0.1:{self._server.server_port}"
+        self._port = 0
+        self.open()
+        self.host = f"127.0.0.1:{self._port}"
         client = boto3.client("s3", endpoint_url=f"http://{self.host}", region_name="us-east-1")
         self._bucket = f"bucket-{uuid.uuid4().hex[:8]}"  # moto keeps all buckets of a process
         client.create_bucket(Bucket=self._bucket)
@@ -44,7 +44,26 @@ class ObjectStore:
         last = self.refused + requests
         self.fails = lambda _method, _path: self.refused < last
 
+    def fail_once_each(self) -> None:
+        """Answer the first request of each method for each path with an error."""
+        seen: set[tuple[str, str]] = set()
+
+        def is_first(method: str, path: str) -> bool:
+            first = (method, path) not in seen
+            seen.add((method, path))
+            return first
+
+        self.fails = is_first
+
+    def open(self) -> None:
+        """Listen, again with what is stored and under the same address after `close`."""
+        self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True)
+        self._port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
     def close(self) -> None:
+        """Refuse connections."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -58,16 +77,3 @@ class ObjectStore:
             start_response("418 Down", [("Content-Length", "0")])
             return []
         return self._app(environ, start_response)
-
-
-@contextmanager
-def object_store(environment: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """A server inside the block, and the credentials that its clients want."""
-    environment.setenv("AWS_ACCESS_KEY_ID", "test")
-    environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    store = ObjectStore()
-    try:
-        yield store
-    finally:
-        store.close()

@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -110,9 +111,21 @@ def local_path(uri: str | Path) -> Path:
 
 def join(uri: str | Path, *parts: str) -> str:
     """`uri/part/part`, whatever the scheme; options after a `?` of a URI stay at its end."""
-    text = str(uri)
-    path, mark, options = text.partition("?") if "://" in text else (text, "", "")
-    return "/".join([path.rstrip("/"), *parts]) + mark + options
+    path, options = _split_options(str(uri))
+    return "/".join([path.rstrip("/"), *parts]) + options
+
+
+def name(uri: str | Path) -> str:
+    """The last part of a path or URI."""
+    return _split_options(str(uri))[0].rstrip("/").rpartition("/")[2]
+
+
+def parent(uri: str | Path) -> str:
+    """The folder around a path or URI."""
+    if is_local(uri):
+        return str(local_path(uri).parent)
+    path, options = _split_options(str(uri))
+    return path.rstrip("/").rpartition("/")[0] + options
 
 
 def exists(uri: str | Path) -> bool:
@@ -187,6 +200,18 @@ def delete(uri: str | Path) -> None:
 
 
 @contextmanager
+def local_copy(uri: str | Path) -> Iterator[Path]:
+    """A local file inside the block with the content of `uri`: itself, where it is local."""
+    if is_local(uri):
+        yield local_path(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name(uri)
+        path.write_bytes(read_bytes(uri))
+        yield path
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary sibling of a local `path` to write; synced and renamed when the block succeeds.
 
@@ -217,6 +242,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _split_options(uri: str) -> tuple[str, str]:
+    """A URI and its options with their `?`; a path may hold a `?` of its own."""
+    path, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return path, mark + options
 
 
 def _info(uri: str | Path) -> pafs.FileInfo:

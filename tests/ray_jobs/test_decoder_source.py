@@ -12,7 +12,8 @@ from ray_jobs.decoder_source import find_decoder
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluation_plan import plan_evaluation
 from ray_jobs.train_config import DataConfig, TrainConfig
-from ttt import checkpoint, records
+from tests.object_store import ObjectStore
+from ttt import checkpoint, records, storage
 from ttt.errors import UserError
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
@@ -77,11 +78,28 @@ def test_a_runs_export_comes_first_and_knows_its_run(run: Path, small_export: Pa
     shutil.copytree(small_export, run / "export")
     for path in (run, run / "export"):
         source = find_decoder(str(path))
-        assert source.export == run / "export"
+        assert source.export == str(run / "export")
         assert source.kind == "export of a run"
         assert source.training is not None
     alone = find_decoder(str(small_export))
     assert (alone.kind, alone.run, alone.training, alone.history()) == ("export", None, None, [])
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_run_on_an_object_store_is_found_and_fetched(
+    run: Path, small_export: Path, object_store: ObjectStore, tmp_path: Path, exported: bool
+) -> None:
+    if exported:
+        shutil.copytree(small_export, run / "export")
+    for path in (path for path in run.rglob("*") if path.is_file()):
+        storage.upload(path, object_store.uri(f"run/{path.relative_to(run)}"))
+    here, there = find_decoder(str(run)), find_decoder(object_store.uri("run"))
+    assert (there.kind, there.training) == (here.kind, here.training)
+    assert there.history() == here.history()
+    theirs = Decoder48k.from_pretrained(there.export_into(tmp_path / "fetched"))
+    assert _same(Decoder48k.from_pretrained(here.export_into(tmp_path / "made")), theirs)
+    if exported:
+        assert find_decoder(object_store.uri("run/export")).run == object_store.uri("run")
 
 
 def test_without_data_the_runs_held_out_clips_are_measured(

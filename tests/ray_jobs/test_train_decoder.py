@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ import yaml
 
 from ray_jobs import train_decoder
 from tests.nano_cache import write_nano_cache, write_nano_codec
+from tests.object_store import ObjectStore
+from tests.ray_jobs.worker_processes import worker_pids
 from ttt import checkpoint, storage
 from ttt.snac.model import Decoder48k
 
@@ -74,7 +77,7 @@ def command(world: World, run: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "ray_jobs.train_decoder", *world.overrides(run), *more]
 
 
-def metrics(run: Path) -> list[dict[str, object]]:
+def metrics(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -242,18 +245,76 @@ def test_two_ray_workers_train_what_one_process_trains(
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_on_an_object_store(world: World, finished: Path) -> None:
-    arguments = ["--config", str(world.config), "run=memory://bucket/run"]
-    assert train_decoder.main(arguments) == 0
-    uri = "memory://bucket/run"
-    assert storage.list_names(f"{uri}/export") == ["README.md", "config.json", "model.safetensors"]
-    folder = checkpoint.newest_complete(uri)
-    assert folder is not None
-    weights = storage.read_bytes(f"{folder}/model.safetensors")
-    assert weights == final(finished)["model.safetensors"]
-    lines = storage.read_bytes(f"{uri}/metrics.jsonl").decode().splitlines()
-    assert len(lines) == len(metrics(finished))
-    assert train_decoder.main(arguments) == 2, "a run is there already"
+def uploaded_cache(world: World, store: ObjectStore) -> str:
+    for path in (world.folder / "cache").rglob("*.*"):
+        storage.upload(path, store.uri(str(path.relative_to(world.folder))))
+    return store.uri("cache")
+
+
+def final_on(store: ObjectStore) -> dict[str, bytes]:
+    folder = store.uri(f"run/checkpoints/step-{TOTAL_STEPS:08d}")
+    names = storage.list_names(folder)
+    return {name: storage.read_bytes(storage.join(folder, name)) for name in names}
+
+
+WEIGHTS_AND_OPTIMIZER = ("model.safetensors", "optimizer.pt")
+
+
+def test_cache_and_run_on_s3_survive_outages_and_a_kill(
+    world: World,
+    finished: Path,
+    object_store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A store that errs and comes back, one that stays away, and kill -9: the same bytes."""
+    run, cache = object_store.uri("run"), uploaded_cache(world, object_store)
+    arguments = ["--config", str(world.config), f"run={run}", f"data.train={cache}"]
+    checkpoints = storage.join(run, "checkpoints")
+    command = [sys.executable, "-m", "ray_jobs.train_decoder", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT)
+    wait_until(lambda: "step-00000002" in storage.list_names(checkpoints), process)
+    process.kill()
+    process.wait()
+
+    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * 3)
+    object_store.fails = lambda method, path: method == "PUT" and "step-00000005/optim" in path
+    assert train_decoder.main([*arguments, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "step-00000005/optimizer.pt" in said
+    assert "the storage failed 4 times in a row" in said
+    assert "what was saved is safe: when the storage answers again, continue with --resume" in said
+
+    object_store.fail_once_each()
+    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * 6)
+    assert train_decoder.main([*arguments, "--resume"]) == 0
+    object_store.fails = lambda _method, _path: False
+    for name in WEIGHTS_AND_OPTIMIZER:
+        assert final_on(object_store)[name] == final(finished)[name]
+    lines = storage.read_bytes(storage.join(run, "metrics.jsonl")).decode().splitlines()
+    recorded = [json.loads(line) for line in lines]
+    steps = [line["step"] for line in recorded if line["kind"] == "step"]
+    assert steps == list(range(1, TOTAL_STEPS + 1))
+    assert [line["name"] for line in recorded if line["kind"] == "checkpoint"][-1] == (
+        f"step-{TOTAL_STEPS:08d}"
+    )
+    assert "model.safetensors" in storage.list_names(storage.join(run, "export"))
+
+
+@pytest.mark.faults
+def test_two_ray_workers_on_s3_end_with_the_same_bytes_after_a_kill(
+    world: World, whole_on_ray: Path, object_store: ObjectStore
+) -> None:
+    run, cache = object_store.uri("run"), uploaded_cache(world, object_store)
+    arguments = ["--config", str(world.config), f"run={run}", f"data.train={cache}", *ON_RAY]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_jobs.train_decoder", *arguments], cwd=ROOT
+    )
+    checkpoints = storage.join(run, "checkpoints")
+    wait_until(lambda: "step-00000002" in storage.list_names(checkpoints), process)
+    os.kill(worker_pids("ray::RayTrainWorker")[-1], signal.SIGKILL)
+    assert process.wait(timeout=280) == 0
+    assert final_on(object_store) == final(whole_on_ray)
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -279,26 +340,30 @@ def test_sigterm_saves_and_resume_ends_with_the_same_bytes(
     assert stopped < TOTAL_STEPS
     assert train_decoder.main([*world.overrides(run), "--resume"]) == 0
     assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
-    without_plan_of_trackers = {"model.safetensors", "optimizer.pt"}
-    for name in without_plan_of_trackers:
+    for name in WEIGHTS_AND_OPTIMIZER:
         assert final(run)[name] == final(finished)[name]
+
+
+@pytest.fixture(scope="module")
+def whole_on_ray(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of two workers."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(command(world, run, *ON_RAY), cwd=ROOT, check=True)
+    return run
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("victim", ["worker", "driver", "sigterm"])
 def test_kills_on_ray_end_with_the_same_bytes(
-    world: World, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, victim: str
+    world: World, whole_on_ray: Path, tmp_path: Path, victim: str
 ) -> None:
     """kill -9 of one worker needs nobody; kill -9 of the driver and SIGTERM need --resume."""
-    whole = tmp_path_factory.getbasetemp() / "whole_on_ray"
-    if not whole.exists():
-        subprocess.run(command(world, whole, *ON_RAY), cwd=ROOT, check=True)
     run = tmp_path / "run"
     # Steps are slowed by nothing: the kill comes as soon as the second one is recorded.
     process = subprocess.Popen(command(world, run, *ON_RAY), cwd=ROOT)
     wait_until(lambda: 2 in steps_recorded(run), process)
     if victim == "worker":
-        os.kill(train_workers(process.pid)[-1], signal.SIGKILL)
+        os.kill(worker_pids("ray::RayTrainWorker")[-1], signal.SIGKILL)
         assert process.wait(timeout=250) == 0
     else:
         process.send_signal(signal.SIGKILL if victim == "driver" else signal.SIGTERM)
@@ -306,25 +371,6 @@ def test_kills_on_ray_end_with_the_same_bytes(
         assert checkpoint.complete_steps(str(run))[-1] < TOTAL_STEPS
         subprocess.run(command(world, run, *ON_RAY, "--resume"), cwd=ROOT, check=True)
     assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
-    assert final(run) == final(whole)
+    assert final(run) == final(whole_on_ray)
     best = "checkpoints/best.json"
-    assert (run / best).read_bytes() == (whole / best).read_bytes()
-
-
-def train_workers(driver: int) -> list[int]:
-    """Process ids of the Ray Train workers below a driver."""
-    parents: dict[int, int] = {}
-    names: dict[int, bytes] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                status = (folder / "stat").read_text().rpartition(")")[2].split()
-                names[int(folder.name)] = (folder / "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            parents[int(folder.name)] = int(status[1])
-
-    def below(process: int) -> bool:
-        return process == driver or (process in parents and below(parents[process]))
-
-    return sorted(p for p, name in names.items() if b"ray::RayTrainWorker" in name and below(p))
+    assert (run / best).read_bytes() == (whole_on_ray / best).read_bytes()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.object_store import ObjectStore, object_store
+from tests.object_store import ObjectStore
 from ttt import checkpoint, storage
 from ttt.checkpoint import Snapshot
 from ttt.errors import UserError
@@ -22,10 +23,9 @@ TRIES = 4
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+def store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * (TRIES - 1))
-    with object_store(monkeypatch) as store:
-        yield store
+    return object_store
 
 
 def test_every_operation_outlasts_a_store_that_errs_for_a_while(
@@ -80,6 +80,23 @@ def test_a_store_that_stays_away_is_a_clear_stop(store: ObjectStore) -> None:
     assert storage.read_bytes(file) == b"sound", "nothing but the old content or the new"
 
 
+@pytest.mark.faults
+def test_a_store_that_is_gone_for_seconds_is_waited_for(
+    object_store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the pauses of real runs: connections are refused for longer than pyarrow waits."""
+    file = object_store.uri("a.bin")
+    object_store.close()
+    comes_back = threading.Timer(15, object_store.open)
+    comes_back.start()
+    began = time.monotonic()
+    storage.write_bytes(file, b"arrived")
+    print(f"written {time.monotonic() - began:.1f} s after the store went away for 15 s")
+    comes_back.join()
+    assert "trying again in" in caplog.text
+    assert storage.read_bytes(file) == b"arrived"
+
+
 def test_what_waiting_cannot_mend_is_refused_at_once(store: ObjectStore) -> None:
     absent = store.uri("a").replace("s3://", "s3://no-such-")
     before = len(store.requests)
@@ -118,3 +135,13 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(store: Object
     assert checkpoint.load(newest).state == {"step": 1}
     checkpoint.save(run, second)
     assert checkpoint.complete_steps(run) == [1, 2]
+
+
+def test_parts_of_addresses(tmp_path: Path) -> None:
+    for uri, parent, name in (
+        ("s3://b/x/run?region=r", "s3://b/x?region=r", "run"),
+        ("memory://b/run/", "memory://b", "run"),
+        (str(tmp_path / "is it a run?"), str(tmp_path), "is it a run?"),
+    ):
+        assert (storage.parent(uri), storage.name(uri)) == (parent, name)
+    assert storage.join("s3://b/x?region=r", "run") == "s3://b/x/run?region=r"

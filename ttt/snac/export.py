@@ -57,9 +57,9 @@ def save(model: Decoder48k, folder: Path, card: str | None) -> None:
     records.write_json(folder / "config.json", config)
 
 
-def read_config(folder: Path) -> ExportConfig:
+def read_config(folder: str | Path) -> ExportConfig:
     """Read and check config.json. Raises UserError when it is missing, damaged or another's."""
-    path = folder / "config.json"
+    path = storage.join(folder, "config.json")
     try:
         fields = records.read_json(path)
     except FileNotFoundError as error:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.code_caches import label, write_impulse_cache
-from tests.object_store import object_store
+from tests.object_store import ObjectStore
 from ttt import storage
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
@@ -171,30 +171,27 @@ def test_of_a_cache_in_memory_the_batches_are_the_same(impulses: str) -> None:
 
 @pytest.mark.parametrize("index", [True, False])
 def test_of_a_cache_on_s3_the_batches_are_the_same(
-    impulses: str, monkeypatch: pytest.MonkeyPatch, index: bool
+    impulses: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, index: bool
 ) -> None:
     """Also while every third request fails: no clip is taken for damaged."""
     monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * 20)
-    with object_store(monkeypatch) as store:
-        remote = write_impulse_cache(store.uri("impulses"), LENGTHS, index=index)
-        store.fails = lambda _method, _path: len(store.requests) % 3 == 0
-        _assert_same(_all(_source(impulses)), _all(_source(remote)))
-        assert store.refused
+    remote = write_impulse_cache(object_store.uri("impulses"), LENGTHS, index=index)
+    object_store.fails = lambda _method, _path: len(object_store.requests) % 3 == 0
+    _assert_same(_all(_source(impulses)), _all(_source(remote)))
+    assert object_store.refused
 
 
+@pytest.mark.parametrize("index", [True, False])
 def test_a_store_that_stays_away_stops_the_run_and_replaces_no_clip(
-    monkeypatch: pytest.MonkeyPatch,
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, index: bool
 ) -> None:
     monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,))
-    with object_store(monkeypatch) as store:
-        for index in (True, False):
-            remote = write_impulse_cache(store.uri(f"impulses-{index}"), LENGTHS, index=index)
-            source = _source(remote)
-            store.fails = lambda _method, _path: True
-            with pytest.raises(storage.StorageUnavailable, match="failed 2 times in a row"):
-                next(source.step_batches(1))
-            store.fails = lambda _method, _path: False
-            assert next(source.step_batches(1))[0].replaced == []
+    source = _source(write_impulse_cache(object_store.uri("impulses"), LENGTHS, index=index))
+    object_store.fails = lambda _method, _path: True
+    with pytest.raises(storage.StorageUnavailable, match="failed 2 times in a row"):
+        next(source.step_batches(1))
+    object_store.fails = lambda _method, _path: False
+    assert next(source.step_batches(1))[0].replaced == []
 
 
 # -- damaged clips ---------------------------------------------------------------------------------
