@@ -174,21 +174,24 @@ def _connect(address: str) -> None:
     import ray
     import ray.exceptions
 
+    is_open = False
     try:
         # ray.init itself would try for minutes.
         if "://" not in address and address != "auto":
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            is_open = True
         ray.init(address=address, logging_level=logging.WARNING)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ray.exceptions.AuthenticationError) as error:
+        # A wrong token arrives as a ConnectionError, with Ray's reason in its log alone.
+        if is_open or isinstance(error, ray.exceptions.AuthenticationError):
+            raise UserError(
+                f"the Ray cluster at {address} refused this process; set RAY_AUTH_MODE to the "
+                "cluster's mode and RAY_AUTH_TOKEN_PATH to the file with its token"
+            ) from error
         raise UserError(
             f"no Ray cluster answers at {address} ({error}); start it, correct --address or "
             "RAY_ADDRESS (host:port), or unset both for a local Ray"
-        ) from error
-    except ray.exceptions.AuthenticationError as error:
-        raise UserError(
-            f"the Ray cluster at {address} refused this process; set RAY_AUTH_MODE to the "
-            "cluster's mode and RAY_AUTH_TOKEN_PATH to the file with its token"
         ) from error
 
 

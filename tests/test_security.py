@@ -313,3 +313,11 @@ def test_values_with_shell_characters_stay_values(tmp_path):
     )
     assert config.to_dict()["decoder"] == hostile
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_names_what_exists():
+    text = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    names = re.findall(r"`((?:cluster|ray_jobs|tests)/[\w./]+)`", text)
+    assert len(names) > 10
+    for name in names:
+        assert (ROOT / name).is_file(), name

@@ -183,7 +183,7 @@ def head() -> Iterator[SimpleNamespace]:
     url = f"http://127.0.0.1:{dashboard}"
     try:
         _wait_for(lambda: requests.get(f"{url}/api/version", timeout=5).status_code == 401)
-        yield SimpleNamespace(url=url, environment=environment)
+        yield SimpleNamespace(url=url, address=f"127.0.0.1:{port}", environment=environment)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -206,6 +206,30 @@ def test_without_the_token_nothing_can_be_submitted(head):
         both = pool.map(_client, [script] * 2, [without, {**without, "RAY_AUTH_TOKEN": "wrong"}])
     for done in both:
         assert f"error: the cluster at {head.url} refused this process; set" in done.stderr
+
+
+@pytest.mark.faults
+def test_a_driver_without_the_token_is_refused(head):
+    script = f"""
+        from ray_jobs.runtime import ray_session
+        from ttt.errors import UserError
+
+        try:
+            with ray_session({head.address!r}, None):
+                raise SystemExit("connected")
+        except UserError as error:
+            print(error)
+    """
+    without = {name: head.environment[name] for name in head.environment if "TOKEN" not in name}
+    without["HOME"] = "/nonexistent"
+    others = [
+        without,
+        {**without, "RAY_AUTH_TOKEN": "wrong"},
+        {**without, "RAY_AUTH_MODE": "disabled"},
+    ]
+    for environment in others:
+        done = _client(script, environment)
+        assert done.stdout.startswith(f"the Ray cluster at {head.address} refused this process;")
 
 
 def test_a_job_runs_once_and_its_exit_code_comes_back(head, small_export, small_cache, tmp_path):
