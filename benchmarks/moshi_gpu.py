@@ -4,21 +4,40 @@
 
 Frames per second by chunk and batch, text known (no guessing: a random model's acceptance means
 nothing), with and without TTT-MLP in 16 of the 32 layers. Beside each figure what the device
-allows at most: the weights and rings that a pass must read at 4.8 TB/s, or its arithmetic at 989
-TFLOP/s, whichever takes longer (an H200's data sheet). And the memory beyond the weights, beside
-what `memory_need` computes.
+allows at most: the weights, rings and fast weights that a pass must read at 4.8 TB/s, or its
+arithmetic at 989 TFLOP/s, whichever takes longer (an H200's data sheet). And the memory beyond the
+weights, beside what `memory_need` computes.
+
+A pass reads the whole ring whether it is full or not, so that a chapter's first minutes say how
+fast the rest will be.
 """
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from moshi.models.lm import LMModel
 
 from ttt.layers import TTTConfig
 from ttt.moshi import Evaluation, insert_ttt, tiny_lm
+from ttt.moshi.evaluate import chunks_per_block
+from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
+
+SHAPE_7B = {
+    "context": 3000,
+    "dim": 4096,
+    "num_layers": 32,
+    "num_heads": 32,
+    "card": 2048,
+    "text_card": 32000,
+    "depformer_dim": 1024,
+    "depformer_layers": 6,
+    "depformer_heads": 16,
+}
+"""Moshi's published shape, as arguments of `tiny_lm`."""
 
 BYTES_PER_SECOND = 4.8e12
 OPERATIONS_PER_SECOND = 989e12
@@ -31,31 +50,19 @@ def main() -> None:
     """Print one table."""
     print("TTT  batch  chunk  frames/s  at most  share  memory  computed (GB)")
     for layers in (range(0), range(8, 24)):
-        lm = random_moshi_7b("cuda", layers)
+        lm = random_moshi("cuda", layers)
         for batch, chunk in SETTINGS:
-            print(measure(lm, len(layers), batch, chunk), flush=True)
+            print(measure(lm, batch, chunk), flush=True)
         del lm
         torch.cuda.empty_cache()
 
 
-def random_moshi_7b(device: str, ttt_layers: range) -> LMModel:
-    """Moshi's published shape; on "meta" without weights, else with small random ones."""
+def random_moshi(device: str, layers: range, shape: dict[str, Any] = SHAPE_7B) -> LMModel:
+    """Moshi in bfloat16 with TTT-MLP in `layers`; random weights, or none on "meta"."""
     with torch.device("meta"):
-        lm = tiny_lm(
-            context=3000,
-            dim=4096,
-            num_layers=32,
-            num_heads=32,
-            card=2048,
-            text_card=32000,
-            depformer_dim=1024,
-            depformer_layers=6,
-            depformer_heads=16,
-            device="meta",
-            dtype=torch.bfloat16,
-        )
-        if ttt_layers:
-            insert_ttt(lm, ttt_layers, TTTConfig(dim=4096, num_heads=32))
+        lm = tiny_lm(**shape, device="meta", dtype=torch.bfloat16)
+        if layers:
+            insert_ttt(lm, layers, TTTConfig(dim=lm.dim, num_heads=shape["num_heads"]))
     if device == "meta":
         return lm
     lm = lm.to_empty(device=device)
@@ -66,35 +73,47 @@ def random_moshi_7b(device: str, ttt_layers: range) -> LMModel:
     return lm
 
 
-def measure(lm: LMModel, ttt_layers: int, batch: int, chunk: int) -> str:
-    """One line of the table, of a few passes after two that warm up."""
-    weights = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    codes = torch.randint(2048, (batch, 8, max(PASSES * chunk, 384) + 2 * 128 + 2 * chunk))
+def measure(lm: LMModel, batch: int, chunk: int, passes: int = PASSES) -> str:
+    """One line of the table, of so many passes, and 384 frames at least, after two blocks."""
+    on_gpu = lm.device.type == "cuda"  # Elsewhere, as in a test, nobody counts the memory.
+    weights = torch.cuda.memory_allocated() if on_gpu else 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    device = torch.get_device_module(lm.device)
+    block = chunk * chunks_per_block(batch, chunk)
+    codes = torch.randint(lm.card, (batch, 8, max(passes * chunk, 384) + 2 * block))
     with Evaluation(lm, codes, text_stream="pad", chunk=chunk) as evaluation:
         blocks = iter(evaluation)
         for _ in range(2):
             next(blocks)
-        torch.cuda.synchronize()
+        device.synchronize()
         first, start = evaluation.frames_done, time.perf_counter()
         for _ in blocks:
             pass
-        torch.cuda.synchronize()
+        device.synchronize()
         seconds = time.perf_counter() - start
         speed = batch * (evaluation.frames_done - first) / seconds
-    taken = torch.cuda.max_memory_allocated() - weights
+    taken = f"{(torch.cuda.max_memory_allocated() - weights) / 1e9:.2f}" if on_gpu else "-"
     most = roofline(lm, batch, chunk)
     return (
-        f"{ttt_layers:3}  {batch:5}  {chunk:5}  {speed:8.0f}  {most:7.0f}  {speed / most:5.2f}  "
-        f"{taken / 1e9:6.2f}  {memory_need(lm, batch, chunk).total / 1e9:8.2f}"
+        f"{len(ttt_layers(lm)):3}  {batch:5}  {chunk:5}  {speed:8.0f}  {most:7.0f}  "
+        f"{speed / most:5.2f}  {taken:>6}  {memory_need(lm, batch, chunk).total / 1e9:8.2f}"
     )
 
 
 def roofline(lm: LMModel, batch: int, chunk: int) -> float:
-    """Frames per second that bandwidth and arithmetic allow at most."""
-    tables = sum(p.numel() for name, p in lm.named_parameters() if "emb" in name)
-    read = sum(p.numel() for p in lm.parameters()) - tables
-    need = memory_need(lm, batch, chunk)
-    seconds_reading = (read * lm.dtype.itemsize + need.rings + need.ttt) / BYTES_PER_SECOND
-    frames = batch * chunk
-    return frames / max(seconds_reading, 2 * read * frames / OPERATIONS_PER_SECOND)
+    """Frames per second that bandwidth and arithmetic allow at most.
+
+    A pass reads the temporal transformer, its rings and fast weights once; the depformer is read
+    once for all passes of a block. Attention's and the fast weights' own arithmetic is left out.
+    """
+    sizes = {"table": 0, "depformer": 0, "temporal": 0}
+    for name, parameter in lm.named_parameters():
+        kind = "depformer" if name.startswith(("depformer", "linears")) else "temporal"
+        sizes["table" if "emb" in name else kind] += parameter.numel()
+    read = sizes["temporal"] + sizes["depformer"] / chunks_per_block(batch, chunk)
+    learnt = sum(each.layer.state_bytes(batch) for each in ttt_layers(lm).values())
+    pass_bytes = read * lm.dtype.itemsize + memory_need(lm, batch, chunk).rings + learnt
+    operations = 2 * (sizes["temporal"] + sizes["depformer"]) * batch * chunk
+    seconds = max(pass_bytes / BYTES_PER_SECOND, operations / OPERATIONS_PER_SECOND)
+    return batch * chunk / seconds
