@@ -32,8 +32,24 @@ from ttt.eval.chapter_plots import (
 
 def build_report(summary: Mapping[str, Any]) -> str:
     """The whole page from `rescore`'s summary, one file without a link to anywhere."""
+    title = "Moshi over whole chapters"
+    return report.page(title, *sections(summary), subtitle=subtitle(summary))
+
+
+def subtitle(summary: Mapping[str, Any]) -> str:
+    """Which models heard what."""
+    models = summary["models"]
+    counted = next(iter(models.values()))
+    return (
+        f"{_listed(models)} on {counted['chapters']} chapters by {counted['speakers']} "
+        f"speaker{'s' * (counted['speakers'] != 1)}, {counted['frames']:,} frames"
+    )
+
+
+def sections(summary: Mapping[str, Any]) -> list[Markup]:
+    """All of the page below its heading."""
     run, models = summary["run"], summary["models"]
-    parts = [
+    return [
         *(
             report.callout("bad", "Not a valid measurement", paragraph(text))
             for text in run["warnings"]
@@ -53,12 +69,6 @@ def build_report(summary: Mapping[str, Any]) -> str:
         *left_out(models),
         origin(run),
     ]
-    counted = next(iter(models.values()))
-    subtitle = (
-        f"{_listed(models)} on {counted['chapters']} chapters by {counted['speakers']} "
-        f"speaker{'s' * (counted['speakers'] != 1)}, {counted['frames']:,} frames"
-    )
-    return report.page("Moshi over whole chapters", *parts, subtitle=subtitle)
 
 
 def _verdict(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Markup:

@@ -63,6 +63,7 @@ def validate_tree(config_class: type[C], tree: Mapping[str, Any]) -> tuple[C | N
     tree, misused = translate(tree, getattr(config_class, "__aliases__", {}))
     if misused:
         return None, misused
+    tree = getattr(config_class, "__complete__", dict)(tree)
     unwritable = config_problems.not_finite(tree)
     if unwritable:
         return None, unwritable

@@ -33,7 +33,7 @@ from ttt.eval.pair_rescore import rescore
 from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.run_description import ModelIdentity
 
-_FREE = ("cluster", "summary", "min_coverage", "silence_seconds", "output")
+_FREE = ("cluster", "summary", "min_coverage", "output")
 """What may change when a run goes on: no record depends on it."""
 _SILENCE = "silence.flac"
 
@@ -65,11 +65,15 @@ def evaluate(config: EvaluatePairsConfig, *, resume: bool, address: str | None) 
 def write_results(folder: Path, config: EvaluatePairsConfig | None = None) -> dict[str, Any]:
     """Recompute summary.json, legacy.json, plots and report.html of a run; returns the summary."""
     summary = rescore(folder, None if config is None else config.summary)
+    storage.write_bytes(folder / "report.html", build_report(summary, *media(folder)).encode())
+    return summary
+
+
+def media(folder: Path) -> tuple[dict[str, bytes], bytes | None]:
+    """The pictures of a run by name, and the sound of silence where there is one."""
     pictures = {path.stem: path.read_bytes() for path in (folder / "plots").glob("*.png")}
     silence = folder / _SILENCE
-    page = build_report(summary, pictures, silence.read_bytes() if silence.exists() else None)
-    storage.write_bytes(folder / "report.html", page.encode())
-    return summary
+    return pictures, silence.read_bytes() if silence.exists() else None
 
 
 def _run(plan: Plan, missing: Sequence[Work]) -> None:

@@ -6,15 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ray_jobs import report
-from ray_jobs.chapter_facts import (
-    cell,
-    identity,
-    interval_words,
-    note,
-    number,
-    origin_section,
-    paragraph,
-)
+from ray_jobs.chapter_facts import cell, interval_words, note, number, paragraph
+from ray_jobs.pair_facts import caveats, coverage, origin, silence_section
 from ray_jobs.report import Markup
 from ttt.eval.pairs import task_title
 
@@ -25,14 +18,30 @@ _Summary = Mapping[str, Any]
 def build_report(
     summary: _Summary, pictures: Mapping[str, bytes], silence: bytes | None = None
 ) -> str:
-    """The whole page from `rescore`'s summary, one file without a link to anywhere.
+    """The whole page; the arguments are those of `sections`."""
+    shown = sections(summary, pictures, silence)
+    return report.page("Moshi on pairs", *shown, subtitle=subtitle(summary))
+
+
+def subtitle(summary: _Summary) -> str:
+    """Who was asked what."""
+    tasks = summary["run"]["tasks"]
+    pairs = sum(task["pairs"] for task in tasks)
+    titles = ", ".join(task_title(task["task"]) for task in tasks)
+    return f"{', '.join(summary['runs'])}: {pairs:,} pairs of {titles}"
+
+
+def sections(
+    summary: _Summary, pictures: Mapping[str, bytes], silence: bytes | None = None
+) -> list[Markup]:
+    """All of the page below its heading, from `rescore`'s summary.
 
     Args:
         pictures: PNGs by the names of `ttt.eval.pair_plots`.
         silence: FLAC of what the codes of silence sound like; None leaves it out.
     """
     run, runs = summary["run"], summary["runs"]
-    parts = [
+    return [
         *(report.callout("bad", "Read with care", paragraph(t)) for t in summary["warnings"]),
         *(_verdict(compared) for compared in summary["comparisons"] if compared["metrics"]),
         _tiles(runs),
@@ -40,14 +49,11 @@ def build_report(
         *_comparisons(summary, pictures),
         *_strata(runs, pictures),
         _other_scores(runs),
-        _caveats(),
-        *_silence(silence),
-        _coverage(runs),
-        _origin(run),
+        caveats(),
+        *silence_section(silence),
+        coverage(runs),
+        origin(run),
     ]
-    pairs = sum(task["pairs"] for task in run["tasks"])
-    subtitle = f"{', '.join(runs)}: {pairs:,} pairs of {len(run['tasks'])} benchmarks"
-    return report.page("Moshi on pairs", *parts, subtitle=subtitle)
 
 
 def headline_words(summary: _Summary) -> list[str]:
@@ -65,6 +71,11 @@ def headline_words(summary: _Summary) -> list[str]:
                 lost = task["planned"] - task["scored"]
                 lines.append(f"{key}: {lost:,} pairs of {name} have no score, see the report")
     return lines
+
+
+def accuracy_cell(metric: Mapping[str, Any] | None) -> Markup | str:
+    """The accuracy that headlines, with its interval; a dash where nothing was scored."""
+    return "–" if metric is None else cell(_headline(metric)["macro"], 1, scale=_POINTS)
 
 
 def _verdict(compared: Mapping[str, Any]) -> Markup:
@@ -213,72 +224,6 @@ def _other_scores(runs: Mapping[str, Any]) -> Markup:
     )
     header = ["Benchmark", *(score.replace("_", " ") for score in scores)]
     return report.section("Other scores", report.table(header, rows), note(explained), id_="scores")
-
-
-def _caveats() -> Markup:
-    notes = (
-        "Not the figures of Moshi's paper: there the user's stream is scored after multi-stream "
-        "tuning, and the published models do not predict it. The text stream is in no score.",
-        "Two evaluators of one model have been seen 15 points apart. Compare runs of this program "
-        "on the same pairs, not its figures with others'.",
-        "Loss is teacher-forced on Mimi's codes; a recording's length and voice weigh in.",
-    )
-    return report.section(
-        "What this cannot tell",
-        report.tag("ul", *(report.tag("li", text) for text in notes)),
-        id_="notes",
-    )
-
-
-def _silence(flac: bytes | None) -> Iterator[Markup]:
-    if flac is not None:
-        explained = "Mimi's codes of digital silence, decoded: what the other voice says."
-        player = report.audio(flac, "codes of silence")
-        yield report.section("Silence", player, note(explained), id_="silence")
-
-
-def _coverage(runs: Mapping[str, Any]) -> Markup:
-    rows, lost = [], []
-    for key, run in runs.items():
-        for name, task in run["tasks"].items():
-            share = "–" if task["coverage"] is None else f"{_POINTS * task['coverage']:.2f} %"
-            counts = [f"{task[n]:,}" for n in ("planned", "scored", "not_scored_yet")]
-            rows.append([f"{task_title(name)} ({key})", *counts, share])
-            lost += [[f"{each['pair_id']} ({key})", each["reason"]] for each in task["left_out"]]
-    table = report.table(["Benchmark", "pairs", "scored", "not yet", "coverage"], rows)
-    listed = report.table(["Pair", "Reason"], lost[:_LISTED], numeric=False)
-    more = f", the first {_LISTED}" if len(lost) > _LISTED else ""
-    hidden = [report.details(f"{len(lost):,} left out{more}", listed)] if lost else []
-    return report.section("Coverage", table, *hidden, id_="coverage")
-
-
-_LISTED = 200
-
-
-def _origin(run: _Summary) -> Markup:
-    return origin_section(
-        run,
-        [
-            *((f"model {model['model']}", identity(model)) for model in run["models"]),
-            ("codec", f"{run['mimi']['name']}, weights {run['mimi']['weights_sha256'][:16]}"),
-            *(
-                (f"streams {s['name']}", f"text {s['text']}, other {s['other']}, {s['voice']}")
-                for s in run["settings"]
-            ),
-            *(
-                (
-                    task_title(task["task"]),
-                    f"{task['pairs']:,} of {task['found']:,} pairs, {task['pairs_sha256'][:16]}",
-                )
-                for task in run["tasks"]
-            ),
-            (
-                "chunk, batch",
-                f"{run['chunk']} steps; {run['batch_items']} recordings, "
-                f"{run['batch_frames']:,} frames at most",
-            ),
-        ],
-    )
 
 
 def _picture(pictures: Mapping[str, bytes], name: str, alt: str) -> list[Markup]:

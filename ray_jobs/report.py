@@ -44,6 +44,12 @@ def section(heading: str, *children: str, id_: str) -> Markup:
     return tag("section", tag("h2", heading), *children, id=id_)
 
 
+def part(heading: str, *sections: Markup, id_: str) -> list[Markup]:
+    """Sections of another page as a part of this one: their ids get `id_` before them."""
+    moved = [Markup(each.replace('<section id="', f'<section id="{id_}-')) for each in sections]
+    return [tag("h1", heading, id=id_, class_="part"), *moved]
+
+
 def callout(kind: str, heading: str, *children: str) -> Markup:
     """A box for a verdict; `kind` is good, mixed or bad and picks its colour."""
     if kind not in ("good", "mixed", "bad"):
@@ -125,6 +131,7 @@ body { margin: 0; background: var(--ground); color: var(--ink); line-height: 1.5
   "DejaVu Sans", sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 40px 28px 64px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
+h1.part { margin: 56px 0 6px; }
 h2 { font-size: 20px; margin: 0 0 14px; }
 h3 { font-size: 16px; margin: 22px 0 10px; overflow-wrap: anywhere; }
 p { margin: 8px 0; }

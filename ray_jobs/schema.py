@@ -24,6 +24,7 @@ JOB_CONFIGS = {
     "decode_codes": "ray_jobs.evaluate_config:DecodeConfig",
     "evaluate_chapters": "ray_jobs.chapter_config:EvaluateChaptersConfig",
     "evaluate_pairs": "ray_jobs.pair_config:EvaluatePairsConfig",
+    "evaluate_all": "ray_jobs.all_config:EvaluateAllConfig",
 }
 """Where the configuration class of each job lives; imported only when it is asked for."""
 

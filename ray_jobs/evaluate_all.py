@@ -1,0 +1,105 @@
+r"""Moshi with and without TTT on everything: whole chapters, and benchmarks made of pairs.
+
+    python -m ray_jobs.evaluate_all --config configs/evaluate_all.yaml \
+        chapters.data.root=FOLDER pairs.tasks.swuggy.root=FOLDER model.ttt=FOLDER output=runs/all
+    python -m ray_jobs.evaluate_all --rescore runs/all
+
+Killed at any moment and run again with --resume, it hears only what has no record yet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_jobs import chapter_plan, chapter_pool, cli, pair_plan, pair_pool, run_folder
+from ray_jobs.all_config import EvaluateAllConfig
+from ray_jobs.all_report import build_report
+from ttt import records, storage
+from ttt.errors import UserError
+
+_POOLS = {"chapters": chapter_pool, "pairs": pair_pool}
+
+
+def describe(config: EvaluateAllConfig) -> str:
+    """The plans of both, in words."""
+    plans = []
+    if config.chapters is not None:
+        plans.append(chapter_plan.describe(config.chapters))
+    if config.pairs is not None:
+        plans.append(pair_plan.describe(config.pairs))
+    return "\n".join(plans)
+
+
+def execute(config: EvaluateAllConfig, invocation: cli.Invocation) -> None:
+    """Evaluate chapters, then pairs; what one of them lacks does not keep the other from running.
+
+    Raises UserError at the end, with everything written, when one of them failed.
+    """
+    output, problems = Path(config.output), []
+    with run_folder.claim(config.output, config, resume=invocation.resume):
+        for name, pool in _POOLS.items():
+            part = getattr(config, name)
+            if part is None:
+                continue
+            begun = (output / name / "config.yaml").exists()
+            try:
+                pool.evaluate(part, resume=begun, address=invocation.address)
+            except UserError as error:
+                problems.append(f"{name}: {error}")
+        _write_together(output)
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def rescore(folder: str) -> None:
+    """Compute everything of a run again from its records."""
+    begun = [name for name in _POOLS if (Path(folder) / name / "run.json").exists()]
+    if not begun:
+        raise UserError(f"{folder}: not the folder of evaluate_all, neither chapters nor pairs")
+    for name in begun:
+        _POOLS[name].write_results(Path(folder) / name)
+    _write_together(Path(folder))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    again = "recompute a run from its records and stop"
+    return cli.run(
+        EvaluateAllConfig,
+        execute=execute,
+        describe=describe,
+        doc=__doc__ or "",
+        argv=argv,
+        actions=[cli.Action("--rescore", ("RUN",), again, rescore)],
+    )
+
+
+def _write_together(folder: Path) -> None:
+    """One summary.json, legacy.json and report.html out of what the parts have written."""
+    written = [name for name in _POOLS if (folder / name / "summary.json").exists()]
+    if not written:
+        return
+    summary = {name: records.read_json(folder / name / "summary.json") for name in written}
+    legacy = {name: records.read_json(folder / name / "legacy.json") for name in written}
+    records.write_json(folder / "summary.json", summary)
+    records.write_json(folder / "legacy.json", {**_figures(legacy), **legacy})
+    page = build_report(summary, pair_pool.media(folder / "pairs"))
+    storage.write_bytes(folder / "report.html", page.encode())
+    print(f"report: {folder}/report.html", flush=True)
+
+
+def _figures(legacy: dict[str, Any]) -> dict[str, Any]:
+    """The original's keys, which it wrote side by side; names, warnings and models stay apart."""
+    return {
+        key: value
+        for part in legacy.values()
+        for key, value in part.items()
+        if value is None or isinstance(value, int | float)
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
