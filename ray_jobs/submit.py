@@ -28,6 +28,7 @@ from ray_jobs.config import load_config
 from ray_jobs.schema import JOB_CONFIGS, config_class
 from ray_jobs.upload import describe_upload, files_to_upload
 from ttt import records
+from ttt.config import Config
 from ttt.errors import UserError
 
 RUNTIME_ENV = "cluster/runtime_env.yaml"
@@ -49,6 +50,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         raise UserError(f"{root}: no {RUNTIME_ENV} here; run this from the project's checkout")
     # Read here as the job will read it, so that a misspelt key costs no upload.
     config = load_config(config_class(arguments.job), arguments.config, arguments.overrides)
+    _require_shared_output(config)
     runtime_env = _runtime_env(root)
     sizes = files_to_upload(root, runtime_env["excludes"])
     entrypoint = _entrypoint(arguments, root, sizes)
@@ -89,6 +91,16 @@ def _submit(arguments: argparse.Namespace) -> int:
     if details.driver_exit_code is None and code:
         print(f"it ended without one of its own: {details.message}", file=sys.stderr)
     return code
+
+
+def _require_shared_output(config: Config) -> None:
+    for name in ("run", "output"):
+        path = getattr(config, name, "/")
+        if "://" not in path and not path.startswith(("/", "~")):
+            raise UserError(
+                f"{name}={path}: would lie in the copy of these files that Ray makes and deletes; "
+                "give an absolute path that all nodes share, or a URI"
+            )
 
 
 def _entrypoint(arguments: argparse.Namespace, root: Path, sizes: dict[str, int]) -> str:

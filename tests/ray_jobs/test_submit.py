@@ -31,7 +31,7 @@ from ttt.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXCLUDES = read(ROOT / "cluster/runtime_env.yaml")["excludes"]
-DECODE = ("decode_codes", "--config", "configs/decode.yaml")
+DECODE = ("decode_codes", "--config", "configs/decode.yaml", "output=/shared/wavs")
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def at_root(monkeypatch):
 
 
 def test_the_command_is_quoted_for_the_clusters_shell(at_root, capsys):
-    words = ["output=a b; touch x", "input=$(touch x)`touch x`", "decoder=it's"]
+    words = ["output=/shared/a b; touch x", "input=$(touch x)`touch x`", "decoder=it's"]
     assert submit.main([*DECODE, "--resume", "--dry-run", *words]) == 0
     upload, command, job = capsys.readouterr().out.splitlines()
     assert upload.startswith("upload: ")
     line = command.removeprefix("command: ")
     expected = ["python", "-m", "ray_jobs.decode_codes", "--config", "configs/decode.yaml"]
-    assert shlex.split(line) == [*expected, "--resume", *words]
+    assert shlex.split(line) == [*expected, "--resume", DECODE[-1], *words]
     shown = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True
     )
@@ -69,6 +69,7 @@ def test_the_name_follows_the_values_and_not_the_words(at_root, capsys):
     "words, sentence",
     [
         (["limt=3"], "limt: unknown key; did you mean limit?"),
+        (["output=runs/x"], "output=runs/x: would lie in the copy of these files that Ray makes"),
         (["--id", "a/b"], "--id takes letters, digits and . _ -, got a/b"),
         (["--address", "http://10.0.0.1:8265"], "the token would be sent in the clear to http://"),
         (["--address", "os://x"], "--address must be http(s)://host:port, got os://x"),
@@ -85,7 +86,8 @@ def test_refusals_name_what_to_do(at_root, monkeypatch, capsys, words, sentence)
 def test_a_configuration_that_does_not_travel_is_refused(at_root, tmp_path, capsys):
     copy = tmp_path / "decode.yaml"
     shutil.copy(ROOT / "configs/decode.yaml", copy)
-    assert submit.main(["decode_codes", "--config", str(copy), "--dry-run"]) == 2
+    words = ["--config", str(copy), "output=/shared/wavs", "--dry-run"]
+    assert submit.main(["decode_codes", *words]) == 2
     assert f"{copy}: does not travel with the job; put it under" in capsys.readouterr().err
 
 
