@@ -109,7 +109,8 @@ def _encode(config: CacheConfig, plan: CachePlan, pending: list[int]) -> dict[st
             shards_done += 1
             audio_seconds += status["audio_seconds"]
             cpu_seconds += status["cpu_seconds"]
-            began, ended = min(began, status["began"]), max(ended, status["ended"])
+            ended = time.monotonic()
+            began = min(began, ended - status["seconds"])
             fields["shards"] = f"{shards_done:,}/{len(plan.shards):,}"
             fields["x_real_time"] = audio_seconds / (ended - began)
     return {

@@ -150,12 +150,12 @@ STATUS_SCHEMA = pa.schema(
         ("inputs", pa.int64()),
         ("cached", pa.int64()),
         ("audio_seconds", pa.float64()),
-        ("began", pa.float64()),
-        ("ended", pa.float64()),
+        ("seconds", pa.float64()),
         ("cpu_seconds", pa.float64()),
     ]
 )
-"""What the encoder reports of each shard; began and ended are its clock, in seconds."""
+"""What the encoder reports of each shard; seconds are what it took, since clocks of nodes differ
+and may be set back."""
 
 
 class ShardEncoder:
@@ -183,7 +183,7 @@ class ShardEncoder:
     def _cache(self, row: dict[str, object]) -> dict[str, object]:
         inputs = [ClipInput(**clip) for clip in json.loads(str(row["inputs"]))]
         number = int(str(row["shard"]))
-        began, cpu_began = time.time(), time.process_time()
+        began, cpu_began = time.monotonic(), time.process_time()
         encoded = 0
 
         def on_batch(n_clips: int) -> None:
@@ -208,8 +208,7 @@ class ShardEncoder:
             "inputs": len(lines),
             "cached": len(cached),
             "audio_seconds": sum(line["seconds"] for line in cached),
-            "began": began,
-            "ended": time.time(),
+            "seconds": time.monotonic() - began,
             "cpu_seconds": time.process_time() - cpu_began,
         }
 

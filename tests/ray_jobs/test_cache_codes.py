@@ -18,8 +18,9 @@ import soundfile
 
 from ray_jobs import cache_codes
 from ray_jobs.cache_worker import CacheConfig, InputConfig, WorkersConfig
+from tests.object_store import ObjectStore
 from tests.ray_jobs.worker_processes import worker_pids
-from ttt import records
+from ttt import records, storage
 from ttt.snac.shards import read_shard_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -36,7 +37,7 @@ def _write(path: Path, audio: np.ndarray, rate: int = 48_000, subtype: str = "PC
     soundfile.write(path, audio, rate, subtype=subtype)
 
 
-def _words(config: str, codec: Path, output: Path, *overrides: str) -> list[str]:
+def _words(config: str, codec: Path, output: Path | str, *overrides: str) -> list[str]:
     return [
         f"--config={CONFIGS / config}",
         f"codec.name={codec}",
@@ -258,6 +259,44 @@ def test_settings_that_would_be_silent_are_refused() -> None:
     for wrong in ({"count": 0}, {"num_gpus": 1.5}, {"read_threads": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             WorkersConfig(**wrong)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_cache_on_s3_that_errs_now_and_then_has_the_same_bytes(
+    tmp_path: Path,
+    small_codec: Path,
+    four_shards: Path,
+    object_store: ObjectStore,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    audio = (f"input.audio={four_shards}", "clips_per_shard=4")
+    here, there = tmp_path / "cache", object_store.uri("cache")
+    assert cache_codes.main(_words("cache_folder.yaml", small_codec, here, *audio)) == 0
+    refused: set[str] = set()
+
+    def fails(method: str, path: str) -> bool:
+        """The first of the encoders' uploads of each file."""
+        is_first = method == "PUT" and "/shards/" in path and path not in refused
+        refused.update([path] if is_first else [])
+        return is_first
+
+    object_store.fails = fails
+    words = _words("cache_folder.yaml", small_codec, there, *audio)
+    assert cache_codes.main(words) == 0
+    assert len(refused) == 4
+    for name in _contents(here):
+        assert storage.read_bytes(storage.join(there, name)) == (here / name).read_bytes(), name
+    capsys.readouterr()
+    assert cache_codes.main(["--verify", there]) == 0
+    assert cache_codes.main(words) == 0
+    assert "already complete" in capsys.readouterr().out
+    storage.delete(storage.join(there, "shards/shard-00001.parquet"))
+    assert cache_codes.main(words) == 0
+    assert "already complete" not in capsys.readouterr().out
+    assert (
+        storage.read_bytes(storage.join(there, "index.arrow"))
+        == (here / "index.arrow").read_bytes()
+    )
 
 
 @pytest.mark.usefixtures("ray_local")
