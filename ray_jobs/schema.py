@@ -52,12 +52,12 @@ def schema_of(jobs: dict[str, type[Config]]) -> dict[str, Any]:
         [(job, "validation", TypeAdapter(kind)) for job, kind in jobs.items()]
     )
     classes = _without_required(schema["$defs"])
-    files = {
-        job: _with_base(
-            _explained(classes.pop(reference["$ref"].removeprefix("#/$defs/")), jobs[job])
-        )
-        for (job, _mode), reference in references.items()
-    }
+    names = {job: ref["$ref"].removeprefix("#/$defs/") for (job, _mode), ref in references.items()}
+    files = {job: _with_base(_explained(classes[name], jobs[job])) for job, name in names.items()}
+    for name in names.values():
+        # A job's own class stays as one of the classes where another job refers to it.
+        if f'"#/$defs/{name}"' not in json.dumps([files, classes]):
+            del classes[name]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration files of the jobs",
