@@ -20,6 +20,10 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 export PATH="$PWD/.venv/bin:$PATH"
 
+job=$1
+shift
+python -m "ray_jobs.$job" "$@" --print-config > /dev/null  # a misspelt key ends here
+
 # A token for this allocation alone, readable by its owner alone.
 token="$HOME/.ray/slurm-$SLURM_JOB_ID.token"
 (
@@ -74,8 +78,6 @@ while (up := sum(node["Alive"] for node in ray.nodes())) < wanted:
     time.sleep(2)
 END
 
-job=$1
-shift
 resume=()
 for word in "$@"; do
   case $word in

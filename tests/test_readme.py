@@ -28,7 +28,9 @@ def shell_lines(text: str) -> list[str]:
 def job_commands(text: str) -> list[list[str]]:
     """`ray_jobs.<job> arguments...` of every command that runs a job."""
     commands = [line for line in shell_lines(text) if "python -m ray_jobs." in line]
-    return [shlex.split(line.split("python -m ", 1)[1]) for line in commands]
+    # What is submitted takes the words of the job itself.
+    words = [line.replace("ray_jobs.submit ", "ray_jobs.") for line in commands]
+    return [shlex.split(line.split("python -m ", 1)[1]) for line in words]
 
 
 def quick_commands() -> list[str]:

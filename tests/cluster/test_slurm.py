@@ -22,9 +22,7 @@ exec "$@"
 SCONTROL = """#!/bin/bash
 if [ "$1" = show ]; then echo localhost; else echo "$*" >> "$HOME/scontrol.log"; fi
 """
-STAGES = (
-    "curriculum.stages=[{first_epoch: 1, last_epoch: 8, segment_seconds: 0.18, clips_per_step: 2}]"
-)
+STAGES = "[{first_epoch: 1, last_epoch: 8, segment_seconds: 0.18, clips_per_step: 2}]"
 
 
 @pytest.mark.faults
