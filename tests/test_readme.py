@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.config import load_config
+from ray_jobs.pair_config import ALIASES
 from ray_jobs.schema import config_class
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,3 +85,12 @@ def test_troubleshooting_quotes_sentences_of_the_source():
     for sentence in ours:
         for part in filter(None, (piece.strip(" ;?") for piece in sentence.split("..."))):
             assert part in source, f"nothing says {part!r} any more"
+
+
+def test_the_page_on_pairs_lists_the_original_keys_that_are_taken():
+    section = PAGES["docs/pairs.md"].split("## The original's keys")[1]
+    named = set()
+    for pattern in re.findall(r"^\| `([^`:]+)(?::[^`]*)?` \|", section, flags=re.MULTILINE):
+        before, braced, after = re.fullmatch(r"(?:(.*)\{(.*)\})?(.*)", pattern).groups()
+        named |= {(before or "") + word + after for word in (braced or "").split(",")}
+    assert named == set(ALIASES)

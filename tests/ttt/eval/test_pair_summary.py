@@ -41,6 +41,10 @@ def _outcomes(table: dict[tuple[int, str], float], **strata: str) -> ScoredPairs
     return _scored(records(pairs, loss))
 
 
+def _accuracy_of(pairs: ScoredPairs) -> dict[str, dict[str, float]]:
+    return summarize_pairs(pairs, CONFIG)["scores"]["weighted_mean"]
+
+
 def test_voices_then_words_and_pairs_alone() -> None:
     table = {(0, "A"): 1, (0, "B"): 0, (0, "C"): 0.5, (1, "A"): 1, (2, "A"): 0, (2, "B"): 0}
     counted = summarize_pairs(_outcomes(table), CONFIG)["scores"]["weighted_mean"]
@@ -62,6 +66,18 @@ def test_wilsons_interval_is_scipys_where_nothing_is_tied() -> None:
     # One pair per cluster: pairs are independent, and both intervals mean the same.
     assert counted["macro"]["low"] == pytest.approx(theirs.low, abs=0.04)
     assert counted["macro"]["high"] == pytest.approx(theirs.high, abs=0.04)
+
+
+def test_voices_that_say_the_same_add_no_certainty() -> None:
+    once = {(k, "A"): float(k % 4 != 0) for k in range(40)}
+    often = {(k, voice): right for (k, _), right in once.items() for voice in "ABCD"}
+    alone, repeated = (_accuracy_of(_outcomes(table)) for table in (once, often))
+    for name in ("macro", "micro"):
+        for edge in ("mean", "low", "high"):
+            assert repeated[name][edge] == pytest.approx(alone["macro"][edge], abs=1e-12)
+    # Wilson's takes them for four times as many words.
+    width = [counted["wilson"]["high"] - counted["wilson"]["low"] for counted in (alone, repeated)]
+    assert width[1] == pytest.approx(width[0] / 2, rel=0.05)
 
 
 @pytest.mark.parametrize("benchmark, task", [("lexical", "swuggy"), ("syntactic", "sblimp")])
