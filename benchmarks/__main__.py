@@ -7,7 +7,16 @@ benchmarks/README.md.
 import subprocess
 import sys
 
-BENCHMARKS = ("data_path", "caching", "train_step", "moshi_stream", "scale")
+BENCHMARKS = (
+    "data_path",
+    "caching",
+    "train_step",
+    "moshi_stream",
+    "chapter_memory",
+    "chapter_actors",
+    "chapter_kills",
+    "scale",
+)
 
 
 def main() -> int:

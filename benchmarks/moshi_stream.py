@@ -8,8 +8,6 @@ at a time with its depformer codebook after codebook (`ttt.moshi.reference`), bo
 every code. Rounds of the two alternate; speeds are medians over rounds, ratios medians of the
 rounds' ratios. The models are random, so how well their text is guessed says nothing about the
 trained one; a bias on the padding token sets how often the text is padding.
-
-And the peak memory of a fresh process that listens to 100,000 frames, against 5,000.
 """
 
 from __future__ import annotations
@@ -17,12 +15,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 os.environ.setdefault("NO_TORCH_COMPILE", "1")
 
@@ -31,7 +26,7 @@ from moshi.models.lm import LMModel
 from torch import Tensor
 
 from ttt.layers import TTTConfig
-from ttt.moshi import ChapterNLL, Evaluation, evaluate_codes, insert_ttt, tiny_lm
+from ttt.moshi import ChapterNLL, evaluate_codes, insert_ttt, tiny_lm
 from ttt.moshi.delays import ZERO_TOKEN
 from ttt.moshi.evaluate import negative_log_likelihood
 from ttt.moshi.reference import step_by_step
@@ -111,9 +106,6 @@ def main() -> None:
     for with_ttt in (False, True):
         for case in CASES:
             print(measure(case, with_ttt, arguments.quick), flush=True)
-    short, long = 5_000, 20_000 if arguments.quick else 100_000
-    peaks = [_peak_bytes(frames) for frames in (short, long)]
-    print(f"peak memory at {long} frames against {short}: {peaks[1] / peaks[0]:.3f} (reach 1.02)")
 
 
 def measure(case: Case, with_ttt: bool, quick: bool) -> str:
@@ -178,21 +170,6 @@ def _bias_for(case: Case, with_ttt: bool) -> float:
 def _codes(frames: int) -> Tensor:
     draw = torch.Generator().manual_seed(5)
     return torch.randint(CARD, (1, 8, frames), generator=draw, dtype=torch.int16)
-
-
-def _peak_bytes(frames: int) -> int:
-    """Peak resident memory of a fresh process that evaluates a chapter and keeps nothing."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_listen_only, frames).result()
-
-
-def _listen_only(frames: int) -> int:
-    torch.set_num_threads(1)
-    codes = _codes(frames)
-    with Evaluation(TINY.build(with_ttt=True, padding_bias=3.0), codes, chunk=CHUNK) as evaluation:
-        for _ in evaluation:
-            pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _cpu_seconds(work: Callable[[], object]) -> float:
