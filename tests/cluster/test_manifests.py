@@ -178,6 +178,8 @@ def test_a_ray_job_ends_and_is_tried_again_only_where_it_goes_on(path):
         assert resumes is None
     else:
         assert resumes is not None
+        # In the other modes a pod without the shared folder would ask whether the file is there.
+        assert spec["submissionMode"] == "HTTPMode"
         assert {f"run={resumes[1]}", f"output={resumes[1]}"} & set(words)
 
 
