@@ -6,6 +6,7 @@ anew what the trials on disk have reached.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class Population(PopulationBasedTraining):
         return super().on_trial_result(tune_controller, trial, result)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Past:
     """Stands in for a trial of an earlier start of the sweep."""
 
@@ -166,6 +167,7 @@ def build_scheduler(
             hyperparam_mutations={"factor": _mutation(sweep.space[RATE_FACTOR])},
             custom_explore_fn=_WithinSpace(sweep.space[RATE_FACTOR]),
             log_config=False,
+            require_attrs=False,  # a trial that had only its end left to note reports nothing
         )
     if settings.kind == "asha":
         scheduler: TrialScheduler = Asha(
@@ -176,10 +178,9 @@ def build_scheduler(
             reduction_factor=settings.reduction_factor,
         )
     elif settings.kind == "median":
-        # Trials without enough others to be compared with would be paused for them.
-        never = 10**9
+        waits: Any = math.inf  # otherwise trials are paused until there are others to compare with
         scheduler = MedianStopping(
-            **told, grace_period=settings.grace_epochs, min_samples_required=2, min_time_slice=never
+            **told, grace_period=settings.grace_epochs, min_samples_required=2, min_time_slice=waits
         )
     else:
         return FIFOScheduler()
@@ -225,7 +226,8 @@ class Limits(tune.Stopper):
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Count a report's steps; no single trial is stopped."""
         number = result["config"]["number"]
-        self._steps[number] = max(self._steps.get(number, 0), int(result["step"]))
+        # A trial that had only its end left to note reports no step.
+        self._steps[number] = max(self._steps.get(number, 0), int(result.get("step", 0)))
         return False
 
     def stop_all(self) -> bool:

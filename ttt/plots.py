@@ -137,7 +137,7 @@ def curves(
         axes = figure.subplots()
         for line in lines:
             if line.faint:
-                axes.plot(line.x, line.y, color="#c3cad3", linewidth=0.9)
+                axes.plot(line.x, line.y, color="#c3cad3", linewidth=0.9, marker=_marker(line))
         named = [line for line in lines if not line.faint]
         for place, line in enumerate(named):
             _draw(axes, line, PALETTE[place % len(PALETTE)])
@@ -265,10 +265,19 @@ def _heights(column: Column) -> tuple[list[float], dict[str, float]]:
 
 def _draw(axes: Axes, line: Curve, colour: str) -> None:
     style = "--" if line.dashed else "-"
-    marker = "o" if len(line.x) < 3 else None  # a line of one point would be invisible
-    axes.plot(line.x, line.y, style, color=colour, label=line.label, linewidth=1.8, marker=marker)
+    axes.plot(
+        *(line.x, line.y, style),
+        color=colour,
+        label=line.label,
+        linewidth=1.8,
+        marker=_marker(line),
+    )
     if line.low is not None and line.high is not None:
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _marker(line: Curve) -> str | None:
+    return "o" if len(line.x) < 3 else None  # a line of one point would be invisible
 
 
 def _power(signal: Floats, label: str) -> npt.NDArray[np.float64]:

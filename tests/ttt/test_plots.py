@@ -1,6 +1,7 @@
 """Pictures are real images, show what was asked, repeat exactly and leave pyplot alone."""
 
 import io
+import re
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib import image as mpl_image
 
-from ttt.plots import Curve, curves, estimates, spectrograms
+from ttt.plots import Column, Curve, curves, estimates, parallel_coordinates, spectrograms
 
 RATE = 48_000
 
@@ -113,3 +114,48 @@ def test_estimates_stand_in_their_rows_with_their_intervals() -> None:
 def test_estimates_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one row and one series"):
         estimates([], {"a": []}, x_label="", reference=("chance", 0.5))
+
+
+def test_faint_curves_are_drawn_without_a_name() -> None:
+    drawn, alone = (
+        curves(lines, x_label="step", y_label="loss", image_format="svg").decode()
+        for lines in (
+            [Curve(label="best", x=[1, 2, 3], y=[3, 2, 1]), FAINT, FAINT_POINT],
+            [FAINT, FAINT_POINT],
+        )
+    )
+    for picture in (drawn, alone):
+        assert picture.count("#c3cad3") >= 2
+        assert "another" not in picture
+    assert "best" in drawn
+
+
+FAINT = Curve(label="another", x=[1, 2, 3], y=[2, 2, 2], faint=True)
+FAINT_POINT = Curve(label="another point", x=[1], y=[2.5], faint=True)
+
+
+def test_parallel_coordinates_cross_each_column_at_its_value() -> None:
+    picture = parallel_coordinates(
+        [
+            Column(label="rate", values=[1e-4, 1e-3, 1e-2], log=True),
+            Column(label="clipping", values=["on", "off", None]),
+            Column(label="loss", values=[0.5, 0.25, 1.0]),
+        ],
+        [0.5, 0.25, 1.0],
+        colour_label="validation loss",
+        marked={"best": 1, "default": 0},
+        image_format="svg",
+    )
+    text = picture.decode()
+    for words in ("0.0001", "0.01", "clipping", "on", "off", "0.25", "best", "default"):
+        assert words in text
+    thick = re.findall(r'd="([^"]*)"[^>]*stroke: #(\w{6}); stroke-width: 3;', text)
+    best, default = ([float(y) for y in re.findall(r" ([\d.]+) \n", d)] for d, _ in thick[:2])
+    assert [colour for _, colour in thick[:2]] == ["d55e00", "0072b2"]
+    # From the top (small) down: 1e-3 lies in the middle of the decades, 0.5 a third up the losses.
+    foot, top = default[0], default[1]
+    assert best == pytest.approx([(foot + top) / 2, foot, foot])
+    assert default[2] == pytest.approx(foot + (top - foot) / 3)
+    assert top < foot
+    with pytest.raises(ValueError, match="at least two columns, got 1"):
+        parallel_coordinates([Column(label="x", values=[1.0])], [1.0], colour_label="loss")
