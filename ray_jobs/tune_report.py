@@ -158,19 +158,33 @@ def _every_trial(summary: Mapping[str, Any]) -> Markup:
         summary["trials"],
         key=lambda trial: (math.inf if trial["loss"] is None else trial["loss"], trial["number"]),
     )
+    handed_on = any(trial["copied"] for trial in ranked)
     rows = [
         [
             str(trial["number"]),
             _number(trial["loss"]),
-            f"{trial['epochs']} epochs, {trial['step']:,} steps",
+            trial["state"],
+            str(trial["epochs"]),
+            f"{trial['step']:,}",
             *(_shown(trial["values"][key]) for key in summary["space"]),
-            f"{trial['state']} {trial['why']}".strip(),
-            ", ".join(f"trial {copy['from']} at step {copy['step']}" for copy in trial["copied"]),
+            *([_copies(trial)] if handed_on else []),
         ]
         for trial in ranked
     ]
-    header = ["Trial", "Loss", "Reached", *summary["space"], "How it ended", "Went on from"]
-    return report.section("Every trial", report.table(header, rows, numeric=False), id_="trials")
+    header = ["Trial", "Loss", "State", "Epochs", "Steps", *summary["space"]]
+    parts = [report.table([*header, *(["Went on from"] if handed_on else [])], rows)]
+    wrong = [
+        [str(trial["number"]), trial["state"], trial["why"]]
+        for trial in ranked
+        if trial["state"] in ("diverged", "failed")
+    ]
+    if wrong:
+        parts.append(report.table(["Trial", "State", "Why"], wrong, numeric=False))
+    return report.section("Every trial", *parts, id_="trials")
+
+
+def _copies(trial: Mapping[str, Any]) -> str:
+    return ", ".join(f"trial {copy['from']} at step {copy['step']}" for copy in trial["copied"])
 
 
 def _origin(summary: Mapping[str, Any]) -> Markup:

@@ -91,7 +91,7 @@ def verdict(results: Sequence[Reached], best: Reached, windows: int) -> dict[str
     default = results[0]
     caution = (
         f"Lowest validation loss of one training each, on {windows} windows; differences as small "
-        f"as those between seeds say nothing (vary `seed` to see them)."
+        f"as those between seeds say nothing (let seed vary to see them)."
     )
     if default.loss is None or best.loss is None:
         heading = "No comparison with the default configuration"

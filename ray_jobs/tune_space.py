@@ -25,7 +25,7 @@ from ttt.errors import UserError
 Values = Mapping[str, Any]
 """Dotted key of the training configuration -> value."""
 
-MOST_COMBINATIONS = 4096
+MOST_COMBINATIONS = 1024
 """Up to so many combinations of choices and ends are all checked; of more, so many drawn ones."""
 
 
@@ -71,16 +71,19 @@ def require_valid(sweep: TuneConfig) -> None:
     An interval is checked at its ends, which is enough, because every limit of a training
     configuration is a range. Combinations of several keys are checked together.
     """
+    default = default_config(sweep)
     problems: dict[str, None] = {}
     plans: dict[str, tuple[Values, TrainConfig]] = {}
-    default = default_config(sweep)
     for values in _combinations(sweep):
-        config, found = _lay_over(sweep, values, sweep.run)
-        if config is not None and not found:
-            found = _not_comparable(default, config, sweep.space)
+        config, found = _checked(sweep, values, default)
         problems |= dict.fromkeys(found)
         if config is not None and not found:
             plans.setdefault(_planned_by(config), (values, config))
+    if problems:
+        # One key's mistake can hide another's, so each value is looked at alone as well.
+        for key, values in sweep.space.items():
+            for edge in values.edges():
+                problems |= dict.fromkeys(_checked(sweep, {key: edge}, default)[1])
     for values, config in plans.values() if not problems else ():
         try:
             train_setup.prepare(config)
@@ -116,6 +119,15 @@ def most_epochs(sweep: TuneConfig) -> int:
     """Epochs of the longest training of a valid space."""
     configs = (trial_config(sweep, values, sweep.run) for values in _combinations(sweep))
     return max(config.curriculum.epochs for config in configs)
+
+
+def _checked(
+    sweep: TuneConfig, values: Values, default: TrainConfig
+) -> tuple[TrainConfig | None, list[str]]:
+    config, found = _lay_over(sweep, values, sweep.run)
+    if config is not None and not found:
+        found = _not_comparable(default, config, values)
+    return config, found
 
 
 def _lay_over(sweep: TuneConfig, values: Values, run: str) -> tuple[TrainConfig | None, list[str]]:

@@ -7,6 +7,7 @@ says are left, and each of them goes on from its own newest checkpoint.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -42,8 +43,11 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
     if over == count:
         return None
     nested = sweep.cluster.num_workers > 1
-    # Ray would add its own files for every trial, and on Ctrl-C wait for all of them.
+    # Ray Tune would add its own files for every trial, miss them without, print tables beside our
+    # progress, and on Ctrl-C wait for the trials.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Without its dashboard Ray does not take back the room of several workers whose trial the
@@ -174,6 +178,10 @@ class _Watcher(tune.Callback):
         self._limits = limits
         self._progress = progress
         self._best: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune saves its callbacks, and a terminal cannot be saved; nobody reads it.
+        return {}
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any

@@ -1,0 +1,164 @@
+"""What decides over trials, told of results that are written by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from ray_jobs import tune_trials
+from ray_jobs.train_worker import WORST_SCORE, ReportHook
+from ray_jobs.tune_search import Limits, TpeSearch, build_scheduler
+from ray_jobs.tune_trials import Reached, Trial, best_of
+from tests.tune_world import load, write_world
+from ttt.snac.train_state import TrainState
+from ttt.snac.validation import ValidationResult
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+def reached(number: int, losses: list[float | None], **changes: Any) -> Reached:
+    """A finished trial with a loss per epoch of two steps."""
+    curve = tuple((2 * epoch, loss, epoch) for epoch, loss in enumerate(losses, start=1))
+    known = [loss for loss in losses if loss is not None]
+    fields: dict[str, Any] = {
+        "trial": Trial(number, {}),
+        "state": "finished",
+        "why": "",
+        "loss": min(known, default=None),
+        "best_step": 2,
+        "step": 2 * len(losses),
+        "curve": curve,
+    }
+    return Reached(**{**fields, **changes})
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial as Ray Tune's schedulers see it."""
+
+    number: int
+
+    @property
+    def trial_id(self) -> str:
+        return f"trial-{self.number}"
+
+    @property
+    def config(self) -> dict[str, int]:
+        return {"number": self.number}
+
+
+def decision(scheduler: Any, number: int, epochs: int, loss: float) -> str:
+    trial = Running(number)
+    if epochs == 1:
+        scheduler.on_trial_add(None, trial)
+    return scheduler.on_trial_result(None, trial, {"epochs": epochs, "score": -loss})
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_a_scheduler_judges_by_what_earlier_trials_reached(world: Path, kind: str) -> None:
+    sweep = load(world, world.parent / "run", f"scheduler.kind={kind}")
+    past = [reached(number, [1.0 + 0.1 * number] * 3) for number in range(1, 5)]
+    for results, bad in ((past, TrialScheduler.STOP), ([], TrialScheduler.CONTINUE)):
+        assert decision(build_scheduler(sweep, results, 3), 7, 1, 2.0) == bad
+        assert decision(build_scheduler(sweep, results, 3), 8, 1, 0.5) == TrialScheduler.CONTINUE
+    told = build_scheduler(sweep, past, 3)
+    assert decision(told, 0, 1, 2.0) == TrialScheduler.CONTINUE, "trial 0 is never stopped"
+    assert decision(told, 0, 2, 2.0) == TrialScheduler.CONTINUE
+
+
+def test_a_trial_that_reaches_its_last_epoch_is_not_stopped_for_it(world: Path) -> None:
+    scheduler = build_scheduler(load(world, world.parent / "run"), [], 3)
+    assert [decision(scheduler, 1, epoch, 1.0) for epoch in (1, 2, 3)] == ["CONTINUE"] * 3
+
+
+def test_a_loss_that_is_no_number_never_wins(world: Path) -> None:
+    reports: list[dict[str, float]] = []
+    hook = ReportHook(lambda metrics, _folder: reports.append(metrics))
+    state = TrainState(step=4, epoch=3)
+    for loss in (0.7, math.nan, math.inf):
+        rows = {"ours_48k": {"lsd": loss, "l1": 0.1}}
+        hook.on_validation(state, ValidationResult(loss=loss, terms={}, rows=rows))
+        assert len(reports) < 1 or reports[-1]["score"] != -loss, "told before its checkpoint"
+        hook.on_checkpoint(state, "somewhere")
+    good, *bad = reports
+    assert good == {
+        "step": 4,
+        "epochs": 2,
+        "score": -0.7,
+        "validation_loss": 0.7,
+        "ours_48k/lsd": 0.7,
+        "ours_48k/l1": 0.1,
+    }
+    for report in bad:
+        assert report == {"step": 4, "epochs": 2, "score": WORST_SCORE, "ours_48k/l1": 0.1}
+    hook.on_checkpoint(TrainState(step=5), "a checkpoint without a validation")
+    assert len(reports) == 3
+    nothing = reached(1, [None, None])
+    assert best_of([nothing]) is None
+    assert best_of([nothing, reached(2, [3.0]), reached(3, [3.0])]) == reached(2, [3.0])
+
+
+def write_result(run: Path, number: int, values: dict[str, Any]) -> None:
+    tune_trials.write(str(run), Trial(number, values))
+    tune_trials.end(str(run), number, "finished")
+
+
+def loss_of(values: dict[str, Any]) -> float:
+    """Lowest at a rate of 1e-3 with a clip norm of 0.3."""
+    away = math.log(values["optim.peak_lr"] / 1e-3)
+    return away**2 + (0 if values["optim.clip_norm"] == 0.3 else 1)
+
+
+def test_tpe_learns_from_the_trials_on_disk_and_does_not_propose_the_same_again(
+    world: Path, tmp_path: Path
+) -> None:
+    sweep = load(world, tmp_path, "search.kind=tpe", "search.trials=70")
+    random = np.random.default_rng(0)
+    results = [reached(0, [9.0])]
+    for number in range(1, 41):
+        values = {key: space.at(random.random()) for key, space in sweep.space.items()}
+        write_result(tmp_path, number, values)
+        results.append(reached(number, [loss_of(values)], trial=Trial(number, values)))
+    asleep = reached(41, [5.0], state="unfinished", trial=Trial(41, results[1].trial.values))
+    tune_trials.write(str(tmp_path), asleep.trial)
+    search = TpeSearch(sweep, [*results, asleep], 71)
+    assert search.suggest("again") == {"number": 41}, "what is not over comes first"
+    found = []
+    for number in range(42, 71):
+        assert search.suggest(f"trial-{number}") == {"number": number}
+        found.append(tune_trials.read(str(tmp_path), number).values)
+    assert search.suggest("none left") == "FINISHED"
+    drawn = [loss_of(result.trial.values) for result in results[1:]]
+    assert np.median([loss_of(values) for values in found]) < 0.5 * np.median(drawn)
+    assert len({values["optim.peak_lr"] for values in found}) == len(found)
+    later = TpeSearch(sweep, results[:1], 71)
+    later.suggest("first")
+    assert tune_trials.read(str(tmp_path), 1).values not in found
+
+
+def test_limits_count_the_steps_of_all_trials_and_of_earlier_starts(world: Path) -> None:
+    sweep = load(world, world.parent / "run", "stop.steps=12")
+    limits = Limits(sweep, [reached(0, [1.0, 1.0]), reached(1, [1.0])])  # 4 + 2 steps
+    assert not limits.stop_all()
+    for number, step, full in ((1, 4, False), (1, 4, False), (2, 2, False), (2, 4, True)):
+        limits("id", {"config": {"number": number}, "step": step})
+        assert limits.stop_all() == full
+    assert limits.reason == "stop.steps 12 is reached"
+    sweep = load(world, world.parent / "run", "stop.hours=1.0e-9")
+    limits = Limits(sweep, [])
+    assert limits.stop_all()
+    assert limits.reason == "stop.hours 1e-09 is reached"
+
+
+def test_half_a_line_of_metrics_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "step"}\n{"kind": "vali')
+    assert tune_trials.history(str(tmp_path)) == [{"kind": "step"}]
