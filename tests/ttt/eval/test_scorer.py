@@ -142,6 +142,17 @@ def test_another_target_in_one_codebook_changes_its_column_only():
         assert np.flatnonzero(after != before).tolist() == [codebook]
 
 
+def test_one_silence_serves_batches_of_every_size(lm):
+    """Four recordings together, then one: the codes of silence are no batch's."""
+    items, quiet = recordings([20, 20, 20, 20]), silence(64)
+    streams = MASKED | {"other_stream": "silence"}
+    together = score(lm, items, how(streams, items=4), quiet)
+    (alone,) = score(lm, items[2:3], how(streams, items=4), quiet[:, :20])
+    assert np.abs(np.subtract(together[2].nll_sum, alone.nll_sum)).max() / 20 < 1e-5
+    (other,) = score(lm, items[2:3], how(streams), silence(20).roll(1, dims=0))
+    assert other.nll_sum != pytest.approx(alone.nll_sum, abs=1e-2)
+
+
 def test_text_is_in_no_sum(lm):
     items = recordings([20, 9])
     before = [result.nll_sum for result in score(lm, items, how())]

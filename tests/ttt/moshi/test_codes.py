@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ from ttt.audio import read_audio, resample
 from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, ChapterConfig, Piece, find_chapters
 from ttt.moshi import codes as codes_module
-from ttt.moshi.codes import codes_sha256, encode_chapter, mimi_sha256, silence_codes
+from ttt.moshi.codes import (
+    codes_sha256,
+    decode_codes,
+    encode_chapter,
+    mimi_sha256,
+    silence_codes,
+)
 from ttt.moshi.tiny_mimi import tiny_mimi
 from ttt.synthetic_voice import utterance
 
@@ -172,3 +179,34 @@ def test_the_recorded_chapters_give_varied_codes(mimi, shared_data: Path) -> Non
     seconds = json.loads(json.dumps(chapter.seconds))
     assert encoded.codes.shape[1] == int(np.ceil(seconds * 12.5))
     assert len(np.unique(encoded.codes[0])) > 16
+
+
+def _killed_while_writing(folder: str) -> None:
+    torch.set_num_threads(1)
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # The file is written, not named.
+    silence_codes(tiny_mimi(seed=1, bins=8, context=30), 70, folder, SHA)
+
+
+def test_a_killed_writer_leaves_the_old_silence(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(codes_module, "_SILENCE_AT_LEAST", 64)
+    mimi = tiny_mimi(seed=1, bins=8, context=30)
+    before = silence_codes(mimi, 64, tmp_path, SHA)
+    writer = multiprocessing.get_context("fork").Process(
+        target=_killed_while_writing, args=(str(tmp_path),)
+    )
+    writer.start()
+    writer.join(timeout=60)
+    assert writer.exitcode == -signal.SIGKILL
+    assert list(tmp_path.glob(".silence-*.tmp"))
+    with monkeypatch.context() as patched:
+        patched.setattr(codes_module, "_encode_stream", lambda *_: pytest.fail("made again"))
+        assert np.array_equal(silence_codes(mimi, 64, tmp_path, SHA), before)
+    assert np.array_equal(silence_codes(mimi, 70, tmp_path, SHA)[:, :64], before)
+
+
+def test_decoded_codes_are_audio(mimi, tmp_path: Path) -> None:
+    silent = silence_codes(mimi, 12, tmp_path, SHA)
+    audio = decode_codes(mimi, torch.from_numpy(silent))
+    assert audio.shape == (12 * mimi.frame_size,)
+    assert audio.dtype == np.float32
+    assert np.isfinite(audio).all()
