@@ -15,7 +15,13 @@ from ray_jobs.schema import config_class
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     path: (ROOT / path).read_text()
-    for path in ("README.md", "docs/decoder.md", "docs/chapters.md", "docs/pairs.md")
+    for path in (
+        "README.md",
+        "docs/decoder.md",
+        "docs/chapters.md",
+        "docs/pairs.md",
+        "docs/tune.md",
+    )
 }
 
 
