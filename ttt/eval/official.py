@@ -45,9 +45,8 @@ def official_scores(task: str, gold_csv: str | Path, scores_txt: str | Path) -> 
     whole, without_partner = _paired(gold, PAIR_KEYS[task], gold_csv)
     by_word: dict[tuple[Any, ...], list[tuple[Row, Row]]] = defaultdict(list)
     for key, pair in whole.items():
-        by_word[tuple(natural_key(part) for part in key[:-1])].append(
-            pair
-        )  # The last is the voice.
+        *kind, number, _voice = key
+        by_word[(*kind, natural_key(number))].append(pair)
     words = [
         {
             **(_lexical if task == "lexical" else _syntactic)(*pairs[0]),

@@ -17,8 +17,9 @@ from ttt.eval.pair_compare import compare_pairs
 from ttt.eval.pair_plots import pair_plots
 from ttt.eval.pair_records import read_parts
 from ttt.eval.pair_run import PairRunDescription, PairSummaryConfig, PlannedTask, items_root
-from ttt.eval.pair_scores import NotScored, ScoredPairs, scored_pairs
+from ttt.eval.pair_scores import ScoredPairs, scored_pairs
 from ttt.eval.pair_summary import legacy, metric_name, summarize_pairs
+from ttt.eval.pairs import LeftOut
 from ttt.records import write_json
 
 
@@ -106,7 +107,7 @@ class _Scored:
     """What the records of one model and setting hold."""
 
     metrics: dict[str, ScoredPairs]
-    missing: dict[str, list[NotScored]]
+    missing: dict[str, list[LeftOut]]
     """Task -> pairs that have records and no score."""
 
     @property
@@ -120,7 +121,7 @@ class _Scored:
 
 def _read(folder: str | Path, run: PairRunDescription, key: str) -> _Scored:
     metrics: dict[str, ScoredPairs] = {}
-    missing: dict[str, list[NotScored]] = {}
+    missing: dict[str, list[LeftOut]] = {}
     for planned in run.tasks:
         records = list(read_parts(items_root(folder, key), planned.task))
         by_split, missing[planned.task] = scored_pairs(records)

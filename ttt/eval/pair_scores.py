@@ -24,6 +24,7 @@ import numpy.typing as npt
 from ttt.errors import UserError
 from ttt.eval.measures import LOSSES
 from ttt.eval.pair_records import CODEBOOKS, ItemRecord
+from ttt.eval.pairs import LeftOut
 
 ScoreName = Literal[
     "weighted_mean",
@@ -87,16 +88,7 @@ class ScoredPairs:
         )
 
 
-@dataclass(frozen=True)
-class NotScored:
-    """A pair that records name and that has no score."""
-
-    split: str
-    pair_id: str
-    reason: str
-
-
-def scored_pairs(records: Sequence[ItemRecord]) -> tuple[list[ScoredPairs], list[NotScored]]:
+def scored_pairs(records: Sequence[ItemRecord]) -> tuple[list[ScoredPairs], list[LeftOut]]:
     """The pairs of one task, by split, and those of which a recording has no score.
 
     Raises:
@@ -116,7 +108,7 @@ def scored_pairs(records: Sequence[ItemRecord]) -> tuple[list[ScoredPairs], list
         if reason is None:
             whole[first.split].append((both["positive"], both["negative"]))
         else:
-            missing.append(NotScored(first.split, pair_id, reason))
+            missing.append(LeftOut(first.split, pair_id, reason))
     return [_of_split(records, losses, places) for _, places in sorted(whole.items())], missing
 
 

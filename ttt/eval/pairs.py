@@ -58,7 +58,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What should have been a pair and is none."""
+    """A pair that is not whole, or that has no score."""
 
     split: str
     pair_id: str
@@ -129,7 +129,7 @@ def find_pairs(task: str, root: str | Path, gold: str | Path | None = None) -> P
         halves[candidate.pair_id].append(candidate)
     on_disk = _OnDisk()
     pairs, left_out = [], []
-    for pair_id in sorted(halves, key=natural_key):
+    for pair_id in sorted(sorted(halves), key=natural_key):  # 01 and 1 are equal to it.
         made = _pair(task, halves[pair_id], on_disk)
         (pairs if isinstance(made, Pair) else left_out).append(made)
     if not pairs:
