@@ -76,8 +76,9 @@ def start_once(
         except RuntimeError as error:
             if f"{job_id} already exists" not in str(error):
                 raise
-            continue  # Somebody else was faster: look again.
-        return job_id, None
+            time.sleep(_RETRY_SECONDS)  # Somebody else was faster: look again.
+        else:
+            return job_id, None
 
 
 def follow(client: JobSubmissionClient, job_id: str) -> JobDetails:
@@ -95,8 +96,7 @@ def follow(client: JobSubmissionClient, job_id: str) -> JobDetails:
         try:
             client.get_job_info(job_id)
             broken_since = None
-            if not log.complete:
-                asyncio.run(log.print_on(client, job_id))
+            asyncio.run(log.print_on(client, job_id))
             details = client.get_job_info(job_id)
             if details.status.is_terminal():
                 return details
@@ -135,7 +135,6 @@ class _Log:
 
     def __init__(self) -> None:
         self.printed = 0
-        self.complete = False
 
     async def print_on(self, client: JobSubmissionClient, job_id: str) -> None:
         """Print what is new until the job ends; the server sends the log from its start."""
@@ -144,7 +143,6 @@ class _Log:
             print(text[max(self.printed - seen, 0) :], end="", flush=True)
             seen += len(text)
             self.printed = max(self.printed, seen)
-        self.complete = True
 
 
 def _newest_attempt(client: JobSubmissionClient, name: str) -> tuple[str, JobDetails | None]:

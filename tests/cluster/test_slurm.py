@@ -26,8 +26,8 @@ STAGES = "[{first_epoch: 1, last_epoch: 8, segment_seconds: 0.18, clips_per_step
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
-def test_a_job_is_saved_queued_again_and_resumed(tmp_path):
+@pytest.mark.timeout(1200)
+def test_a_job_is_saved_queued_again_and_resumed(tmp_path, allocate):
     write_nano_codec(tmp_path / "codec")
     write_nano_cache(tmp_path / "cache", 11)
     (tmp_path / "bin").mkdir()
@@ -37,29 +37,25 @@ def test_a_job_is_saved_queued_again_and_resumed(tmp_path):
     run = tmp_path / "run"
     words = [
         *("--config", "configs/train_tiny_cpu.yaml", f"codec={tmp_path}/codec", f"run={run}"),
-        *(
-            f"data.train={tmp_path}/cache",
-            f"curriculum.stages={STAGES}",
-            "curriculum.epochs=8",
-            "tracking.every_steps=1",
-        ),
-        *("cluster.cpus_per_worker=0.5", "validation.segment_seconds=0.26"),
+        *(f"data.train={tmp_path}/cache", "validation.segment_seconds=0.26"),
+        *(f"curriculum.stages={STAGES}", "curriculum.epochs=8"),
+        *("cluster.cpus_per_worker=0.5", "tracking.every_steps=1"),
     ]
 
-    first = start(tmp_path, words, restarts=0)
+    first = allocate(words, restarts=0)
     wait_for(lambda: (run / "metrics.jsonl").exists(), first)
     wait_for(lambda: '"step": 3' in (run / "metrics.jsonl").read_text(), first)
     (token,) = (tmp_path / ".ray").glob("slurm-*.token")
     assert token.stat().st_mode & 0o077 == 0
     first.send_signal(signal.SIGTERM)
-    output = first.communicate(timeout=200)[0]
+    output = first.communicate()[0]
     assert first.returncode == 0, output
     assert "continue with --resume" in output
     assert (tmp_path / "scontrol.log").read_text().startswith("requeue ")
     assert not token.exists()
 
-    second = start(tmp_path, words, restarts=1)
-    output = second.communicate(timeout=300)[0]
+    second = allocate(words, restarts=1)
+    output = second.communicate()[0]
     assert second.returncode == 0, output
     (total,) = re.findall(r"trained (\d+) steps; best decoder:", output)
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -68,26 +64,38 @@ def test_a_job_is_saved_queued_again_and_resumed(tmp_path):
     assert (tmp_path / "scontrol.log").read_text().count("requeue ") == 1
 
 
-def start(folder: Path, words: list[str], restarts: int) -> subprocess.Popen[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = {
-        **kept,
-        "PATH": f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(folder),
-        "OMP_NUM_THREADS": "1",
-        "SLURM_SUBMIT_DIR": str(ROOT),
-        "SLURM_JOB_ID": str(free_job_id()),
-        "SLURM_JOB_NODELIST": "localhost",
-        "SLURM_CPUS_PER_TASK": "2",
-        "SLURM_RESTART_COUNT": str(restarts),
-    }
-    return subprocess.Popen(
-        ["bash", str(CLUSTER / "slurm.sh"), "train_decoder", *words],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def allocate(tmp_path):
+    """Runs the script with some words, as an allocation of one node would."""
+    started = []
+
+    def run(words: list[str], restarts: int) -> subprocess.Popen[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = {
+            **kept,
+            "PATH": f"{tmp_path}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+            "SLURM_SUBMIT_DIR": str(ROOT),
+            "SLURM_JOB_ID": str(free_job_id()),
+            "SLURM_JOB_NODELIST": "localhost",
+            "SLURM_CPUS_PER_TASK": "2",
+            "SLURM_RESTART_COUNT": str(restarts),
+        }
+        process = subprocess.Popen(
+            ["bash", str(CLUSTER / "slurm.sh"), "train_decoder", *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.terminate()  # the script then ends its Ray
+        process.wait()
 
 
 def free_job_id() -> int:
