@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ def over_actors(
             place, item, actor = running.pop(finished)
             try:
                 result = ray.get(finished)
-            except RayActorError as error:
-                if error.actor_init_failed:
+            except (RayActorError, ObjectLostError) as error:
+                # A lost object is a result that went with the node of an actor.
+                if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise
                 ray.kill(actor)  # an unavailable actor may still be alive
                 idle.append(start_actor())
@@ -68,3 +70,8 @@ def over_actors(
     finally:
         for actor in everyone:
             ray.kill(actor)
+
+
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Where a small actor of the driver belongs: on its node, whatever happens to the others."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

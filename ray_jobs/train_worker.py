@@ -25,6 +25,7 @@ import ray.train.torch
 import torch
 
 from ray_jobs import train_monitor
+from ray_jobs.actors import beside_driver
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_free_cpu_per_node
 from ray_jobs.trackers import build_trackers
@@ -110,7 +111,7 @@ def train_on_ray(
                 rows=setup.rows,
             )
         )
-        monitor: Any = train_monitor.Monitor.remote()
+        monitor: Any = train_monitor.Monitor.options(scheduling_strategy=beside_driver()).remote()
         resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})}
         trainer = ray.train.torch.TorchTrainer(
             train_worker,

@@ -33,6 +33,7 @@ import torch
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from ray_jobs.actors import beside_driver
 from ray_jobs.read_ahead import queue_read_tasks
 from ttt.snac.cache import CodeCache, open_cache
 from ttt.snac.window_reader import MicroBatch, Replacement, WindowReader
@@ -102,7 +103,8 @@ def start_cursor(spec: WindowSpec) -> str:
     """Start a run's Cursor and return its name; it lives as long as the calling driver."""
     name = f"window-cursor-{uuid.uuid4().hex}"
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Cursor)
-    _kept_cursors.append(actor.options(name=name).remote(spec))
+    options = {"name": name, "scheduling_strategy": beside_driver()}
+    _kept_cursors.append(actor.options(**options).remote(spec))
     _ask(name, "span")
     return name
 

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from ray_jobs.actors import beside_driver
 from ray_jobs.progress import Progress
 
 
@@ -40,7 +41,8 @@ def counted_progress(
 
     `fields` are shown beside it, as they are at the time.
     """
-    counter: Any = ray.remote(WorkCounter).options(num_cpus=0).remote()
+    options = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
+    counter: Any = ray.remote(WorkCounter).options(**options).remote()
     stop = threading.Event()
 
     def follow() -> None:

@@ -1,6 +1,7 @@
 """A small codec, recordings, a cache and an exported decoder on disk, made once."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import soundfile
 import torch
 from snac import SNAC
 
+from ray_jobs import train_decoder
+from tests.ray_jobs.nano_training import ON_RAY, ROOT, World, command, write_world
 from ttt.snac.clip_input import ClipInput, QualityConfig
 from ttt.snac.clip_sources import prepare_recording
 from ttt.snac.encode import ClipEncoder, EncodeConfig
@@ -69,6 +72,28 @@ def small_cache(
     write_shard(folder / "shards" / "shard-00000.parquet", clips, codec.geometry, identity)
     build_index(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """What a training of seconds needs."""
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run in this process, with TensorBoard."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    assert train_decoder.main([*world.overrides(run), "tracking.tensorboard=true"]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def whole_on_ray(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of two workers."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(command(world, run, *ON_RAY), cwd=ROOT, check=True)
+    return run
 
 
 @pytest.fixture(scope="session")

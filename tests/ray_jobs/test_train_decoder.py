@@ -2,101 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from ray_jobs import train_decoder
-from tests.nano_cache import write_nano_cache, write_nano_codec
+from tests.nano_cache import write_nano_codec
 from tests.object_store import ObjectStore
+from tests.ray_jobs.nano_training import (
+    ON_RAY,
+    ROOT,
+    TOTAL_STEPS,
+    WEIGHTS_AND_OPTIMIZER,
+    World,
+    command,
+    final,
+    metrics,
+    steps_recorded,
+    wait_until,
+)
 from tests.ray_jobs.worker_processes import worker_pids
 from ttt import checkpoint, storage
 from ttt.snac.model import Decoder48k
-
-ROOT = Path(__file__).parents[2]
-TOTAL_STEPS = 8  # 2 + 2 + 4
-
-
-@dataclasses.dataclass(frozen=True)
-class World:
-    """A codec, a cache of 11 clips (3 of them held out) and a configuration for them."""
-
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "train.yaml"
-
-    def overrides(self, run: Path) -> list[str]:
-        return ["--config", str(self.config), f"run={run}"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = World(tmp_path_factory.mktemp("world"))
-    write_nano_codec(world.folder / "codec")
-    write_nano_cache(world.folder / "cache", 11)
-    tree = {
-        "run": "given on the command line",
-        "codec": str(world.folder / "codec"),
-        "data": {"train": str(world.folder / "cache"), "validation_share": 0.25},
-        "curriculum": {
-            "epochs": 3,
-            "stages": [
-                {"first_epoch": 1, "last_epoch": 2, "segment_seconds": 0.18, "clips_per_step": 4},
-                {"first_epoch": 3, "last_epoch": 3, "segment_seconds": 0.26, "clips_per_step": 2},
-            ],
-            "context_coarse": 1,
-            "micro_batches_per_step": 2,
-        },
-        "loss": {"n_ffts": [512, 1024]},
-        "validation": {"segment_seconds": 0.26, "max_windows": 4, "examples": 1},
-        "checkpoint": {"every_steps": 1, "keep_last": 99},
-        "cluster": {"num_workers": 0, "local_cpus": 2},
-        "tracking": {"every_steps": 1, "tensorboard": False},
-    }
-    world.config.write_text(yaml.safe_dump(tree))
-    return world
-
-
-ON_RAY = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5"]
-
-
-def command(world: World, run: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "ray_jobs.train_decoder", *world.overrides(run), *more]
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def steps_recorded(run: Path) -> list[object]:
-    return [line["step"] for line in metrics(run) if line["kind"] == "step"]
-
-
-def final(run: Path) -> dict[str, bytes]:
-    folder = run / "checkpoints" / f"step-{TOTAL_STEPS:08d}"
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-@pytest.fixture(scope="module")
-def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run in this process, with TensorBoard."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    assert train_decoder.main([*world.overrides(run), "tracking.tensorboard=true"]) == 0
-    return run
 
 
 def test_a_run_leaves_checkpoints_metrics_and_an_export(world: World, finished: Path) -> None:
@@ -257,9 +190,6 @@ def final_on(store: ObjectStore) -> dict[str, bytes]:
     return {name: storage.read_bytes(storage.join(folder, name)) for name in names}
 
 
-WEIGHTS_AND_OPTIMIZER = ("model.safetensors", "optimizer.pt")
-
-
 def test_cache_and_run_on_s3_survive_outages_and_a_kill(
     world: World,
     finished: Path,
@@ -317,15 +247,6 @@ def test_two_ray_workers_on_s3_end_with_the_same_bytes_after_a_kill(
     assert final_on(object_store) == final(whole_on_ray)
 
 
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    for _ in range(2400):
-        if true():
-            return
-        assert process.poll() is None, "the run ended too early"
-        time.sleep(0.05)
-    raise AssertionError("nothing happened in two minutes")
-
-
 def test_sigterm_saves_and_resume_ends_with_the_same_bytes(
     world: World, finished: Path, tmp_path: Path
 ) -> None:
@@ -342,14 +263,6 @@ def test_sigterm_saves_and_resume_ends_with_the_same_bytes(
     assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
     for name in WEIGHTS_AND_OPTIMIZER:
         assert final(run)[name] == final(finished)[name]
-
-
-@pytest.fixture(scope="module")
-def whole_on_ray(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run of two workers."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(world, run, *ON_RAY), cwd=ROOT, check=True)
-    return run
 
 
 @pytest.mark.faults

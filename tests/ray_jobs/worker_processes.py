@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 
-def worker_pids(title: str) -> list[int]:
-    """Processes whose command line holds `title`, started by this process or its children."""
-    mine = str(os.getpid())
+def worker_pids(title: str, below: int | None = None) -> list[int]:
+    """Processes whose command line holds `title`, started by the process `below` (this one) or by
+    its children."""
+    above = str(below or os.getpid())
     return [
-        pid for pid, parents in _processes() if mine in parents and title in _read(pid, "cmdline")
+        pid for pid, parents in _processes() if above in parents and title in _read(pid, "cmdline")
     ]
 
 

@@ -1,0 +1,92 @@
+"""A training of eight steps that takes seconds, and what tests look at in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.nano_cache import write_nano_cache, write_nano_codec
+
+ROOT = Path(__file__).parents[2]
+TOTAL_STEPS = 8  # 2 + 2 + 4
+WEIGHTS_AND_OPTIMIZER = ("model.safetensors", "optimizer.pt")
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A codec, a cache of 11 clips (3 of them held out) and a configuration for them."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "train.yaml"
+
+    def overrides(self, run: Path) -> list[str]:
+        return ["--config", str(self.config), f"run={run}"]
+
+
+def write_world(folder: Path) -> World:
+    """Make one."""
+    world = World(folder)
+    write_nano_codec(world.folder / "codec")
+    write_nano_cache(world.folder / "cache", 11)
+    tree = {
+        "run": "given on the command line",
+        "codec": str(world.folder / "codec"),
+        "data": {"train": str(world.folder / "cache"), "validation_share": 0.25},
+        "curriculum": {
+            "epochs": 3,
+            "stages": [
+                {"first_epoch": 1, "last_epoch": 2, "segment_seconds": 0.18, "clips_per_step": 4},
+                {"first_epoch": 3, "last_epoch": 3, "segment_seconds": 0.26, "clips_per_step": 2},
+            ],
+            "context_coarse": 1,
+            "micro_batches_per_step": 2,
+        },
+        "loss": {"n_ffts": [512, 1024]},
+        "validation": {"segment_seconds": 0.26, "max_windows": 4, "examples": 1},
+        "checkpoint": {"every_steps": 1, "keep_last": 99},
+        "cluster": {"num_workers": 0, "local_cpus": 2},
+        "tracking": {"every_steps": 1, "tensorboard": False},
+    }
+    world.config.write_text(yaml.safe_dump(tree))
+    return world
+
+
+ON_RAY = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5"]
+
+
+def command(world: World, run: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "ray_jobs.train_decoder", *world.overrides(run), *more]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def steps_recorded(run: Path) -> list[object]:
+    return [line["step"] for line in metrics(run) if line["kind"] == "step"]
+
+
+def final(run: Path) -> dict[str, bytes]:
+    folder = run / "checkpoints" / f"step-{TOTAL_STEPS:08d}"
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    for _ in range(2400):
+        if true():
+            return
+        assert process.poll() is None, "the run ended too early"
+        time.sleep(0.05)
+    raise AssertionError("nothing happened in two minutes")
