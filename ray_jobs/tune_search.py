@@ -116,21 +116,34 @@ def _optuna(values: Distribution) -> BaseDistribution:
     return FloatDistribution(low, high, log=values.loguniform is not None)
 
 
-class _SparesTrial0:
-    """A scheduler that never stops the trial that all others are compared with."""
+class Asha(ASHAScheduler):
+    """Asynchronous successive halving; trial 0 is ranked with the others and never stopped."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = super().on_trial_result(tune_controller, trial, result)  # pyright: ignore[reportAttributeAccessIssue]
-        spared = trial.config["number"] == 0 and decision == TrialScheduler.STOP
-        return TrialScheduler.CONTINUE if spared else decision
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if trial.config["number"] == 0 else decision
+
+    def tell(self, past: Any, report: dict[str, float]) -> None:
+        """A report of an earlier start."""
+        self.on_trial_result(_NOBODY, past, report)
 
 
-class Asha(_SparesTrial0, ASHAScheduler):
-    """Asynchronous successive halving."""
+class MedianStopping(MedianStoppingRule):
+    """Stops what is worse than the median; trial 0 counts for the others and is not judged."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.config["number"] == 0:
+            self.tell(trial, result)
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def tell(self, past: Any, report: dict[str, float]) -> None:
+        """A report that only counts for others: this notes it and judges nothing."""
+        self.on_trial_complete(_NOBODY, past, report)
 
 
-class MedianStopping(_SparesTrial0, MedianStoppingRule):
-    """Stops what is worse than the median."""
+_NOBODY: Any = None
+"""In the place of Ray Tune's controller, which these schedulers do not ask."""
 
 
 class Population(PopulationBasedTraining):
@@ -170,7 +183,7 @@ def build_scheduler(
             require_attrs=False,  # a trial that had only its end left to note reports nothing
         )
     if settings.kind == "asha":
-        scheduler: TrialScheduler = Asha(
+        scheduler = Asha(
             **told,
             # A trial that has reached its last epoch must not count as stopped.
             max_t=max(most_epochs, settings.grace_epochs) + 1,
@@ -186,11 +199,9 @@ def build_scheduler(
         return FIFOScheduler()
     for result in results:
         past: Any = _Past(f"past-{result.trial.number}", {"number": result.trial.number})
-        scheduler.on_trial_add(None, past)  # pyright: ignore[reportArgumentType]
+        scheduler.on_trial_add(_NOBODY, past)
         for _, loss, epochs in result.curve:
-            score = WORST_SCORE if loss is None else -loss
-            report = {TIME: epochs, METRIC: score}
-            scheduler.on_trial_result(None, past, report)
+            scheduler.tell(past, {TIME: epochs, METRIC: WORST_SCORE if loss is None else -loss})
     return scheduler
 
 

@@ -153,10 +153,10 @@ def test_limits_count_the_steps_of_all_trials_and_of_earlier_starts(world: Path)
         limits("id", {"config": {"number": number}, "step": step})
         assert limits.stop_all() == full
     assert limits.reason == "stop.steps 12 is reached"
-    sweep = load(world, world.parent / "run", "stop.hours=1.0e-9")
+    sweep = load(world, world.parent / "run", "stop.hours=1.0e-15")
     limits = Limits(sweep, [])
     assert limits.stop_all()
-    assert limits.reason == "stop.hours 1e-09 is reached"
+    assert limits.reason == "stop.hours 1e-15 is reached"
 
 
 def test_half_a_line_of_metrics_is_not_read(tmp_path: Path) -> None:
