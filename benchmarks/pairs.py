@@ -65,12 +65,12 @@ def main() -> None:
 
 def batching(name: str, lengths: tuple[int, int], items: int, with_ttt: bool, rounds: int) -> str:
     """One line of the table."""
-    lm = tiny_lm(context=250, card=2048)
+    lm = tiny_lm()
     if with_ttt:
         insert_ttt(lm, (1, 2), TTTConfig(dim=128, num_heads=4))
     draw = np.random.default_rng(0)
     recordings = [
-        Recording(draw.integers(0, 2048, (8, frames)).astype(np.int16))
+        Recording(draw.integers(0, lm.card, (8, frames)).astype(np.int16))
         for frames in draw.integers(lengths[0], lengths[1], items)
     ]
     ways = {1: _scoring(1), 32: _scoring(32)}
