@@ -1,6 +1,7 @@
 """The rules of the house that a program can check."""
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -58,6 +59,15 @@ def test_job_modules_define_no_classes():
         if any(isinstance(node, ast.If) and "__main__" in ast.unparse(node) for node in tree.body):
             classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
             assert not classes, f"{path.relative_to(ROOT)} defines {classes}"
+
+
+def test_nothing_is_decided_by_the_wall_clock():
+    # It may be set back; intervals are time.monotonic's. Only a result's origin has a date.
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"time\.time\(|time_ns\(|\.now\(|utcnow\(|st_mtime", text)
+        allowed = [".now("] if path == ROOT / "ttt" / "records.py" else []
+        assert found == allowed, f"{path.relative_to(ROOT)} reads the wall clock: {found}"
 
 
 def _imports(path: Path) -> Iterator[str]:

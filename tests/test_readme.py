@@ -1,5 +1,6 @@
 """README and guide say what is true: their commands run or parse, their files exist."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -100,3 +101,21 @@ def test_the_page_on_pairs_lists_the_original_keys_that_are_taken():
         before, braced, after = re.fullmatch(r"(?:(.*)\{(.*)\})?(.*)", pattern).groups()
         named |= {(before or "") + word + after for word in (braced or "").split(",")}
     assert named == set(ALIASES)
+
+
+def test_every_test_of_the_reliability_table_exists_and_is_marked_as_it_says():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "`test_" in line]
+    assert len(rows) >= 16
+    decorators = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(tree := ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                everywhere = [
+                    ast.unparse(each) for each in tree.body if "pytestmark" in ast.unparse(each)
+                ]
+                decorators[node.name] = [*map(ast.unparse, node.decorator_list), *everywhere]
+    for name, star in re.findall(r"`(test_\w+)`(\*?)", page):
+        assert name in decorators, f"docs/reliability.md names {name}, which is no test"
+        is_fault = any("mark.faults" in text for text in decorators[name])
+        assert is_fault == bool(star), f"{name}: a star means `make test-faults`"

@@ -74,7 +74,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def steps_recorded(run: Path) -> list[object]:
+def steps_recorded(run: Path) -> list[int]:
     return [line["step"] for line in metrics(run) if line["kind"] == "step"]
 
 
@@ -83,10 +83,11 @@ def final(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    for _ in range(2400):
-        if true():
-            return
+def wait_until(
+    true: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 240
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
         assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline, f"nothing happened in {seconds:g} seconds"
         time.sleep(0.05)
-    raise AssertionError("nothing happened in two minutes")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -276,7 +277,10 @@ def test_kills_on_ray_end_with_the_same_bytes(
     process = subprocess.Popen(command(world, run, *ON_RAY), cwd=ROOT)
     wait_until(lambda: 2 in steps_recorded(run), process)
     if victim == "worker":
-        os.kill(worker_pids("ray::RayTrainWorker")[-1], signal.SIGKILL)
+        os.kill(worker_pids("ray::RayTrainWorker", below=process.pid)[-1], signal.SIGKILL)
+        killed, before = time.monotonic(), max(steps_recorded(run))
+        wait_until(lambda: max(steps_recorded(run)) > before, process)
+        print(f"the next step came {time.monotonic() - killed:.0f} s after the kill")
         assert process.wait(timeout=250) == 0
     else:
         process.send_signal(signal.SIGKILL if victim == "driver" else signal.SIGTERM)

@@ -307,8 +307,8 @@ def _stop_when_lost(
         clips = group.from_first(", ".join(micro_batches[0].clip_ids[:3]))
         raise Diverged(
             f"step {state.step}: the loss or gradient was not finite in {state.skipped_in_row} "
-            f"steps in a row (clips {clips}, ...); the last good checkpoint is intact: lower "
-            f"optim.peak_lr or check these clips, then continue with --resume"
+            f"steps in a row (clips {clips}, ...); the last good checkpoint is intact: check these "
+            f"clips and continue with --resume, or start a new run with a lower optim.peak_lr"
         )
 
 
