@@ -232,19 +232,20 @@ class Limits(tune.Stopper):
         self.reason: str | None = None
         self._stop = sweep.stop
         self._began = time.monotonic()
-        self._steps = {result.trial.number: result.step for result in results}
+        self._earlier_steps = sum(result.step for result in results if result.over)
+        self._steps: dict[str, int] = {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Count a report's steps; no single trial is stopped."""
-        number = result["config"]["number"]
-        # A trial that had only its end left to note reports no step.
-        self._steps[number] = max(self._steps.get(number, 0), int(result.get("step", 0)))
+        # Reports count from the trial's first start on; one that had only its end left to note
+        # has no step.
+        self._steps[trial_id] = max(self._steps.get(trial_id, 0), int(result.get("step", 0)))
         return False
 
     def stop_all(self) -> bool:
         """Whether a limit is reached."""
         hours = (time.monotonic() - self._began) / 3600
-        steps = sum(self._steps.values())
+        steps = self._earlier_steps + sum(self._steps.values())
         if self._stop.hours is not None and hours >= self._stop.hours:
             self.reason = f"stop.hours {self._stop.hours:g} is reached"
         if self._stop.steps is not None and steps >= self._stop.steps:

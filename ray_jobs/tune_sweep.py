@@ -42,6 +42,7 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
     over = sum(result.over for result in results)
     if over == count:
         return None
+    storage.delete(storage.join(sweep.run, _RAY_FOLDER))  # of a start that was killed
     nested = sweep.cluster.num_workers > 1
     # Ray Tune would add its own files for every trial, miss them without, print tables beside our
     # progress, and on Ctrl-C wait for the trials.
@@ -107,7 +108,8 @@ def _tuner(
             num_samples=count if search is not None else 1,
             scheduler=build_scheduler(sweep, results, tune_space.most_epochs(sweep)),
             max_concurrent_trials=at_once,
-            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
+            trial_name_creator=lambda trial: f"{trial.config['number']:04d}",
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
         ),
         run_config=tune.RunConfig(
             name=_RAY_FOLDER,
@@ -192,7 +194,7 @@ class _Watcher(tune.Callback):
             self._progress.advance(0, best_loss=loss)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        number = trial.config["number"]
+        number = int(str(trial))  # its name; under pbt its config may be another's
         if self._limits.reason is None:
             epochs = int(trial.last_result.get("epochs", 0))
             tune_trials.end(self._run, number, "stopped", f"by the scheduler after epoch {epochs}")
@@ -202,4 +204,4 @@ class _Watcher(tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         # The text of the error, not the pickled exception beside it.
         last_line = str(trial.get_error()).strip().rpartition("\n")[2]
-        tune_trials.end(self._run, trial.config["number"], "failed", last_line)
+        tune_trials.end(self._run, int(str(trial)), "failed", last_line)

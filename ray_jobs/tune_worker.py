@@ -51,12 +51,13 @@ def run_with_workers(given: dict[str, Any], sweep: TuneConfig) -> None:
 
 
 def run_in_population(given: dict[str, Any], sweep: TuneConfig) -> None:
-    """A trial of one worker under pbt; `given` also has its rate "factor" of the moment.
+    """A trial of one worker under pbt; `given` has its rate "factor" of the moment.
 
+    An exploit replaces all that is given by the other trial's, so the trial's number is its name.
     When Ray Tune hands it another trial's checkpoint, it goes on from there. What it then is, a
     schedule of rate factors, is noted, so that it can be trained again as it is.
     """
-    trial = tune_trials.read(sweep.run, given["number"])
+    trial = tune_trials.read(sweep.run, int(tune.get_context().get_trial_name()))
     checkpoint = tune.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as handed:
