@@ -225,7 +225,7 @@ def test_ttt_layers_that_would_run_code(tmp_path, bomb):
 
 def test_codes_that_would_run_code(tmp_path, bomb):
     torch.save([bomb], tmp_path / "codes.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(bomb))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(bomb, protocol=2))
     (tmp_path / "codes.safetensors").write_bytes(pickle.dumps(bomb))
     np.save(tmp_path / "codes.npy", np.array([bomb], dtype=object), allow_pickle=True)
     for name in ("codes.pt", "plain.pt", "codes.safetensors", "codes.npy"):

@@ -237,8 +237,8 @@ def _optimizer(folder: str, content: bytes) -> dict[str, Any]:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(
-            f"{folder}/optimizer.pt: holds more than tensors and plain values, or is damaged; it is "
-            f"not read, since it could run code: delete the folder to continue from the one before"
+            f"{folder}/optimizer.pt: holds more than tensors and plain values, or is damaged; it "
+            f"could run code and is not read: delete the folder to continue from the one before"
         ) from error
 
 
