@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ray_jobs import run_folder, train_setup, tune_space
+from ray_jobs import run_folder, train_setup, tune_space, tune_trials
 from ray_jobs.cli import Invocation, run
 from ray_jobs.tune_config import TuneConfig
 from ttt import checkpoint, records, storage
@@ -33,8 +33,9 @@ def describe(sweep: TuneConfig) -> str:
     """
     tune_space.require_valid(sweep)
     search, scheduler = sweep.search, sweep.scheduler
+    first = tune_space.trial_config(sweep, {}, tune_trials.folder(sweep.run, 0))
     lines = [
-        train_setup.describe(tune_space.default_config(sweep)),
+        train_setup.describe(first),
         "",
         f"sweep: {tune_space.number_of_trials(sweep)} trials; trial 0 is the plan above, the "
         f"others vary",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,14 +155,23 @@ def _trials_at_once(sweep: TuneConfig) -> int | None:
 
 
 def _require_dashboard() -> None:
-    try:
-        ray.util.state.list_nodes(limit=1)
-    except (RayStateApiException, ConnectionError, OSError) as error:
-        raise UserError(
-            "trials of several workers need Ray's dashboard, by which Ray takes back the room of a "
-            "stopped trial, and it does not answer; start the cluster with it, or set "
-            "cluster.num_workers to 1"
-        ) from error
+    last_try = time.monotonic() + _DASHBOARD_SECONDS
+    while True:
+        try:
+            ray.util.state.list_nodes(limit=1)
+            return
+        except (RayStateApiException, OSError) as error:
+            if time.monotonic() > last_try:
+                raise UserError(
+                    "trials of several workers need Ray's dashboard, by which Ray takes back the "
+                    "room of a stopped trial, and it does not answer; start the cluster with it, "
+                    "or set cluster.num_workers to 1"
+                ) from error
+        time.sleep(1)
+
+
+_DASHBOARD_SECONDS = 90
+"""A dashboard that was just started needs some seconds, on a busy machine many."""
 
 
 def _fit(cpus: Sequence[float], workers: int, cpus_per_worker: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_a_population_hands_on_checkpoints_and_its_best_can_be_trained_again(
     assert not trials[0]["copied"], "trial 0 keeps its schedule"
     heir = heirs[0]
     factors = {int(key.rsplit(".", 1)[1]): f for key, f in heir["values"].items()}
-    assert sorted(factors) == [0, *(copy["step"] for copy in heir["copied"])]
+    assert set(factors) == {0, *(copy["step"] for copy in heir["copied"])}
     donor = next(t for t in trials if t["number"] == heir["copied"][0]["from"])
     assert factors[0] == donor["values"]["optim.rate_factors.0"]
     assert all(0.01 <= factor <= 30 for factor in factors.values())
@@ -246,7 +247,9 @@ def test_trials_of_two_workers_give_their_room_back_when_they_are_stopped(
     placement group that a stopped trial left behind would keep the next one waiting for ever."""
     run = tmp_path / "run"
     more = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5", "search.trials=4"]
-    subprocess.run(command(world, run, *more), cwd=ROOT, check=True, timeout=850)
+    # With the token that a local Ray has by default: its dashboard asks for it too.
+    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    subprocess.run(command(world, run, *more), cwd=ROOT, env=env, check=True, timeout=850)
     states = [trial["state"] for trial in summary(run)["trials"]]
     assert len(states) == 5
     assert states[0] == "finished"
