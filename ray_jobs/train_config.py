@@ -71,6 +71,9 @@ class ClusterConfig(Config):
 
     num_workers: int = 1
     """Ray Train workers; 0 runs the same loop in this process without Ray."""
+    min_workers: int | None = None
+    """When nodes are lost, go on with as few as these and grow again when others join, from the
+    newest checkpoint each time; null waits for all of num_workers."""
     cpus_per_worker: float = 1.0
     """CPUs of each worker; some node must keep a whole CPU beside them to read the data."""
     use_gpu: bool = False
@@ -85,12 +88,22 @@ class ClusterConfig(Config):
     def __post_init__(self) -> None:
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(
+                f"min_workers must lie between 1 and num_workers {self.num_workers} or be null, "
+                f"got {self.min_workers}"
+            )
         if self.cpus_per_worker <= 0:
             raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
         if self.local_cpus is not None and self.local_cpus < 1:
             raise ValueError(f"local_cpus must be at least 1 or null, got {self.local_cpus}")
         if self.max_failures < 0:
             raise ValueError(f"max_failures must not be negative, got {self.max_failures}")
+
+    @property
+    def worker_counts(self) -> range:
+        """The numbers of workers that the run may have at one time or another."""
+        return range(self.min_workers or self.num_workers, self.num_workers + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,8 @@ def prepare(config: TrainConfig) -> Setup:
     when workers cannot share the micro-batches, or when a tracker is not installed.
     """
     trackers.require_installed(config.tracking)
-    require_even_shares(config.curriculum, max(config.cluster.num_workers, 1))
+    for workers in config.cluster.worker_counts:
+        require_even_shares(config.curriculum, max(workers, 1))
     codec = load_codec(config.codec)
     model = Decoder48k.from_snac(codec.model, config.init, seed=config.seed)
     cache = _open(config.data.train, codec)

@@ -97,7 +97,10 @@ def train_on_ray(
     """
     setup = prepare(config)
     require_resumable(config, setup)
-    cluster = config.cluster
+    cluster, counts = config.cluster, config.cluster.worker_counts
+    fixed = cluster.min_workers is None
+    if not fixed:  # Ray counts a lost node in for as long as it tries to start a whole group.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     # How often Ray looks at its workers; its two seconds are long beside a short epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     with ray_session(address or cluster.address, cluster.local_cpus):
@@ -117,7 +120,7 @@ def train_on_ray(
             train_worker,
             train_loop_config={"job": WorkerJob(config, cursor, monitor)},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=cluster.num_workers,
+                num_workers=cluster.num_workers if fixed else (counts[0], counts[-1]),
                 use_gpu=cluster.use_gpu,
                 resources_per_worker=resources,
             ),

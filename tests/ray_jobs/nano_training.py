@@ -63,6 +63,7 @@ def write_world(folder: Path) -> World:
 
 
 ON_RAY = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5"]
+ELASTIC = ["cluster.num_workers=2", "cluster.min_workers=1"]
 
 
 def command(world: World, run: Path, *more: str) -> list[str]:

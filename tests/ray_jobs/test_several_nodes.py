@@ -20,11 +20,13 @@ import soundfile
 from ray.cluster_utils import Cluster
 
 from tests.ray_jobs.nano_training import (
+    ELASTIC,
     ROOT,
     TOTAL_STEPS,
     World,
     command,
     final,
+    metrics,
     steps_recorded,
     wait_until,
 )
@@ -44,12 +46,11 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def replace_node_of(cluster: Cluster, title: str) -> None:
-    """kill -9 a node on which a worker process of this title runs; then another node joins."""
+def remove_node_of(cluster: Cluster, title: str) -> None:
+    """kill -9 a node on which a worker process of this title runs."""
     nodes = {node: _raylet(node) for node in cluster.worker_nodes}
     victim = next(node for node, raylet in nodes.items() if worker_pids(title, below=raylet))
     cluster.remove_node(victim, allow_graceful=False)
-    cluster.add_node(num_cpus=2)
 
 
 def _raylet(node: Any) -> int:
@@ -63,7 +64,8 @@ def run_and_replace(
     """Run a job; take a node away once `ready`; the job ends well, without anybody's help."""
     process = subprocess.Popen([*words, "--address", cluster.address], cwd=ROOT)
     wait_until(ready, process, seconds=600)
-    replace_node_of(cluster, title)
+    remove_node_of(cluster, title)
+    cluster.add_node(num_cpus=2)
     began = time.monotonic()
     assert process.wait(timeout=900) == 0
     print(f"{title}: ended {time.monotonic() - began:.0f} s after the other node had joined")
@@ -78,6 +80,28 @@ def test_a_training_goes_on_with_the_same_samples(
     run_and_replace(cluster, words, "ray::RayTrainWorker", lambda: 2 in steps_recorded(run))
     assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
     assert final(run) == final(whole_on_ray)
+
+
+def test_with_fewer_workers_the_same_samples_are_in_the_same_steps(
+    world: World, whole_on_ray: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """A node is lost and none joins: one worker goes on."""
+    run = tmp_path / "run"
+    words = command(world, run, *ELASTIC, "cluster.cpus_per_worker=1.5")
+    process = subprocess.Popen([*words, "--address", cluster.address], cwd=ROOT)
+    wait_until(lambda: 2 in steps_recorded(run), process, seconds=600)
+    remove_node_of(cluster, "ray::RayTrainWorker")
+    killed, before = time.monotonic(), max(steps_recorded(run))
+    wait_until(lambda: max(steps_recorded(run)) > before, process, seconds=600)
+    print(f"one worker took the next step {time.monotonic() - killed:.0f} s after the loss")
+    assert process.wait(timeout=600) == 0
+    ours, theirs = (
+        [line for line in metrics(each) if line["kind"] == "step"] for each in (run, whole_on_ray)
+    )
+    for key in ("step", "valid_samples", "learning_rate"):
+        assert [line[key] for line in ours] == [line[key] for line in theirs]
+    losses, expected = ([line["loss"] for line in lines] for lines in (ours, theirs))
+    assert losses == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_cache_has_the_same_bytes(cluster: Cluster, tmp_path: Path, small_codec: Path) -> None:

@@ -107,6 +107,11 @@ def test_mistakes_are_refused_in_one_sentence(
             "cluster.num_workers 3 does not divide curriculum.micro_batches_per_step 2",
         ),
         (
+            [*base, "cluster.min_workers=1", "cluster.num_workers=4"],
+            "cluster.num_workers 3 does not divide curriculum.micro_batches_per_step 2",
+        ),
+        ([*base, "cluster.min_workers=2"], "min_workers must lie between 1 and num_workers 0"),
+        (
             [*base, "data.limit_clips=3"],
             "3 training clips are fewer than the 4 of one step: lower curriculum.stages[0]",
         ),

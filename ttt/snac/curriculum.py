@@ -169,8 +169,9 @@ def require_even_shares(config: CurriculumConfig, num_workers: int) -> None:
     if config.micro_batches_per_step % num_workers:
         raise UserError(
             f"cluster.num_workers {num_workers} does not divide curriculum.micro_batches_per_step "
-            f"{config.micro_batches_per_step}; choose a divisor, or change micro_batches_per_step "
-            f"(and start a new run)"
+            f"{config.micro_batches_per_step}, as every number of workers from "
+            f"cluster.min_workers on must; choose a divisor, or change micro_batches_per_step (and "
+            f"start a new run)"
         )
 
 
