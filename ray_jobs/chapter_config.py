@@ -193,8 +193,9 @@ class EvaluateChaptersConfig(Config):
             raise ValueError("verify_spans and seed must not be negative")
         if not 0 <= self.min_coverage <= 1:
             raise ValueError("min_coverage must lie between 0 and 1")
-        if "://" in self.output:
-            raise ValueError("output must be a folder that all nodes see, not a URI")
+        for name in ("output", "codes_cache"):
+            if "://" in (getattr(self, name) or ""):
+                raise ValueError(f"{name} must be a folder that all nodes see, not a URI")
         controls = self.controls
         if self.model.ttt is None and (controls.updates_off or controls.reset_every_frames):
             raise ValueError(

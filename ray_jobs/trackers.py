@@ -119,11 +119,7 @@ class MetricsFile(Hook):
         if not storage.is_local(self._uri):
             self._lines.append(json.dumps(records.finite(line), allow_nan=False))
             return
-        path = storage.local_path(self._uri)
-        try:
-            records.append_jsonl(path, line)
-        except OSError as error:
-            raise UserError(f"{path}: could not be written ({error.strerror})") from error
+        records.append_jsonl(storage.local_path(self._uri), line)
 
     def _upload(self) -> None:
         if self._lines:

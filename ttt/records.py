@@ -20,6 +20,7 @@ from typing import Any
 
 from ttt import storage
 from ttt.config import Config
+from ttt.errors import UserError
 
 COMMIT_VARIABLE = "TTT_GIT_COMMIT"
 """The environment variable that names the commit where the code runs without its repository."""
@@ -39,10 +40,17 @@ def read_json(uri: str | Path) -> Any:
 
 
 def append_jsonl(path: Path, value: dict[str, Any]) -> None:
-    """Append one line to a local .jsonl file in one write; NaN and infinity become null."""
+    """Append one line to a local .jsonl file in one write; NaN and infinity become null.
+
+    Raises UserError when the disk is full.
+    """
+    line = json.dumps(finite(value), allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(value), allow_nan=False) + "\n")
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}); free space") from error
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

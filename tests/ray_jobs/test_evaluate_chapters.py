@@ -383,6 +383,7 @@ def test_a_prefix_needs_another_speaker(voices: Path) -> None:
         (["controls.updates_off=true"], "controls.updates_off and controls.reset_every_frames"),
         (["model.baseline=false"], "baseline is false and ttt is null"),
         (["chunk=0"], "chunk must be 1 or more"),
+        (["codes_cache=s3://b/codes"], "codes_cache must be a folder that all nodes see"),
         (["cluster.gpus_per_worker=1.5"], "gpus_per_worker above 1 must be a whole number"),
         (
             ["preset=original", "controls.reset_every_frames=20"],

@@ -46,25 +46,25 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def remove_node_of(cluster: Cluster, title: str) -> None:
-    """kill -9 a node on which a worker process of this title runs."""
-    nodes = {node: _raylet(node) for node in cluster.worker_nodes}
-    victim = next(node for node, raylet in nodes.items() if worker_pids(title, below=raylet))
-    cluster.remove_node(victim, allow_graceful=False)
+def wait_and_remove_node(
+    cluster: Cluster, process: subprocess.Popen[bytes], title: str, ready: Callable[[], bool]
+) -> None:
+    """Once `ready`, kill -9 a node other than the head on which a worker of this title runs."""
+    wait_until(lambda: ready() and bool(_nodes_of(cluster, title)), process, seconds=600)
+    cluster.remove_node(_nodes_of(cluster, title)[0], allow_graceful=False)
 
 
-def _raylet(node: Any) -> int:
-    (raylet,) = node.all_processes["raylet"]
-    return raylet.process.pid
+def _nodes_of(cluster: Cluster, title: str) -> list[Any]:
+    raylets = {node: node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes}
+    return [node for node, raylet in raylets.items() if worker_pids(title, below=raylet)]
 
 
 def run_and_replace(
     cluster: Cluster, words: list[str], title: str, ready: Callable[[], bool]
 ) -> None:
-    """Run a job; take a node away once `ready`; the job ends well, without anybody's help."""
+    """Run a job; one node is lost, another joins; the job ends well, without anybody's help."""
     process = subprocess.Popen([*words, "--address", cluster.address], cwd=ROOT)
-    wait_until(ready, process, seconds=600)
-    remove_node_of(cluster, title)
+    wait_and_remove_node(cluster, process, title, ready)
     cluster.add_node(num_cpus=2)
     began = time.monotonic()
     assert process.wait(timeout=900) == 0
@@ -89,8 +89,7 @@ def test_with_fewer_workers_the_same_samples_are_in_the_same_steps(
     run = tmp_path / "run"
     words = command(world, run, *ELASTIC, "cluster.cpus_per_worker=1.5")
     process = subprocess.Popen([*words, "--address", cluster.address], cwd=ROOT)
-    wait_until(lambda: 2 in steps_recorded(run), process, seconds=600)
-    remove_node_of(cluster, "ray::RayTrainWorker")
+    wait_and_remove_node(cluster, process, "ray::RayTrainWorker", lambda: 2 in steps_recorded(run))
     killed, before = time.monotonic(), max(steps_recorded(run))
     wait_until(lambda: max(steps_recorded(run)) > before, process, seconds=600)
     print(f"one worker took the next step {time.monotonic() - killed:.0f} s after the loss")

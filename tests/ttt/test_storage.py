@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.object_store import ObjectStore
-from ttt import checkpoint, storage
+from ttt import checkpoint, records, storage
 from ttt.checkpoint import Snapshot
 from ttt.errors import UserError
 from ttt.snac.ranged_file import open_ranged, open_seekable
@@ -145,3 +145,8 @@ def test_parts_of_addresses(tmp_path: Path) -> None:
     ):
         assert (storage.parent(uri), storage.name(uri)) == (parent, name)
     assert storage.join("s3://b/x?region=r", "run") == "s3://b/x/run?region=r"
+
+
+def test_a_line_on_a_full_disk_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"/dev/full: could not be written \(No space left on dev"):
+        records.append_jsonl(Path("/dev/full"), {"step": 1})
