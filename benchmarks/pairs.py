@@ -135,7 +135,9 @@ def _config(folder: Path) -> EvaluatePairsConfig:
     root = Path(__file__).resolve().parents[1]
     where = [f"tasks.{name}.root={path}" for name, path in roots.items()]
     config = load_config(EvaluatePairsConfig, root / "configs" / "pairs_tiny_cpu.yaml", where)
-    return replace(config, output=str(folder / "run"), pairs_per_shard=8)
+    # Large enough that a shard takes half a second, as real ones take longer still.
+    model = replace(config.model, lm_kwargs={"dim": 512, "num_layers": 12, "num_heads": 8})
+    return replace(config, output=str(folder / "run"), model=model, pairs_per_shard=8)
 
 
 def _scoring(batch: int) -> Scoring:

@@ -45,11 +45,5 @@ def _overview(chapters: Mapping[str, Any] | None, pairs: Mapping[str, Any] | Non
         header = ["Chapters", "whole chapter", "beyond the window", "per doubling"]
         tables += [report.table(header, rows), note(f"Nats: {LOSS_NAMES[weights]}.")]
     if pairs is not None:
-        runs = pairs["runs"]
-        names = list(dict.fromkeys(name for run in runs.values() for name in run["metrics"]))
-        rows = [
-            [key, *(pair_report.accuracy_cell(run["metrics"].get(name)) for name in names)]
-            for key, run in runs.items()
-        ]
-        tables += [report.table(["Pairs", *names], rows), note("Accuracy in per cent.")]
+        tables.append(pair_report.accuracy_table(pairs["runs"]))
     return report.section("All at once", *tables, id_="overview")

@@ -18,6 +18,7 @@ from pathlib import Path
 from ray_jobs.demo_report import build_page
 from ttt import storage
 from ttt.errors import UserError
+from ttt.eval.pair_fixtures import write_fixtures
 from ttt.records import read_json
 from ttt.synthetic_voice import write_corpus
 
@@ -37,6 +38,7 @@ def main() -> int:
     print(f"[demo] making {TRAINING_CLIPS + UNSEEN_CLIPS} clips of synthetic speech", flush=True)
     write_corpus(folder / "audio", TRAINING_CLIPS, TRAINING_SEED, seconds=(4.5, 7.0))
     write_corpus(folder / "unseen", UNSEEN_CLIPS, UNSEEN_SEED, seconds=(3.0, 5.0))
+    write_fixtures(folder / "benchmarks")
     for module, *arguments in steps(folder):
         command = [sys.executable, "-m", module, *arguments]
         print(f"\n[demo] $ {shlex.join(['python', *command[1:]])}", flush=True)
@@ -95,15 +97,30 @@ def steps(folder: Path) -> list[list[str]]:
             *("--config", "configs/chapters_null.yaml"),
             f"output={folder / 'chapters_null'}",
         ],
+        pairs_step(folder),
+    ]
+
+
+def pairs_step(folder: Path) -> list[str]:
+    """The benchmarks made of pairs, with and without silence codes in the text stream."""
+    made = folder / "benchmarks"
+    return [
+        "ray_jobs.evaluate_pairs",
+        *("--config", "configs/pairs_tiny_cpu.yaml"),
+        f"tasks.swuggy.root={made / 'sLM21' / 'lexical'}",
+        f"tasks.tstory.root={made / 'tStoryCloze'}",
+        *(f"tasks.{left_out}=null" for left_out in ("sblimp", "sstory", "salmon")),
+        "against.silence_as_text.text=silence_codes",
+        f"output={folder / 'pairs'}",
     ]
 
 
 def _write_page(folder: Path) -> Path:
-    parts = ("evaluation", "chapters_effect", "chapters_null")
-    decoder, effect, null = (read_json(folder / part / "summary.json") for part in parts)
+    parts = ("evaluation", "chapters_effect", "chapters_null", "pairs")
+    decoder, effect, null, pairs = (read_json(folder / p / "summary.json") for p in parts)
     links = [f"{part}/report.html" for part in parts]
     page = folder / "report.html"
-    storage.write_bytes(page, build_page(decoder, effect, null, links).encode())
+    storage.write_bytes(page, build_page(decoder, effect, null, pairs, links).encode())
     return page
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray_jobs import report
 from ray_jobs.chapter_facts import interval_words, note, number, paragraph, words
+from ray_jobs.pair_report import accuracy_table
 from ray_jobs.report import Markup
 from ttt.eval.chapter_plots import LOSS_NAMES, difference_plot, loss_plot
 
@@ -22,12 +23,13 @@ def build_page(
     decoder: Mapping[str, Any],
     effect: Mapping[str, Any],
     null: Mapping[str, Any],
+    pairs: Mapping[str, Any],
     links: Sequence[str],
 ) -> str:
-    """The page from three summaries: of the decoder's evaluation, and of chapters with and without
-    a table to be remembered, each of a baseline and a TTT model.
+    """The page from four summaries: of the decoder's evaluation, of chapters with and without a
+    table to be remembered, each of a baseline and a TTT model, and of pairs.
 
-    `links` are the addresses of the three whole reports, relative to this page.
+    `links` are the addresses of the four whole reports, relative to this page.
     """
     verdict = decoder["verdict"]
     spoken = report.callout(
@@ -54,6 +56,16 @@ def build_page(
             _null(null, effect),
             _pictures(null),
             note("The same two models on chapters without a table. Expected: no difference."),
+        ),
+        _section(
+            "Benchmarks made of pairs",
+            "pairs",
+            links[3],
+            accuracy_table(pairs["runs"]),
+            note(
+                "A small model with random weights, on made recordings: expected are accuracies "
+                "around 50 per cent, which is guessing."
+            ),
         ),
     ]
     return report.page("What the demo made", *parts, subtitle="Every number is of this run.")

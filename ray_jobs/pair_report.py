@@ -73,9 +73,15 @@ def headline_words(summary: _Summary) -> list[str]:
     return lines
 
 
-def accuracy_cell(metric: Mapping[str, Any] | None) -> Markup | str:
-    """The accuracy that headlines, with its interval; a dash where nothing was scored."""
-    return "–" if metric is None else cell(_headline(metric)["macro"], 1, scale=_POINTS)
+def accuracy_table(runs: Mapping[str, Any]) -> Markup:
+    """A row per model and setting, a column per benchmark; a dash where nothing was scored."""
+    names = list(dict.fromkeys(name for run in runs.values() for name in run["metrics"]))
+    rows = []
+    for key, run in runs.items():
+        metrics = [run["metrics"].get(name) for name in names]
+        cells = [cell(_headline(m)["macro"], 1, scale=_POINTS) if m else "–" for m in metrics]
+        rows.append([key, *cells])
+    return report.table(["Accuracy in per cent", *names], rows)
 
 
 def _verdict(compared: Mapping[str, Any]) -> Markup:

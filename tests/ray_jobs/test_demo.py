@@ -11,12 +11,15 @@ from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_pool import evaluate
 from ray_jobs.config import load_config
 from ray_jobs.demo_report import build_page
+from ray_jobs.pair_report import accuracy_table
 from ray_jobs.schema import config_class
+from tests.ttt.eval.scored_pairs import made_pairs, noisy, write_run
+from ttt.eval.pair_rescore import summarize_run
 from ttt.records import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 DECODER = {"verdict": {"kind": "good", "heading": "Better", "sentences": ["By a tenth."]}}
-LINKS = ["evaluation/report.html", "effect/report.html", "null/report.html"]
+LINKS = [f"{part}/report.html" for part in ("evaluation", "effect", "null", "pairs")]
 Summaries = tuple[dict, dict]
 
 
@@ -41,7 +44,8 @@ def summaries(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Summ
 
 
 def page(effect: dict, null: dict) -> str:
-    return build_page(DECODER, effect, null, LINKS)
+    pairs = {"runs": {"baseline-paper": {"metrics": {}}}}
+    return build_page(DECODER, effect, null, pairs, LINKS)
 
 
 def test_the_two_pictures_come_out_and_the_page_says_so(summaries: Summaries) -> None:
@@ -95,6 +99,16 @@ def test_without_intervals_nothing_is_claimed(summaries: Summaries) -> None:
         nothing = [None] * len(found["curve"]["low"])
         found["curve"].update(low=nothing, high=nothing)
     assert page(effect, null).count("Not as expected: no interval") == 2
+
+
+def test_accuracies_are_on_the_page(tmp_path: Path) -> None:
+    losses = {"baseline": noisy(1), "ttt": noisy(2)}
+    pairs = summarize_run(write_run(tmp_path, losses, [made_pairs()]))
+    html = accuracy_table(pairs["runs"])
+    for run in pairs["runs"].values():
+        macro = run["metrics"]["swuggy_dev"]["scores"]["weighted_mean"]["macro"]
+        assert f"<div>{100 * macro['mean']:.1f}</div>" in html
+        assert f"{100 * macro['low']:.1f} to {100 * macro['high']:.1f}, n = 12" in html
 
 
 def test_every_step_is_a_command_of_this_repository() -> None:

@@ -31,8 +31,7 @@ from ttt.records import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "pairs_tiny_cpu.yaml"
-SHAPE = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20}
-BROKEN = "its negative is no audio"
+SHAPE = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20, "text_card": 64}
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +292,15 @@ def test_the_user_s_voice_is_refused_where_the_model_does_not_predict_it(
         roots, "streams={voice: user}", f"model.lm_kwargs={json.dumps(wide)}", "output=nowhere"
     )
     assert "the recording is user" in describe(spoken)
+
+
+def test_silence_as_text_is_refused_where_the_model_has_fewer_words_than_codes(
+    roots: dict[str, Path],
+) -> None:
+    few = {**SHAPE, "text_card": 48}
+    ready = config(roots, "preset=seed", f"model.lm_kwargs={json.dumps(few)}", "output=nowhere")
+    with pytest.raises(UserError, match=r"silence as text holds 63 .* this model knows -1 to 47"):
+        describe(ready)
 
 
 def test_what_is_not_whole_is_refused_before_anything_starts(

@@ -89,7 +89,8 @@ def check_streams(lm: LMModel, streams: Mapping[str, str]) -> None:
     """Raise UserError for streams that the model, on the meta device too, does not have."""
     nothing = torch.zeros(CODEBOOKS, 1, dtype=torch.int16)
     words: dict[str, Any] = dict(streams)
-    Streams(lm, nothing[None], silence=nothing, **words)
+    # Silence may hold any code, and not every model has as many words of text.
+    Streams(lm, nothing[None], silence=nothing + lm.card - 1, **words)
 
 
 def length_batches(lengths: Sequence[int], items: int, frames: int) -> list[list[int]]:
