@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+_DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
+"""How Ray says that a worker is gone: also by its own watch over a node's memory, with the node,
+or after it answered, with the answer."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,7 @@ def over_actors(
             place, item, actor = running.pop(finished)
             try:
                 result = ray.get(finished)
-            except (RayActorError, ObjectLostError) as error:
-                # A lost object is a result that went with the node of an actor.
+            except _DEATHS as error:
                 if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise
                 ray.kill(actor)  # an unavailable actor may still be alive

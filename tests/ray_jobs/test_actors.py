@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +61,30 @@ def test_a_killed_actor_loses_no_item(ray_local: None, tmp_path: Path) -> None:
 def test_a_bug_in_the_work_is_raised(ray_local: None, tmp_path: Path) -> None:
     with pytest.raises(RayTaskError, match="a bug"):
         _run(tmp_path, [-3], actors=1)
+
+
+@pytest.mark.faults
+def test_workers_that_ray_kills_for_lack_of_memory_are_deaths_too() -> None:
+    """Ray kills by itself where a node's memory runs low; here it believes that at once."""
+    script = """
+        import time
+
+        import ray_jobs
+        import ray
+
+        from ray_jobs.actors import over_actors
+
+        ray.init(address="local", num_cpus=2, include_dashboard=False)
+
+        @ray.remote(num_cpus=0.5)
+        class Slow:
+            def work(self, number):
+                time.sleep(600)
+
+        results = over_actors(Slow.remote, lambda a, n: a.work.remote(n), [1], actors=1, attempts=2)
+        print([(item, result.reason) for item, result in results])
+    """
+    low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, env={**os.environ, **low}, capture_output=True, text=True)
+    assert "[(1, 'its worker died 2 times')]" in done.stdout, done.stderr
