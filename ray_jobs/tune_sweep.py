@@ -158,7 +158,8 @@ def _require_dashboard() -> None:
     last_try = time.monotonic() + _DASHBOARD_SECONDS
     while True:
         try:
-            ray.util.state.list_nodes(limit=1)
+            # Without an address it would ask whichever Ray this machine started last.
+            ray.util.state.list_nodes(address=ray.get_runtime_context().gcs_address, limit=1)
             return
         except (RayStateApiException, OSError) as error:
             if time.monotonic() > last_try:
@@ -186,7 +187,7 @@ class _Watcher(tune.Callback):
     """Notes how trials end where they cannot do so themselves, and shows how far the sweep is."""
 
     def __init__(self, sweep: TuneConfig, limits: Limits, progress: Progress) -> None:
-        self._run = sweep.run
+        self._sweep = sweep
         self._limits = limits
         self._progress = progress
         self._best: float | None = None
@@ -205,13 +206,17 @@ class _Watcher(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         number = int(str(trial))  # its name; under pbt its config may be another's
-        if self._limits.reason is None:
-            epochs = int(trial.last_result.get("epochs", 0))
-            tune_trials.end(self._run, number, "stopped", f"by the scheduler after epoch {epochs}")
-        if tune_trials.reached(self._run, number).over:
+        result = tune_trials.reached(self._sweep.run, number)
+        if not result.over and self._limits.reason is None:
+            # The scheduler ended it, be it at its last epoch.
+            config = tune_space.trial_config(self._sweep, result.trial.values, self._sweep.run)
+            whole = result.epochs >= config.curriculum.epochs
+            why = "" if whole else f"by the scheduler after epoch {result.epochs}"
+            tune_trials.end(self._sweep.run, number, "finished" if whole else "stopped", why)
+        if tune_trials.reached(self._sweep.run, number).over:
             self._progress.advance(1)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         # The text of the error, not the pickled exception beside it.
         last_line = str(trial.get_error()).strip().rpartition("\n")[2]
-        tune_trials.end(self._run, int(str(trial)), "failed", last_line)
+        tune_trials.end(self._sweep.run, int(str(trial)), "failed", last_line)
