@@ -13,12 +13,14 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from snac import SNAC
 
-from tests.object_store import ObjectStore
+if TYPE_CHECKING:
+    from tests.object_store import ObjectStore
 
 torch.set_num_threads(1)
 
@@ -50,8 +52,10 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def object_store() -> Iterator[ObjectStore]:
+def object_store() -> Iterator["ObjectStore"]:
     """An S3 server that the test may break and mend."""
+    from tests.object_store import ObjectStore  # A second, for those who ask for it.
+
     store = ObjectStore()
     yield store
     store.close()
