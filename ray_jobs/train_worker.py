@@ -24,12 +24,13 @@ import ray.train
 import ray.train.torch
 import torch
 
-from ray_jobs import train_monitor
+from ray_jobs import train_monitor, train_room
 from ray_jobs.actors import beside_driver
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_free_cpu_per_node
 from ray_jobs.trackers import build_trackers
 from ray_jobs.train_config import TrainConfig
+from ray_jobs.train_hook import ReportHook
 from ray_jobs.train_monitor import MonitorClient, Position
 from ray_jobs.train_setup import Setup, loop_settings, prepare, require_resumable
 from ray_jobs.window_source import (
@@ -44,8 +45,6 @@ from ttt.errors import UserError
 from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
 from ttt.snac.hooks import Hook, StepRecord
 from ttt.snac.train_loop import BatchSource, TrainingStopped, train
-from ttt.snac.train_state import TrainState
-from ttt.snac.validation import ValidationResult
 from ttt.snac.window_reader import LocalWindowSource, WindowReader
 
 
@@ -127,7 +126,7 @@ def train_on_ray(
             run_config=ray.train.RunConfig(
                 # A name of its own each time: Ray resumes an old name without a word.
                 name=uuid.uuid4().hex,
-                storage_path=storage.join(config.run, _RAY_FOLDER),
+                storage_path=storage.join(config.run, train_room.RAY_FOLDER),
                 failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
                 callbacks=list(callbacks),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -141,7 +140,7 @@ def train_on_ray(
             train_monitor.watched(monitor, progress, done, stop),
         ):
             result = trainer.fit()
-    storage.delete(storage.join(config.run, _RAY_FOLDER))
+    storage.delete(storage.join(config.run, train_room.RAY_FOLDER))
     if isinstance(result.return_value, UserError):
         raise result.return_value
     assert isinstance(result.return_value, Outcome)
@@ -186,6 +185,7 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | UserError:
     client = MonitorClient(job.monitor)
     with ExitStack() as stack:
         if rank == 0:  # the loop follows the first rank's wish to stop
+            train_room.note(job.config.run)
             stack.enter_context(client.connected())
             hooks.append(_PositionHook(client.move_to))
         try:
@@ -223,9 +223,6 @@ def export_best(config: TrainConfig, export: str | None = None) -> str:
         for path in sorted(Path(staged).iterdir()):
             storage.write_bytes(storage.join(export, path.name), path.read_bytes())
     return export
-
-
-_RAY_FOLDER = "ray_train"
 
 
 def _train(
@@ -269,44 +266,6 @@ class _PositionHook(Hook):
         loss = record.terms["total"]
         shown_loss = loss if math.isfinite(loss) else None
         self._show(Position(record.step, shown_loss, self._waited / self._elapsed))
-
-
-WORST_SCORE = -1e30
-"""Stands for a loss that is no number: it must not win."""
-
-
-class ReportHook(Hook):
-    """Tells Ray Train or Ray Tune each validation, once its checkpoint is complete.
-
-    Every rank has it, for Ray Train's report is a barrier. Plain finite floats only: anything
-    else breaks Ray's snapshot of a run. "score" is always there and larger is better, because Ray
-    takes a missing or minimised one for the best.
-    """
-
-    def __init__(self, report: Callable[[dict[str, float], str], None]) -> None:
-        """`report` gets the numbers and the checkpoint's folder (empty but on the first rank)."""
-        self._report = report
-        self._values: dict[str, float] | None = None
-
-    def on_validation(self, state: TrainState, result: ValidationResult) -> None:
-        values = {
-            f"{row}/{name}": value
-            for row, metrics in result.rows.items()
-            for name, value in metrics.items()
-        }
-        values = {"validation_loss": result.loss, **values}
-        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        score = -finite["validation_loss"] if "validation_loss" in finite else WORST_SCORE
-        self._values = {
-            "step": state.step,
-            "epochs": state.epoch - 1,
-            "score": score,
-            **finite,
-        }
-
-    def on_checkpoint(self, state: TrainState, folder: str) -> None:
-        if self._values is not None and self._values["step"] == state.step:
-            self._report(self._values, folder)
 
 
 def _total_steps(setup: Setup) -> int:

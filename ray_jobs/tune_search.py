@@ -26,13 +26,13 @@ from ray.tune.schedulers import (
 from ray.tune.search import Searcher
 
 from ray_jobs import tune_trials
-from ray_jobs.train_worker import WORST_SCORE
+from ray_jobs.train_hook import WORST_SCORE
 from ray_jobs.tune_config import RATE_FACTOR, Distribution, TuneConfig
 from ray_jobs.tune_space import trial_config
 from ray_jobs.tune_trials import Reached, Trial
 
 METRIC, MODE, TIME = "score", "max", "epochs"
-"""What a trial reports (`train_worker.ReportHook`), and what is made of it."""
+"""What a trial reports (`train_hook.ReportHook`), and what is made of it."""
 
 
 class TpeSearch(Searcher):

@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-import ray.util.state
 from ray import tune
-from ray.util.state.exception import RayStateApiException
 
-from ray_jobs import tune_space, tune_trials
+from ray_jobs import train_room, tune_space, tune_trials
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import check_free_cpu, ray_session
 from ray_jobs.tune_config import RATE_FACTOR, TuneConfig
@@ -44,7 +42,6 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
     if over == count:
         return None
     storage.delete(storage.join(sweep.run, _RAY_FOLDER))  # of a start that was killed
-    nested = sweep.cluster.num_workers > 1
     # Ray Tune would add its own files for every trial, miss them without, print tables beside our
     # progress, and on Ctrl-C wait for the trials.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -52,9 +49,7 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # Without its dashboard Ray does not take back the room of several workers whose trial the
-    # scheduler stopped, and the next trial waits for ever.
-    with ray_session(address or sweep.cluster.address, sweep.cluster.local_cpus, dashboard=nested):
+    with ray_session(address or sweep.cluster.address, sweep.cluster.local_cpus):
         at_once = _trials_at_once(sweep)
         limits = Limits(sweep, results)
         with Progress("sweep", count, "trials", done=over) as progress:
@@ -146,33 +141,11 @@ def _trials_at_once(sweep: TuneConfig) -> int | None:
     cpus = [node.get("CPU", 0.0) for node in nodes]
     at_once = sweep.concurrent_trials or 1
     check_free_cpu(cpus, at_once * cluster.num_workers, cluster.cpus_per_worker)
-    _require_dashboard()
     while sweep.concurrent_trials is None and _fit(
         cpus, (at_once + 1) * cluster.num_workers, cluster.cpus_per_worker
     ):
         at_once += 1
     return at_once
-
-
-def _require_dashboard() -> None:
-    last_try = time.monotonic() + _DASHBOARD_SECONDS
-    while True:
-        try:
-            # Without an address it would ask whichever Ray this machine started last.
-            ray.util.state.list_nodes(address=ray.get_runtime_context().gcs_address, limit=1)
-            return
-        except (RayStateApiException, OSError) as error:
-            if time.monotonic() > last_try:
-                raise UserError(
-                    "trials of several workers need Ray's dashboard, by which Ray takes back the "
-                    "room of a stopped trial, and it does not answer; start the cluster with it, "
-                    "or set cluster.num_workers to 1"
-                ) from error
-        time.sleep(1)
-
-
-_DASHBOARD_SECONDS = 90
-"""A dashboard that was just started needs some seconds, on a busy machine many."""
 
 
 def _fit(cpus: Sequence[float], workers: int, cpus_per_worker: float) -> bool:
@@ -183,6 +156,9 @@ def _fit(cpus: Sequence[float], workers: int, cpus_per_worker: float) -> bool:
     return True
 
 
+_SECONDS_TO_GIVE_BACK = 60
+
+
 class _Watcher(tune.Callback):
     """Notes how trials end where they cannot do so themselves, and shows how far the sweep is."""
 
@@ -191,6 +167,7 @@ class _Watcher(tune.Callback):
         self._limits = limits
         self._progress = progress
         self._best: float | None = None
+        self._ended: dict[int, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune saves its callbacks, and a terminal cannot be saved; nobody reads it.
@@ -204,8 +181,16 @@ class _Watcher(tune.Callback):
             self._best = loss
             self._progress.advance(0, best_loss=loss)
 
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        # For a while, since Ray Train may try again before it hears that its trial is over.
+        for number, ended in list(self._ended.items()):
+            train_room.give_back(tune_trials.folder(self._sweep.run, number))
+            if time.monotonic() - ended > _SECONDS_TO_GIVE_BACK:
+                del self._ended[number]
+
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         number = int(str(trial))  # its name; under pbt its config may be another's
+        self._ended[number] = time.monotonic()
         result = tune_trials.reached(self._sweep.run, number)
         if not result.over and self._limits.reason is None:
             # The scheduler ended it, be it at its last epoch.
@@ -218,5 +203,6 @@ class _Watcher(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         # The text of the error, not the pickled exception beside it.
+        self._ended[int(str(trial))] = time.monotonic()
         last_line = str(trial.get_error()).strip().rpartition("\n")[2]
         tune_trials.end(self._sweep.run, int(str(trial)), "failed", last_line)

@@ -17,11 +17,12 @@ from typing import Any
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from ray_jobs import train_worker, tune_trials
+from ray_jobs import train_room, train_worker, tune_trials
 from ray_jobs.config import dump_yaml
 from ray_jobs.train_config import TrainConfig
+from ray_jobs.train_hook import ReportHook
 from ray_jobs.train_setup import loop_settings, prepare
-from ray_jobs.train_worker import Outcome, ReportHook
+from ray_jobs.train_worker import Outcome
 from ray_jobs.tune_config import TuneConfig
 from ray_jobs.tune_space import trial_config
 from ray_jobs.tune_trials import METRICS, Trial
@@ -44,6 +45,7 @@ def run_with_workers(given: dict[str, Any], sweep: TuneConfig) -> None:
     """A trial of several workers: Ray Train below this function, which takes no CPU itself."""
 
     def train(config: TrainConfig) -> Outcome:
+        train_room.give_back(config.run)  # of a start that was killed
         callback = TuneReportCallback()
         return train_worker.train_on_ray(config, None, threading.Event(), [callback])
 

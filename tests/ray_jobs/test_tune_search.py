@@ -12,7 +12,7 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from ray_jobs import tune_trials
-from ray_jobs.train_worker import WORST_SCORE, ReportHook
+from ray_jobs.train_hook import WORST_SCORE, ReportHook
 from ray_jobs.tune_search import Limits, TpeSearch, build_scheduler
 from ray_jobs.tune_trials import Reached, Trial, best_of
 from tests.tune_world import load, write_world
