@@ -15,17 +15,15 @@ from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.held_models import (
     Weights,
     absolute,
+    outlines,
     wanted_weights,
-    weights_name,
     with_absolute_paths,
 )
 from ttt.errors import UserError
 from ttt.eval.chapter_records import record_path
 from ttt.eval.chapters import Chapter, Unreadable, find_chapters
-from ttt.moshi.load import outline_moshi
 from ttt.moshi.memory import memory_need
 from ttt.moshi.original import WARNING
-from ttt.moshi.ttt_files import outline_ttt
 
 
 @dataclass(frozen=True)
@@ -245,15 +243,10 @@ def _prefixes(
 def _memory(plan: Plan) -> list[str]:
     """A line per model, or why it cannot be said."""
     model, lines = plan.config.model, []
-    for weights in wanted_weights(model):
-        name = weights_name(model, weights)
-        try:
-            lm = outline_moshi(name, dtype=model.dtype, lm_kwargs=model.lm_kwargs)
-        except UserError as error:
-            lines.append(f"{weights}: not known yet ({error})")
+    for weights, lm in outlines(model):
+        if isinstance(lm, UserError):
+            lines.append(f"{weights}: not known yet ({lm})")
             continue
-        if weights == "ttt" and model.ttt is not None:
-            outline_ttt(lm, model.ttt)
         need = memory_need(lm, plan.config.group_size, plan.config.chunk)
         lines.append(
             f"{weights}: {need.total / 2**20:,.0f} MiB at most (rings {need.rings / 2**20:,.0f}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ def comparison_table(first: str, second: str) -> str:
     )
     for loss, found in compared["losses"].items():
         lines.append(f"\n{LOSS_NAMES[loss]}")
-        lines += [f"  {name:16s} {_words(row)}" for name, row in found["measures"].items()]
+        lines += [
+            f"  {name:16s} {difference_words(row, '{:+.4g}'.format)}"
+            for name, row in found["measures"].items()
+        ]
     return "\n".join(lines)
 
 
@@ -39,13 +42,14 @@ def _named(text: str) -> tuple[str, str]:
     return folder, name
 
 
-def _words(row: Mapping[str, Any]) -> str:
+def difference_words(row: Mapping[str, Any], shown: Callable[[float], str]) -> str:
+    """A difference with its interval and test, its numbers written by `shown`."""
     if row["mean"] is None:
         return f"-  ({row['reason']})"
-    text = f"{row['mean']:+.4g}"
+    text = shown(row["mean"])
     if row["low"] is None:
         return f"{text}  (no interval: {row['reason']})"
-    text += f"  [{row['low']:+.4g}, {row['high']:+.4g}]  n = {row['n']}"
+    text += f"  [{shown(row['low'])}, {shown(row['high'])}]  n = {row['n']}"
     if row["p_wilcoxon"] is not None:
         text += f"  p = {row['p_wilcoxon']:.3g}, {row['p_holm']:.3g} after Holm"
     return text

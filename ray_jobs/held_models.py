@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from moshi.models.lm import LMModel
 
 from ray_jobs.chapter_config import ChapterModelsConfig
+from ttt.errors import UserError
 from ttt.eval.run_description import ModelIdentity
 from ttt.moshi.codes import silence_codes
 from ttt.moshi.insert import temporal_layers
-from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi
-from ttt.moshi.ttt_files import describe_ttt, load_ttt
+from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi, outline_moshi
+from ttt.moshi.ttt_files import describe_ttt, load_ttt, outline_ttt
 
 Weights = Literal["baseline", "ttt"]
 
@@ -81,6 +84,20 @@ def wanted_weights(config: ChapterModelsConfig) -> list[Weights]:
     """The models that a configuration asks for, the baseline first."""
     wanted: list[Weights] = ["baseline"] if config.baseline else []
     return [*wanted, "ttt"] if config.ttt is not None else wanted
+
+
+def outlines(config: ChapterModelsConfig) -> Iterator[tuple[Weights, LMModel | UserError]]:
+    """Each model that is asked for, on the meta device, or why it cannot be outlined yet."""
+    for weights in wanted_weights(config):
+        try:
+            name = weights_name(config, weights)
+            lm = outline_moshi(name, dtype=config.dtype, lm_kwargs=config.lm_kwargs)
+        except UserError as error:
+            yield weights, error
+            continue
+        if weights == "ttt" and config.ttt is not None:
+            outline_ttt(lm, config.ttt)
+        yield weights, lm
 
 
 def weights_name(config: ChapterModelsConfig, weights: Weights) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from ray_jobs.held_models import (
     Weights,
     absolute,
+    outlines,
     wanted_weights,
-    weights_name,
     with_absolute_paths,
 )
 from ray_jobs.pair_config import EvaluatePairsConfig, PairTaskConfig
@@ -23,9 +23,7 @@ from ttt.eval.pair_records import is_complete, part_path
 from ttt.eval.pair_run import PlannedTask, Setting, items_root, run_key
 from ttt.eval.pairs import Pair, find_pairs, subsample, task_title
 from ttt.eval.scorer import check_streams
-from ttt.moshi.load import outline_moshi
 from ttt.moshi.memory import memory_need
-from ttt.moshi.ttt_files import outline_ttt
 
 
 @dataclass(frozen=True)
@@ -183,15 +181,10 @@ def _warnings(config: EvaluatePairsConfig, tasks: list[PlannedTask]) -> list[str
 def _memory(config: EvaluatePairsConfig) -> list[str]:
     """A line per model, or why it cannot be said; refuses streams that a model does not have."""
     lines, model = [], config.model
-    for weights in wanted_weights(model):
-        name = weights_name(model, weights)
-        try:
-            lm = outline_moshi(name, dtype=model.dtype, lm_kwargs=model.lm_kwargs)
-        except UserError as error:
-            lines.append(f"{weights}: not known yet ({error})")
+    for weights, lm in outlines(model):
+        if isinstance(lm, UserError):
+            lines.append(f"{weights}: not known yet ({lm})")
             continue
-        if weights == "ttt" and model.ttt is not None:
-            outline_ttt(lm, model.ttt)
         for setting in config.settings:
             check_streams(lm, setting.streams)
         longest = max(1, config.batch_frames // config.batch_items)

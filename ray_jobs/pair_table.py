@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ray_jobs.chapter_table import difference_words
 from ttt.eval.pair_rescore import compare_runs
 from ttt.eval.pair_run import PairRunDescription
 
@@ -26,8 +25,8 @@ def comparison_table(first: str, second: str) -> str:
     for name, metric in compared.items():
         row = metric["scores"][metric["score"]]
         lines.append(
-            f"  {name:12s} {_words(row['accuracy'])}  ({metric['pairs']:,} pairs, "
-            f"{row['gained']:,} gained, {row['lost']:,} lost)"
+            f"  {name:12s} {difference_words(row['accuracy'], _points)}  "
+            f"({metric['pairs']:,} pairs, {row['gained']:,} gained, {row['lost']:,} lost)"
         )
         if metric["left_out"]:
             lines.append(f"  {metric['left_out']:,} pairs of one of the two only are left out")
@@ -41,13 +40,5 @@ def _named(text: str) -> tuple[str, str]:
     return folder, name
 
 
-def _words(row: Mapping[str, Any]) -> str:
-    if row["mean"] is None:
-        return f"-  ({row['reason']})"
-    text = f"{100 * row['mean']:+.2f}"
-    if row["low"] is None:
-        return f"{text}  (no interval: {row['reason']})"
-    text += f"  [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-    if row["p_wilcoxon"] is not None:
-        text += f"  p = {row['p_wilcoxon']:.3g}, {row['p_holm']:.3g} after Holm"
-    return text
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"
