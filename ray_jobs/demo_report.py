@@ -63,8 +63,8 @@ def build_page(
             links[3],
             accuracy_table(pairs["runs"]),
             note(
-                "A small model with random weights, on made recordings: expected are accuracies "
-                "around 50 per cent, which is guessing."
+                "A small model with random weights, on made recordings: what it prefers is an "
+                "accident of both and means nothing. Shown is what a run gives."
             ),
         ),
     ]
