@@ -32,14 +32,9 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
 
     Raises UserError when no node has room for a trial.
     """
-    count = tune_space.number_of_trials(sweep)
-    if sweep.search.kind != "tpe":
-        _note(sweep, [{}, *tune_space.drawn(sweep)])
-    elif not tune_trials.numbers(sweep.run):
-        _note(sweep, [{}])
     results = tune_trials.every_reached(sweep.run)
-    over = sum(result.over for result in results)
-    if over == count:
+    count = tune_space.number_of_trials(sweep)
+    if sum(result.over for result in results) == count:
         return None
     storage.delete(storage.join(sweep.run, _RAY_FOLDER))  # of a start that was killed
     # Ray Tune would add its own files for every trial, miss them without, print tables beside our
@@ -51,12 +46,14 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     with ray_session(address or sweep.cluster.address, sweep.cluster.local_cpus):
         at_once = _trials_at_once(sweep)
+        # Only now: a command that was refused can be given again.
+        _note(sweep, [{}] if sweep.search.kind == "tpe" else [{}, *tune_space.drawn(sweep)])
+        results = tune_trials.every_reached(sweep.run)
         limits = Limits(sweep, results)
+        over = sum(result.over for result in results)
         with Progress("sweep", count, "trials", done=over) as progress:
-            tuner = _tuner(
-                sweep, results, count, at_once, limits, _Watcher(sweep, limits, progress)
-            )
-            tuner.fit()
+            watcher = _Watcher(sweep, limits, progress)
+            _tuner(sweep, results, count, at_once, limits, watcher).fit()
     storage.delete(storage.join(sweep.run, _RAY_FOLDER))
     return limits.reason
 

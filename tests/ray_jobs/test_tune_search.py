@@ -146,14 +146,14 @@ def test_tpe_learns_from_the_trials_on_disk_and_does_not_propose_the_same_again(
 
 
 def test_limits_count_the_steps_of_all_trials_and_of_earlier_starts(world: Path) -> None:
-    sweep = load(world, world.parent / "run", "stop.steps=12")
+    sweep = load(world, world.parent / "run", "stop.steps=14")
     going_on = reached(1, [1.0], state="unfinished")
     limits = Limits(sweep, [reached(0, [1.0, 1.0]), reached(9, [1.0]), going_on])  # 4 + 2 steps
     assert not limits.stop_all()
     for number, step, full in ((1, 4, False), (1, 4, False), (2, 2, False), (2, 4, True)):
         limits(f"id {number}", {"step": step})
         assert limits.stop_all() == full
-    assert limits.reason == "stop.steps 12 is reached"
+    assert limits.reason == "stop.steps 14 is reached"
     sweep = load(world, world.parent / "run", "stop.hours=1.0e-15")
     limits = Limits(sweep, [])
     assert limits.stop_all()

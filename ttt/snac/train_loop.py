@@ -102,12 +102,10 @@ def train(
             valid_samples, replaced, save_by_clock, stop = _agree(
                 group, model, micro_batches, saver.clock_is_due(), stop_requested()
             )
+            factor = rate_factor(settings.optim, state.step)
+            phase_step = state.step - epoch.phase_first_step
             rates = learning_rates(
-                settings.optim,
-                epoch.phase,
-                state.step - epoch.phase_first_step,
-                epoch.phase_steps,
-                factor=rate_factor(settings.optim, state.step),
+                settings.optim, epoch.phase, phase_step, epoch.phase_steps, factor=factor
             )
             set_learning_rates(optimizer, rates)
             terms = accumulate_gradients(
@@ -237,7 +235,8 @@ def _validate(
     if state.step == 0:
         state.references = {k: v for k, v in result.rows.items() if k in REFERENCE_ROWS}
     result.rows.update(state.references)
-    improved = state.step > 0 and (state.best_value is None or result.loss < state.best_value)
+    lowest = math.inf if state.best_value is None else state.best_value
+    improved = state.step > 0 and result.loss < lowest  # a loss that is no number never is
     if improved:
         state.best_value, state.best_step = result.loss, state.step
     for hook in hooks:

@@ -345,6 +345,19 @@ def test_another_plan_is_refused_with_key_and_both_values(cache: Path, tmp_path:
         Rig(cache, tmp_path, optim=OptimConfig(peak_lr=1e-3)).train()
 
 
+def test_a_validation_loss_that_is_no_number_is_never_the_best(cache: Path, tmp_path: Path) -> None:
+    wild = OptimConfig(head_only_lr=1e30, peak_lr=1e30, max_skipped_in_row=99)
+    log = Log()
+    state = Rig(cache, tmp_path, optim=wild).train([log])
+    assert not math.isfinite(log.validations[-1][1].loss)
+    assert (state.step, state.best_step, checkpoint.best(str(tmp_path))) == (
+        TOTAL_STEPS,
+        None,
+        None,
+    )
+    assert checkpoint.complete_steps(str(tmp_path))[-1] == TOTAL_STEPS
+
+
 def test_a_fork_with_a_new_rate_factor_is_the_run_that_had_it_from_the_start(
     cache: Path, uninterrupted: tuple[Path, Log], tmp_path: Path
 ) -> None:
