@@ -60,6 +60,7 @@ class Size:
             padding_bias=padding_bias,
         )
         if with_ttt:
+            torch.manual_seed(0)  # The layers are drawn, and a figure must be one to come again.
             middle = range(self.layers // 4, self.layers // 4 + self.layers // 2)
             insert_ttt(lm, middle, TTTConfig(dim=self.dim, num_heads=self.heads))
         return lm
