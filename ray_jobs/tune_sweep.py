@@ -85,14 +85,15 @@ def _tuner(
     else:
         space = {"number": tune.grid_search([result.trial.number for result in left])}
     function: Any = run_alone
-    resources = {"cpu": cluster.cpus_per_worker, **({"gpu": 1} if cluster.use_gpu else {})}
+    resources: dict[str, float] = {"cpu": cluster.cpus_per_worker, "gpu": float(cluster.use_gpu)}
     if sweep.scheduler.kind == "pbt":
         factors = {result.trial.number: _factor(result.trial) for result in left}
         space["factor"] = tune.sample_from(lambda given: factors[given["number"]])
         function = run_in_population
     elif cluster.num_workers > 1:
-        # Its workers ask for their own room; Ray Tune refuses a trial that takes nothing at all.
-        function, resources = run_with_workers, {"cpu": 0.01}
+        # Its workers ask for their own room. Ray Tune refuses a trial that takes nothing, and any
+        # share of a CPU would break the whole one that must stay free: a byte, then.
+        function, resources = run_with_workers, {"memory": 1}
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(function, sweep=sweep), resources),
         param_space=space,
