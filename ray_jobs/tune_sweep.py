@@ -55,6 +55,8 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
             watcher = _Watcher(sweep, limits, progress)
             _tuner(sweep, results, count, at_once, limits, watcher).fit()
     storage.delete(storage.join(sweep.run, _RAY_FOLDER))
+    for number in tune_trials.numbers(sweep.run):  # left by stopped trials of several workers
+        storage.delete(storage.join(tune_trials.folder(sweep.run, number), train_room.RAY_FOLDER))
     return limits.reason
 
 
