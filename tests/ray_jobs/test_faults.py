@@ -129,6 +129,7 @@ def test_a_clock_that_is_set_back_changes_nothing(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(900)
 def test_a_node_that_stands_still_for_a_while_is_waited_for(
     world: World, whole_on_ray: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_node_that_stands_still_for_a_while_is_waited_for(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(900)
 def test_a_full_object_store_slows_training_and_changes_nothing(
     world: World, tmp_path: Path
 ) -> None:

@@ -238,6 +238,7 @@ def test_cache_and_run_on_s3_survive_outages_and_a_kill(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(900)
 def test_two_ray_workers_on_s3_end_with_the_same_bytes_after_a_kill(
     world: World, whole_on_ray: Path, object_store: ObjectStore
 ) -> None:
@@ -249,7 +250,7 @@ def test_two_ray_workers_on_s3_end_with_the_same_bytes_after_a_kill(
     checkpoints = storage.join(run, "checkpoints")
     wait_until(lambda: "step-00000002" in storage.list_names(checkpoints), process)
     os.kill(worker_pids("ray::RayTrainWorker")[-1], signal.SIGKILL)
-    assert process.wait(timeout=280) == 0
+    assert process.wait(timeout=500) == 0
     assert final_on(object_store) == final(whole_on_ray)
 
 
@@ -272,6 +273,7 @@ def test_sigterm_saves_and_resume_ends_with_the_same_bytes(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("victim", ["worker", "driver", "sigterm"])
 def test_kills_on_ray_end_with_the_same_bytes(
     world: World, whole_on_ray: Path, tmp_path: Path, victim: str
