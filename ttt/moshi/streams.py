@@ -99,13 +99,16 @@ class Streams:
         return torch.cat(voices, dim=1).masked_fill(ended, ZERO_TOKEN)
 
     def text(self, first: int, count: int) -> Tensor:
-        """[B, count] int64 text; ZERO_TOKEN after the last frame."""
+        """[B, count] int64 text; tokens that differ by frame end with their recording."""
         if isinstance(self._text, Tensor):
-            return self._stretch(self._text[:, None], first, count)[:, 0]
-        if self._text == "silence_codes" and self._silence is not None:
-            return self._stretch(self._silence[:1], first, count).expand(self.batch, -1)
-        token = self._lm.text_padding_token_id if self._text == "pad" else ZERO_TOKEN
-        return torch.full((self.batch, count), token, device=self._lm.device)
+            given = self._stretch(self._text[:, None], first, count)[:, 0]
+        elif self._text == "silence_codes" and self._silence is not None:
+            given = self._stretch(self._silence[:1], first, count).expand(self.batch, -1)
+        else:
+            token = self._lm.text_padding_token_id if self._text == "pad" else ZERO_TOKEN
+            return torch.full((self.batch, count), token, device=self._lm.device)
+        # The last step is told the text after the end, which must not hang on the batch.
+        return given.masked_fill(~self.alive(first, count).to(given.device), ZERO_TOKEN)
 
     def _other_voice(self, codes: Tensor, first: int, count: int) -> Tensor:
         if isinstance(self._other, Tensor):

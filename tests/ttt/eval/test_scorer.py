@@ -85,12 +85,13 @@ def test_sums_are_those_of_the_published_forward(lm, text, other):
 
 
 @pytest.mark.parametrize("ttt", [False, True])
-def test_a_batch_gives_what_each_alone_gives(lm, ttt_lm, ttt):
-    model = ttt_lm if ttt else lm
+@pytest.mark.parametrize("text", ["masked", "silence_codes"])
+def test_a_batch_gives_what_each_alone_gives(lm, ttt_lm, ttt, text):
+    model, streams, quiet = ttt_lm if ttt else lm, MASKED | {"text_stream": text}, silence(41)
     items = recordings([30, 7, 8, 41, 7, 12, 1, 2], endings=True)
-    alone = score(model, items, how(items=1))
+    alone = score(model, items, how(streams, items=1), quiet)
     for order in (range(8), (5, 3, 1, 7, 0, 2, 6, 4)):
-        together = score(model, [items[place] for place in order], how(items=4))
+        together = score(model, [items[place] for place in order], how(streams, items=4), quiet)
         for place, result in zip(order, together, strict=True):
             one = alone[place]
             assert result.n_cb == one.n_cb == (items[place].codes.shape[1],) * 8
