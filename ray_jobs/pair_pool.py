@@ -28,7 +28,7 @@ from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.eval.pair_records import write_part
+from ttt.eval.pair_records import is_complete, write_part
 from ttt.eval.pair_rescore import rescore
 from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.run_description import ModelIdentity
@@ -94,14 +94,22 @@ def _run(plan: Plan, missing: Sequence[Work]) -> None:
         unscored = 0
         for work, outcome in results:
             if isinstance(outcome, WorkerDied):
-                lost = without_scores(work, outcome.reason)
-                write_part(work.path(config.output), lost)
-                outcome = len(lost)
+                outcome = _give_up(work, config.output, outcome.reason)
             unscored += outcome
             fields: dict[str, object] = {"without_score": unscored} if unscored else {}
             progress.advance(2 * len(work.pairs), **fields)
     for actor in ready:  # Nothing was missing.
         ray.kill(actor)
+
+
+def _give_up(work: Work, output: str, reason: str) -> int:
+    """Write why a shard has no scores; returns how many utterances that leaves without one."""
+    path = work.path(output)
+    if is_complete(path):  # Only the answer of its last worker was lost.
+        return 0
+    lost = without_scores(work, reason)
+    write_part(path, lost)
+    return len(lost)
 
 
 def _start(config: EvaluatePairsConfig) -> Any:
