@@ -48,7 +48,8 @@ def execute(config: EvaluateAllConfig, invocation: cli.Invocation) -> None:
             try:
                 pool.evaluate(part, resume=begun, address=invocation.address)
             except UserError as error:
-                problems.append(f"{name}: {error}")
+                # One of a worker says its sentence inside; outside it is a whole traceback.
+                problems.append(f"{name}: {cli.find_user_error(error)}")
         _write_together(output)
     if problems:
         raise UserError("; ".join(problems))
