@@ -7,6 +7,7 @@ Abramowitz and Stegun (1964), 26.7.3 and 26.7.4 (Student's t).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
 
@@ -87,6 +88,7 @@ def with_enough_clusters(interval: Interval, clusters: int, unit: str) -> Interv
     return Interval(interval.mean, None, None, interval.n, reason)
 
 
+@functools.cache  # Slow for many degrees, and a run asks for the same few again and again.
 def student_t_quantile(share: float, degrees: int) -> float:
     """The value below which Student's t lies with the chance `share` (from 0.5 to below 1)."""
     if not 0.5 <= share < 1 or degrees < 1:
