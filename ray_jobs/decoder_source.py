@@ -81,10 +81,15 @@ class DecoderSource:
 def find_decoder(path: str) -> DecoderSource:
     """Look at `path` without loading weights.
 
-    Raises UserError when it is neither an export nor a run that has one or a checkpoint.
+    Raises UserError when it is neither an export nor a training run that has one or a checkpoint.
     """
     if not storage.exists(path):
         raise UserError(f"{path}: no such folder; give an export or the folder of a training run")
+    if storage.exists(storage.join(path, "trials")):
+        raise UserError(
+            f"{path}: the folder of a sweep; give its best decoder, "
+            f"{storage.join(path, 'export')}, or one of its trials"
+        )
     if _is_export(path):
         export.read_config(path)
         parent = storage.parent(path)

@@ -127,6 +127,9 @@ def test_what_is_no_decoder_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: neither an exported decoder"):
         find_decoder(str(tmp_path / "empty"))
+    (tmp_path / "sweep" / "trials").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"a sweep; give its best decoder, .*sweep/export"):
+        find_decoder(str(tmp_path / "sweep"))
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("init: interp", "init: average"))
     with pytest.raises(UserError, match=r"does not fit codec .* with init average"):
