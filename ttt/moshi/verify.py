@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from moshi.models.lm import LMModel
 from torch import Tensor
@@ -68,7 +69,8 @@ def verify(
             alive = streams.alive(first, count)[:, None]
             difference = (by_frame - nll[:, :, first : first + count]).abs()
             largest = difference.masked_fill(~alive, 0.0).max().item()
-            found.largest_nll_difference = max(found.largest_nll_difference, largest)
+            # Unlike max, this keeps what is not a number.
+            found.largest_nll_difference = float(np.maximum(found.largest_nll_difference, largest))
             found.frames += int(alive.sum())
     return found
 

@@ -1,5 +1,6 @@
 """Random spans held to stepping: agreement is reported as such, and so is a fault."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +34,9 @@ def test_faults_are_found(small_lm, speech):
     found = verify(lm, streams, wrong, result.text, spans=1, span_frames=FRAMES)
     assert found.frames == 2 * FRAMES
     assert found.largest_nll_difference == pytest.approx(0.5, abs=1e-4)
+    wrong[0, 2, 30] = torch.nan
+    found = verify(lm, streams, wrong, result.text, spans=1, span_frames=FRAMES)
+    assert np.isnan(found.largest_nll_difference)
     text = result.text.clone()
     text[0, 30] = (text[0, 30] + 1) % 48
     found = verify(lm, streams, result.nll, text, spans=1, span_frames=FRAMES)
