@@ -6,6 +6,7 @@ configuration, versions and machine made a result; every summary carries it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -42,14 +43,17 @@ def read_json(uri: str | Path) -> Any:
 def append_jsonl(path: Path, value: dict[str, Any]) -> None:
     """Append one line to a local .jsonl file in one write; NaN and infinity become null.
 
-    Raises UserError when the disk is full.
+    Raises UserError, and adds nothing, when the disk is full.
     """
     line = json.dumps(finite(value), allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
+    size = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)  # The part that fitted would make the file unreadable.
         raise UserError(f"{path}: could not be written ({error.strerror}); free space") from error
 
 

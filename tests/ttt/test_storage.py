@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -147,6 +149,19 @@ def test_parts_of_addresses(tmp_path: Path) -> None:
     assert storage.join("s3://b/x?region=r", "run") == "s3://b/x/run?region=r"
 
 
-def test_a_line_on_a_full_disk_is_one_sentence() -> None:
+def test_a_line_on_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/dev/full: could not be written \(No space left on dev"):
         records.append_jsonl(Path("/dev/full"), {"step": 1})
+    path, code = (
+        tmp_path / "lines.jsonl",
+        (
+            "import resource, signal, sys; from pathlib import Path; from ttt import records; "
+            "path = Path(sys.argv[1]); records.append_jsonl(path, {'step': 1}); "
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); "
+            "records.append_jsonl(path, {'step': 2, 'reason': 'longer than there is room'})"
+        ),
+    )
+    cut = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert "could not be written (File too large)" in cut.stderr
+    assert list(records.read_jsonl(path)) == [{"step": 1}]
