@@ -27,7 +27,7 @@ import torch
 from ray_jobs import train_monitor, train_room
 from ray_jobs.actors import beside_driver
 from ray_jobs.progress import Progress
-from ray_jobs.runtime import ray_session, require_free_cpu_per_node
+from ray_jobs.runtime import ray_session, require_free_cpu_per_node, require_room
 from ray_jobs.trackers import build_trackers
 from ray_jobs.train_config import TrainConfig
 from ray_jobs.train_hook import ReportHook
@@ -92,7 +92,8 @@ def train_on_ray(
     """The loop in `cluster.num_workers` workers of Ray Train, which tells `callbacks` of each
     report.
 
-    Raises UserError when they would take every CPU, and what the loop raises.
+    Raises UserError when they would take every CPU or more GPUs than there are, and what the loop
+    raises.
     """
     setup = prepare(config)
     require_resumable(config, setup)
@@ -104,6 +105,7 @@ def train_on_ray(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     with ray_session(address or cluster.address, cluster.local_cpus):
         require_free_cpu_per_node(cluster.num_workers, cluster.cpus_per_worker)
+        require_room(cluster.num_workers, cluster.cpus_per_worker, float(cluster.use_gpu))
         cursor = start_cursor(
             WindowSpec(
                 cache_uri=config.data.train,

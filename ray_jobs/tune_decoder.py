@@ -19,6 +19,7 @@ from ray_jobs import run_folder, train_setup, tune_space, tune_trials
 from ray_jobs.cli import Invocation, run
 from ray_jobs.tune_config import TuneConfig
 from ttt import checkpoint, records, storage
+from ttt.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +64,8 @@ def _require_same_sweep(sweep: TuneConfig) -> None:
     path = storage.join(sweep.run, "provenance.json")
     if storage.exists(path):
         before, now = records.read_json(path)["config"], sweep.to_dict()
+        if "space" not in before:
+            raise UserError(f"{sweep.run}: not the folder of a sweep; choose another run folder")
         for tree in (before, now):
             for changeable in ("run", "cluster", "tracking", "stop", "concurrent_trials"):
                 tree.pop(changeable)

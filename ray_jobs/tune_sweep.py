@@ -18,7 +18,8 @@ from ray import tune
 
 from ray_jobs import train_room, tune_space, tune_trials
 from ray_jobs.progress import Progress
-from ray_jobs.runtime import check_free_cpu, ray_session
+from ray_jobs.runtime import ray_session, require_free_cpu_per_node, require_room
+from ray_jobs.train_config import ClusterConfig
 from ray_jobs.tune_config import RATE_FACTOR, TuneConfig
 from ray_jobs.tune_search import Limits, TpeSearch, build_scheduler
 from ray_jobs.tune_trials import Reached, Trial
@@ -138,19 +139,22 @@ def _trials_at_once(sweep: TuneConfig) -> int | None:
                 f"cluster.cpus_per_worker, or add nodes"
             )
         return sweep.concurrent_trials
-    cpus = [node.get("CPU", 0.0) for node in nodes]
     at_once = sweep.concurrent_trials or 1
-    check_free_cpu(cpus, at_once * cluster.num_workers, cluster.cpus_per_worker)
-    while sweep.concurrent_trials is None and _fit(
-        cpus, (at_once + 1) * cluster.num_workers, cluster.cpus_per_worker
-    ):
+    _require_room(cluster, at_once)
+    while sweep.concurrent_trials is None and _fit(cluster, at_once + 1):
         at_once += 1
     return at_once
 
 
-def _fit(cpus: Sequence[float], workers: int, cpus_per_worker: float) -> bool:
+def _require_room(cluster: ClusterConfig, trials: int) -> None:
+    workers = trials * cluster.num_workers
+    require_free_cpu_per_node(workers, cluster.cpus_per_worker)
+    require_room(workers, cluster.cpus_per_worker, float(cluster.use_gpu))
+
+
+def _fit(cluster: ClusterConfig, trials: int) -> bool:
     try:
-        check_free_cpu(cpus, workers, cpus_per_worker)
+        _require_room(cluster, trials)
     except UserError:
         return False
     return True

@@ -20,7 +20,7 @@ from ray_jobs import train_decoder, tune_decoder, tune_trials
 from ray_jobs.config import load_config
 from ray_jobs.train_config import TrainConfig
 from tests.tune_world import EPOCHS, STEPS, write_world
-from ttt import checkpoint
+from ttt import checkpoint, records
 from ttt.snac.model import Decoder48k
 
 ROOT = Path(__file__).parents[2]
@@ -205,9 +205,21 @@ def test_trials_that_no_node_can_hold_are_refused(
             ["cluster.num_workers=2", "cluster.cpus_per_worker=1"],
             "can leave no whole CPU to read the data",
         ),
+        (
+            ["cluster.num_workers=2", "cluster.cpus_per_worker=0.4", "cluster.use_gpu=true"],
+            "2 workers of 0.4 CPU and 1 GPU cannot be placed on this Ray, which has room for 0",
+        ),
     ):
         assert tune_decoder.main(arguments(world, tmp_path / "run", *more)) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_training_is_not_resumed_as_a_sweep(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.write_json(tmp_path / "provenance.json", {"config": {"run": str(tmp_path)}})
+    assert tune_decoder.main(arguments(world, tmp_path, "--resume")) == 2
+    assert "not the folder of a sweep; choose another run folder" in capsys.readouterr().err
 
 
 def command(world: Path, run: Path, *more: str) -> list[str]:
