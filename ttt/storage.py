@@ -228,7 +228,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(
-            f"{path}: could not be written ({error.strerror}); free space or choose another folder"
+            f"{path}: could not be written ({error.strerror or error}); free space or choose "
+            f"another folder"
         ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
