@@ -82,8 +82,8 @@ resume=()
 for word in "$@"; do
   case $word in
     run=* | output=*)
-      # Queued again, the job goes on where its folder shows that it had begun.
-      if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -e "${word#*=}/config.yaml" ]; then
+      # Queued again, the job goes on where its folder holds something (decode_codes: wavs alone).
+      if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -n "$(ls "${word#*=}" 2> /dev/null)" ]; then
         resume=(--resume)
       fi ;;
   esac
