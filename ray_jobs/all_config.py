@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from ray_jobs.chapter_config import (
@@ -19,7 +19,7 @@ from ttt.config import Config
 
 _SHARED = ("model", "cluster")
 _ALIASES = {
-    **{key: Alias(f"pairs.{alias.key}", alias.values) for key, alias in ALIASES.items()},
+    **{key: replace(alias, key=f"pairs.{alias.key}") for key, alias in ALIASES.items()},
     "librilight_audio_dir": Alias("chapters.data.root"),
     "librilight_max_chapters": Alias("chapters.data.max_chapters"),
 }

@@ -25,31 +25,38 @@ class Alias:
     values: Mapping[Any, Any] | None = None
     """Old value -> new one, None for nothing to set; None takes every value as it is."""
 
+    def move(self, tree: dict[str, Any], value: Any) -> str | None:
+        """Set the key in `tree`, in place, to what the old `value` means; or the reason why not."""
+        if self.values is not None:
+            if not isinstance(value, bool | str) or value not in self.values:
+                wanted = " or ".join(map(yaml_tree.show, self.values))
+                return f"expected {wanted}, got {yaml_tree.show(value)}"
+            value = self.values[value]
+            if value is None:
+                return None
+        return self.put(tree, value)
+
+    def put(self, tree: dict[str, Any], value: Any) -> str | None:
+        """Set the key in `tree`, in place, to a new value; or the reason why not."""
+        return yaml_tree.set_value(tree, self.key, value)
+
 
 def translate(
     tree: Mapping[str, Any], aliases: Mapping[str, Alias]
 ) -> tuple[dict[str, Any], list[str]]:
-    """`tree` with its old keys, at the top or below `paper_metrics`, moved; a line per problem."""
+    """`tree` with its old keys, at the top or below `paper_metrics`, moved; a line per problem.
+
+    They are moved in the order of `aliases`, wherever they lie.
+    """
     moved = copy.deepcopy(dict(tree))
     problems: list[str] = []
     holders = {"": moved}
     if isinstance(group := moved.get(_GROUP), dict):
         holders[f"{_GROUP}."] = group
-    for prefix, holder in holders.items():
-        for name in [name for name in holder if name in aliases]:
-            problem = _move(moved, aliases[name], holder.pop(name))
+    for name, alias in aliases.items():
+        for prefix, holder in holders.items():
+            problem = alias.move(moved, holder.pop(name)) if name in holder else None
             problems += [f"{prefix}{name}: {problem}"] if problem else []
     if group == {}:
         del moved[_GROUP]
     return moved, problems
-
-
-def _move(tree: dict[str, Any], alias: Alias, value: Any) -> str | None:
-    if alias.values is not None:
-        if not isinstance(value, bool | str) or value not in alias.values:
-            wanted = " or ".join(map(yaml_tree.show, alias.values))
-            return f"expected {wanted}, got {yaml_tree.show(value)}"
-        value = alias.values[value]
-        if value is None:
-            return None
-    return yaml_tree.set_value(tree, alias.key, value)

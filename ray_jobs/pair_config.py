@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 from ray_jobs.chapter_config import ChapterActorsConfig, ChapterModelsConfig
 from ray_jobs.key_aliases import Alias
@@ -54,6 +54,25 @@ PRESETS = {
 }
 """Streams by name: what we hold to be right; silence codes as text; the original evaluation."""
 
+
+@dataclass(frozen=True)
+class StreamAlias(Alias):
+    """An old key of one stream: beside use_silence_codes the others are those of preset seed."""
+
+    def put(self, tree: dict[str, Any], value: Any) -> str | None:
+        """Set the stream; where it differs from preset seed, all streams in place of the preset."""
+        *above, _, stream = self.key.split(".")
+        run: Any = tree
+        for part in above:
+            run = run.get(part) if isinstance(run, dict) else None
+        if not isinstance(run, dict) or run.get("preset") != "seed" or run.get("streams"):
+            return super().put(tree, value)
+        seed = asdict(PRESETS["seed"])
+        if seed[stream] != value:
+            run |= {"preset": "paper", "streams": {**seed, stream: value}}
+        return None
+
+
 ALIASES = {
     **{
         f"{task}_{old}": Alias(f"tasks.{task}.{new}")
@@ -62,8 +81,8 @@ ALIASES = {
     },
     **{f"{task}_gold_csv": Alias(f"tasks.{task}.gold") for task in ("sblimp", "swuggy")},
     "use_silence_codes": Alias("preset", {True: "seed", False: None}),
-    "paper_metrics_use_silence": Alias("streams.other", {True: "silence", False: "masked"}),
-    "paper_metrics_use_user_stream": Alias("streams.voice", {True: "user", False: None}),
+    "paper_metrics_use_silence": StreamAlias("streams.other", {True: "silence", False: "masked"}),
+    "paper_metrics_use_user_stream": StreamAlias("streams.voice", {True: "user", False: None}),
 }
 """Keys of the original evaluation that are taken, with or without `paper_metrics.` before them."""
 
@@ -134,7 +153,10 @@ class EvaluatePairsConfig(Config):
         if not any(self.tasks.values()):
             raise ValueError("tasks names no benchmark; set tasks.swuggy.root or another's")
         if self.streams is not None and self.preset != "paper":
-            raise ValueError(f"preset {self.preset} sets the streams: null streams, or the preset")
+            old = " (use_silence_codes: true is preset seed)" if self.preset == "seed" else ""
+            raise ValueError(
+                f"preset {self.preset} sets the streams{old}: null streams, or the preset"
+            )
         names = [setting.name for setting in self.settings]
         for name in self.against:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or names.count(name) > 1:

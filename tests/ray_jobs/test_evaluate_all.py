@@ -119,6 +119,10 @@ def test_what_both_share_is_set_once(words: Path, tmp_path: Path) -> None:
     assert config.chapters.output == f"{tmp_path / 'out'}/chapters"
     assert config.pairs.preset == "paper"
     assert config.pairs.tasks["swuggy"].root == str(words)
+    old = ["paper_metrics.paper_metrics_use_silence=true", "paper_metrics.use_silence_codes=true"]
+    both = load_config(EvaluateAllConfig, ALL, [*given, *old]).pairs
+    assert both is not None
+    assert [(each.text, each.other) for each in both.settings] == [("silence_codes", "silence")]
     printed = tmp_path / "printed.yaml"
     printed.write_text(dump_yaml(config))
     assert load_config(EvaluateAllConfig, printed) == config

@@ -23,6 +23,7 @@ from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, Piece
 from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
 from ttt.eval.pair_records import ItemRecord, read_parts
+from ttt.eval.pair_run import Setting
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.codes import encode_chapter
@@ -280,6 +281,32 @@ def test_old_keys_are_taken_for_the_new(
         "paper_metrics.librilight_audio_dir: belongs to evaluate_chapters; there now data.root"
     )
     assert "use_silence_cods: unknown key" in caught.value.problems[1]
+
+
+@pytest.mark.parametrize("silent_first", (True, False))
+def test_old_keys_of_streams_go_with_silence_codes(
+    roots: dict[str, Path], silent_first: bool
+) -> None:
+    def old(*keys: str) -> EvaluatePairsConfig:
+        given = ("paper_metrics.use_silence_codes=true", *keys)
+        return config(roots, *(reversed(given) if silent_first else given), "output=nowhere")
+
+    def streams(other: str, voice: str = "moshi") -> Setting:
+        return Setting(name="streams", text="silence_codes", other=other, voice=voice)
+
+    seed = config(roots, "preset=seed", "output=nowhere")
+    masked, silence = (f"paper_metrics_use_silence={value}" for value in ("false", "true"))
+    assert old(masked) == old(f"paper_metrics.{masked}") == seed
+    assert old(masked, "paper_metrics_use_user_stream=false") == seed
+    both = old(silence)
+    assert both.settings == (streams("silence"),)
+    assert "warning: streams fills the text stream with audio codes" in describe(both)
+    user = old(masked, "paper_metrics_use_user_stream=true")
+    assert user.settings == (streams("masked", "user"),)
+    user = old(silence, "paper_metrics_use_user_stream=true")
+    assert user.settings == (streams("silence", "user"),)
+    with pytest.raises(ConfigError, match=r"\(use_silence_codes: true is preset seed\)"):
+        old("streams={text: pad}")
 
 
 def test_the_user_s_voice_is_refused_where_the_model_does_not_predict_it(
