@@ -132,6 +132,7 @@ def test_resuming_repeats_no_trial_that_is_over_and_adds_new_ones(
     assert set(after) == set(range(6))
 
 
+@pytest.mark.faults  # for its length
 def test_a_limit_leaves_trials_unfinished_and_resuming_ends_with_the_same_bytes(
     world: Path, tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +167,7 @@ def test_tpe_and_median_stopping_with_a_trial_that_is_not_finite(
     assert all(math.isfinite(trial["loss"]) for trial in trials if trial not in wild)
 
 
+@pytest.mark.faults  # for its length
 def test_a_population_hands_on_checkpoints_and_its_best_can_be_trained_again(
     world: Path, tmp_path: Path, ray_local: None
 ) -> None:
@@ -227,6 +229,7 @@ def command(world: Path, run: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(900)
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_bytes(world: Path, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     plain = ["scheduler.kind=none", "search.trials=4"]
