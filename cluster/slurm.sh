@@ -91,14 +91,15 @@ done
 stopped=0
 python -m "ray_jobs.$job" "$@" "${resume[@]}" --address "$address" &
 driver=$!
-trap 'stopped=1; kill -TERM $driver' TERM
+trap 'kill -TERM $driver && stopped=1' TERM
 code=0
 wait $driver || code=$?
 while kill -0 $driver 2> /dev/null; do  # the signal ended the first wait, not the job
   code=0
   wait $driver || code=$?
 done
-if [ $stopped = 1 ]; then
+# Saved and left (0), or ended by the signal (143); a job that failed would only fail again.
+if [ $stopped = 1 ] && { [ $code = 0 ] || [ $code = 143 ]; }; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit $code

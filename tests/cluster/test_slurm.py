@@ -64,19 +64,47 @@ def test_a_job_is_saved_queued_again_and_resumed(tmp_path, allocate):
     assert (tmp_path / "scontrol.log").read_text().count("requeue ") == 1
 
 
+PYTHON = """#!/bin/bash
+case "$1 $*" in
+  *--print-config*) ;;
+  -m*) trap 'exit $CODE' TERM; touch "$HOME/runs"; while :; do sleep 0.1; done ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("code, requeued", [(0, True), (143, True), (2, False), (1, False)])
+def test_only_a_job_that_was_stopped_is_queued_again(
+    tmp_path, allocate, monkeypatch, code, requeued
+):
+    """The script's decision alone: the job and Ray are played, too."""
+    played = {"srun": SRUN, "scontrol": SCONTROL, "ray": "#!/bin/bash\nexec sleep 60\n"}
+    for folder, files in (("bin", played), (".venv/bin", {"python": PYTHON})):
+        (tmp_path / folder).mkdir(parents=True)
+        for name, content in files.items():
+            (tmp_path / folder / name).write_text(content)
+            (tmp_path / folder / name).chmod(0o755)
+    monkeypatch.setenv("CODE", str(code))
+    job = allocate([], restarts=0, checkout=tmp_path)
+    wait_for(lambda: (tmp_path / "runs").exists(), job)
+    job.send_signal(signal.SIGTERM)
+    output = job.communicate()[0]
+    assert job.returncode == code, output
+    assert (tmp_path / "scontrol.log").exists() == requeued
+
+
 @pytest.fixture
 def allocate(tmp_path):
     """Runs the script with some words, as an allocation of one node would."""
     started = []
 
-    def run(words: list[str], restarts: int) -> subprocess.Popen[str]:
+    def run(words: list[str], restarts: int, checkout: Path = ROOT) -> subprocess.Popen[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment = {
             **kept,
             "PATH": f"{tmp_path}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(tmp_path),
             "OMP_NUM_THREADS": "1",
-            "SLURM_SUBMIT_DIR": str(ROOT),
+            "SLURM_SUBMIT_DIR": str(checkout),
             "SLURM_JOB_ID": str(free_job_id()),
             "SLURM_JOB_NODELIST": "localhost",
             "SLURM_CPUS_PER_TASK": "2",
