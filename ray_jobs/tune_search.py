@@ -116,7 +116,42 @@ def _optuna(values: Distribution) -> BaseDistribution:
     return FloatDistribution(low, high, log=values.loguniform is not None)
 
 
-class Asha(ASHAScheduler):
+@dataclass(frozen=True)
+class _Numbered:
+    """A trial as the schedulers know it: by its number, whichever start of the sweep it ran in."""
+
+    number: int
+
+    @property
+    def trial_id(self) -> str:
+        return f"trial-{self.number}"
+
+    @property
+    def config(self) -> dict[str, int]:
+        return {"number": self.number}
+
+
+class _ByNumber(FIFOScheduler):
+    """Before a scheduler of Ray's: a trial that goes on is not counted again under its new id."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, _numbered(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return super().on_trial_result(tune_controller, _numbered(trial), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, _numbered(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_remove(tune_controller, _numbered(trial))
+
+
+def _numbered(trial: Any) -> Any:
+    return _Numbered(trial.config["number"])
+
+
+class Asha(_ByNumber, ASHAScheduler):
     """Asynchronous successive halving; trial 0 is ranked with the others and never stopped."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -128,7 +163,7 @@ class Asha(ASHAScheduler):
         self.on_trial_result(_NOBODY, past, report)
 
 
-class MedianStopping(MedianStoppingRule):
+class MedianStopping(_ByNumber, MedianStoppingRule):
     """Stops what is worse than the median; trial 0 counts for the others and is not judged."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -153,14 +188,6 @@ class Population(PopulationBasedTraining):
         if trial.config["number"] == 0:
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
-
-
-@dataclass(frozen=True, eq=False)
-class _Past:
-    """Stands in for a trial of an earlier start of the sweep."""
-
-    trial_id: str
-    config: dict[str, int]
 
 
 def build_scheduler(
@@ -198,7 +225,7 @@ def build_scheduler(
     else:
         return FIFOScheduler()
     for result in results:
-        past: Any = _Past(f"past-{result.trial.number}", {"number": result.trial.number})
+        past: Any = _Numbered(result.trial.number)
         scheduler.on_trial_add(_NOBODY, past)
         for _, loss, epochs in result.curve:
             scheduler.tell(past, {TIME: epochs, METRIC: WORST_SCORE if loss is None else -loss})

@@ -49,7 +49,7 @@ class Running:
 
     @property
     def trial_id(self) -> str:
-        return f"trial-{self.number}"
+        return f"ray-{self.number}"
 
     @property
     def config(self) -> dict[str, int]:
@@ -73,6 +73,20 @@ def test_a_scheduler_judges_by_what_earlier_trials_reached(world: Path, kind: st
     told = build_scheduler(sweep, past, 3)
     assert decision(told, 0, 1, 2.0) == TrialScheduler.CONTINUE, "trial 0 is never stopped"
     assert decision(told, 0, 2, 2.0) == TrialScheduler.CONTINUE
+
+
+def test_a_trial_that_goes_on_counts_once(world: Path) -> None:
+    past = [reached(1, [1.0], state="unfinished"), reached(2, [1.5])]
+    asha: Any = build_scheduler(load(world, world.parent / "run", "scheduler.kind=asha"), past, 3)
+    assert decision(asha, 1, 1, 1.0) == TrialScheduler.CONTINUE
+    rungs = dict(asha._brackets[0]._rungs)
+    assert sorted(rungs[min(rungs)].values()) == [-1.5, -1.0]
+    median: Any = build_scheduler(
+        load(world, world.parent / "run", "scheduler.kind=median"), past, 3
+    )
+    # One other trial is not enough to be judged by.
+    assert decision(median, 1, 1, 2.0) == TrialScheduler.CONTINUE
+    assert len(median._results) == 2
 
 
 def test_a_trial_that_reaches_its_last_epoch_is_not_stopped_for_it(world: Path) -> None:
