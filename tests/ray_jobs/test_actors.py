@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
-from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
 
 
 @ray.remote(num_cpus=0.5)
@@ -58,9 +59,71 @@ def test_a_killed_actor_loses_no_item(ray_local: None, tmp_path: Path) -> None:
     assert results == {1: 1, -2: 4, 3: 9, 5: 25}
 
 
+def test_an_actor_that_dies_while_it_is_prepared_has_one_successor(
+    ray_local: None, tmp_path: Path
+) -> None:
+    def prepared(number: int) -> Any:
+        return prepared_actor(
+            lambda: _Square.remote(tmp_path), lambda actor: ray.get(actor.square.remote(number))
+        )
+
+    actor = prepared(-2)
+    assert ray.get(actor.square.remote(3)) == 9
+    ray.kill(actor)
+    with pytest.raises(ray.exceptions.RayActorError):
+        prepared(-1)
+    assert len(list(tmp_path.glob("-1-*"))) == 2
+    with pytest.raises(RayTaskError, match="a bug"):
+        prepared(-3)
+    assert len(list(tmp_path.glob("-3-*"))) == 1
+
+
 def test_a_bug_in_the_work_is_raised(ray_local: None, tmp_path: Path) -> None:
     with pytest.raises(RayTaskError, match="a bug"):
         _run(tmp_path, [-3], actors=1)
+
+
+@pytest.mark.timeout(60)
+def test_items_go_to_live_actors_where_a_new_one_finds_no_place(
+    ray_local: None, tmp_path: Path
+) -> None:
+    started = count()
+
+    def start() -> Any:
+        nowhere = {"a node that is gone": 1} if next(started) >= 2 else {}
+        return _Square.options(resources=nowhere).remote(tmp_path)
+
+    results = over_actors(start, lambda actor, n: actor.square.remote(n), [-2, 1, 3, 5], actors=2)
+    assert dict(results) == {-2: 4, 1: 1, 3: 9, 5: 25}
+    assert next(started) == 3
+
+
+@ray.remote(num_cpus=0.5)
+class _NeverUp:
+    """Dies while it starts, or raises there."""
+
+    def __init__(self, folder: Path, bug: bool) -> None:
+        if bug:
+            raise ZeroDivisionError("a bug")
+        (folder / os.urandom(4).hex()).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def work(self, item: int) -> int:
+        return item
+
+
+def test_actors_that_die_while_starting_are_given_up(ray_local: None, tmp_path: Path) -> None:
+    def run(bug: bool) -> dict[int, Any]:
+        start, items = (lambda: _NeverUp.remote(tmp_path, bug)), [1, 2]
+        call = lambda actor, item: actor.work.remote(item)  # noqa: E731
+        return dict(over_actors(start, call, items, actors=1, attempts=2))
+
+    assert run(bug=False) == dict.fromkeys(
+        [1, 2], WorkerDied("its worker died 2 times while starting")
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ActorDiedError, match="a bug"):
+        run(bug=True)
 
 
 @pytest.mark.faults
@@ -87,4 +150,4 @@ def test_workers_that_ray_kills_for_lack_of_memory_are_deaths_too() -> None:
     low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, env={**os.environ, **low}, capture_output=True, text=True)
-    assert "[(1, 'its worker died 2 times')]" in done.stdout, done.stderr
+    assert "[(1, 'its worker died 2 times" in done.stdout, done.stderr
