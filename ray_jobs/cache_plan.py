@@ -176,7 +176,7 @@ def _remove_abandoned_files(output: str) -> None:
         return
     for folder in (output, storage.join(output, "shards")):
         for name in storage.list_names(folder):
-            if name.startswith(".") and name.endswith(".tmp"):
+            if storage.is_temporary(name):
                 storage.delete(storage.join(folder, name))
 
 

@@ -44,7 +44,7 @@ def execute(config: EvaluateAllConfig, invocation: cli.Invocation) -> None:
             part = getattr(config, name)
             if part is None:
                 continue
-            begun = (output / name / "config.yaml").exists()
+            begun = bool(run_folder.content(part.output))
             try:
                 pool.evaluate(part, resume=begun, address=invocation.address)
             except UserError as error:

@@ -18,17 +18,17 @@ from ttt.errors import UserError
 def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
     """Hold the run folder inside the block; config.yaml and provenance.json say what runs in it.
 
-    Raises UserError when it holds something and `resume` is off, when it is not there and `resume`
+    Raises UserError when it has content and `resume` is off, when it is not there and `resume`
     is on, and when another process holds it. The lock is the operating system's, so a killed
     process leaves none behind; on an object store there is none.
     """
-    content = _content(run)
-    if content and not resume:
+    before = content(run)
+    if before and not resume:
         raise UserError(
-            f"{run}: not empty ({', '.join(content[:3])}); continue that run with --resume or "
+            f"{run}: not empty ({', '.join(before[:3])}); continue that run with --resume or "
             f"choose another run folder"
         )
-    if not content and resume:
+    if not before and resume:
         raise UserError(f"{run}: nothing to resume; start the run without --resume")
     with _locked(run):
         storage.write_bytes(storage.join(run, _WRITTEN[0]), dump_yaml(config).encode())
@@ -36,19 +36,21 @@ def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if not content and set(_content(run)) <= set(_WRITTEN):
+            if not before and set(content(run)) <= set(_WRITTEN):
                 # Nothing was done yet: the next start need not be a --resume.
                 for name in _WRITTEN:
                     storage.delete(storage.join(run, name))
             raise
 
 
+def content(run: str) -> list[str]:
+    """Names in the folder but for the lock and what a killed process has half written."""
+    names = storage.list_names(run)
+    return [name for name in names if name != _LOCK and not storage.is_temporary(name)]
+
+
 _LOCK = ".lock"
 _WRITTEN = ("config.yaml", "provenance.json")
-
-
-def _content(run: str) -> list[str]:
-    return [name for name in storage.list_names(run) if name != _LOCK]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ minute or two (`patiently`); a local disk is not, since its errors do not pass.
 from __future__ import annotations
 
 import functools
+import glob
 import logging
 import os
 import random
@@ -234,6 +235,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporaries(path: Path) -> list[Path]:
+    """What killed writers of a local `path` have left beside it."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of a file being written, or left by a killed writer."""
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def sync_folder(folder: Path) -> None:

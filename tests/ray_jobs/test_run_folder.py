@@ -1,0 +1,49 @@
+"""A run's folder: what a process killed inside its very first write leaves there is no run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import chapter_pool, cli, evaluate_all, run_folder
+from ray_jobs.all_config import EvaluateAllConfig
+from ray_jobs.config import load_config
+from ttt.config import Config
+from ttt.errors import UserError
+
+ALL = Path(__file__).resolve().parents[2] / "configs" / "evaluate_all.yaml"
+KILLED = """
+import os, signal, sys
+from ttt import storage
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+storage.write_bytes(sys.argv[1], b"output: out")
+"""
+
+
+def test_a_part_killed_inside_its_first_write_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "out" / "chapters"
+    subprocess.run([sys.executable, "-c", KILLED, str(part / "config.yaml")], check=False)
+    (part / ".lock").touch()
+    assert [path.suffix for path in part.iterdir() if path.name != ".lock"] == [".tmp"]
+    with (
+        pytest.raises(UserError, match="nothing to resume"),
+        run_folder.claim(str(part), Config(), resume=True),
+    ):
+        pass
+    claimed = []
+
+    def claim(config: EvaluateAllConfig, *, resume: bool, address: str | None) -> None:
+        with run_folder.claim(config.output, config, resume=resume):
+            claimed.append(resume)
+            (part / "run.json").touch()
+
+    monkeypatch.setattr(chapter_pool, "evaluate", claim)
+    changed = ["pairs=null", "chapters.data=null", "chapters.streams.other=masked"]
+    made = "chapters.synthetic={chapters: 1, speakers: 1}"
+    config = load_config(EvaluateAllConfig, ALL, [f"output={tmp_path / 'out'}", made, *changed])
+    for _ in range(2):
+        evaluate_all.execute(config, cli.Invocation(resume=True, address=None, config_path=""))
+    assert claimed == [False, True]
