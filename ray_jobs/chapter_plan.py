@@ -20,7 +20,7 @@ from ray_jobs.held_models import (
     with_absolute_paths,
 )
 from ttt.errors import UserError
-from ttt.eval.chapter_records import record_path
+from ttt.eval.chapter_records import leftovers, record_path
 from ttt.eval.chapters import Chapter, Unreadable, find_chapters
 from ttt.moshi.memory import memory_need
 from ttt.moshi.original import WARNING
@@ -101,9 +101,12 @@ class Plan:
         return heard_frames(recording, self.config.max_frames)
 
     def is_done(self, work: Work) -> bool:
-        """Whether all its records are there."""
+        """Whether all its records are there, and nothing else is left of hearing it."""
         root = records_root(self.config.output, work.listener.name)
-        return all(record_path(root, item.chapter_id).exists() for item in work.recordings)
+        names = [item.chapter_id for item in work.recordings]
+        state_path = Path(self.config.output) / work.state_name
+        recorded = all(record_path(root, name).exists() for name in names)
+        return recorded and not leftovers(root, names, state_path)
 
 
 def make_plan(config: EvaluateChaptersConfig) -> Plan:

@@ -18,7 +18,7 @@ from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_plan import Listener, MadeChapter, Recording, Work, records_root
 from ray_jobs.held_models import HeldModels
 from ttt.errors import UserError
-from ttt.eval.chapter_records import NonFiniteLoss, record_path
+from ttt.eval.chapter_records import NonFiniteLoss, leftovers, record_path
 from ttt.eval.controls import shuffle_stretches
 from ttt.eval.run_description import ModelIdentity
 from ttt.eval.synthetic_chapters import synthetic_chapter
@@ -108,15 +108,21 @@ class ChapterWorker:
         frames = [chapter.codes.shape[1] for chapter in chapters]
         silence = self._silence(max(frames) + (listener.prefix_frames or 0))
         root = records_root(config.output, listener.name)
+        state_path = Path(config.output) / work.state_name
+        names = [chapter.chapter_id for chapter in chapters]
         acceptance = None
-        if not all(record_path(root, each.chapter_id).exists() for each in chapters):
+        if all(record_path(root, name).exists() for name in names):
+            # Killed after the last record, its worker could not tidy up.
+            for path in leftovers(root, names, state_path):
+                path.unlink()
+        else:
             acceptance = record_group(
                 moshi.lm,
                 chapters,
                 listening,
                 silence=silence,
                 records_root=root,
-                state_path=Path(config.output) / work.state_name,
+                state_path=state_path,
                 on_frames=lambda heard: self._count(work, heard),
             )
         verification = None

@@ -15,8 +15,8 @@ import torch
 
 from ray_jobs import chapter_pool, evaluate_chapters
 from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_plan import describe
-from ray_jobs.chapter_pool import evaluate
+from ray_jobs.chapter_plan import describe, make_plan
+from ray_jobs.chapter_pool import evaluate, write_results
 from ray_jobs.config import ConfigError, load_config
 from ray_jobs.original_keys import ORIGINAL_KEYS
 from tests.ray_jobs.worker_processes import worker_pids
@@ -230,6 +230,38 @@ def test_a_killed_actor_changes_no_record(
     monkeypatch.setattr(chapter_pool, "ray_session", no_ray)
     evaluate(ready, resume=True, address=None)
     assert all_records(ready.output) == before
+
+    told = replace(ready, summary=replace(ready.summary, resamples=90, window_frames=30))
+    evaluate(told, resume=True, address=None)
+    summary = read_json(tmp_path / "killed" / "summary.json")
+    assert write_results(tmp_path / "killed") == summary
+    assert summary["run"]["summary"]["window_frames"] == 30
+
+    assert ready.synthetic is not None
+    fewer = chapter_pool.make_plan(replace(ready, synthetic=replace(ready.synthetic, chapters=1)))
+    monkeypatch.setattr(chapter_pool, "make_plan", lambda _: fewer)
+    with pytest.raises(UserError, match=r"since this run began chapters\.1\.\w+ has changed"):
+        evaluate(told, resume=True, address=None)
+
+
+def test_what_a_worker_killed_after_its_last_record_left_goes(
+    ray_local: None, tmp_path: Path
+) -> None:
+    ready = made(60, "synthetic.chapters=2", f"output={tmp_path / 'out'}")
+    evaluate(ready, resume=False, address=None)
+    before = all_records(ready.output)
+    work = make_plan(ready).work[0]
+    state = tmp_path / "out" / work.state_name
+    record = record_path(tmp_path / "out/records/baseline", work.recordings[0].chapter_id)
+    left = [state, state.with_name(f".{state.name}.0a1b2c3d.tmp"), record.with_suffix(".frames")]
+    left.append(record.with_name(f".{record.name}.0a1b2c3d.tmp"))
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"left")
+    evaluate(ready, resume=True, address=None)
+    assert not [path for path in left if path.exists()]
+    assert all_records(ready.output) == before
+    assert make_plan(ready).is_done(work)
 
 
 def chapter_codes(ready: EvaluateChaptersConfig, chapter_id: str) -> torch.Tensor:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +106,15 @@ class NonFiniteLoss(Exception):
 def record_path(root: str | Path, chapter_id: str) -> Path:
     """Where the finished record of a chapter lies."""
     return Path(root) / f"{chapter_id}.parquet"
+
+
+def leftovers(root: str | Path, chapter_ids: Iterable[str], state_path: Path) -> list[Path]:
+    """What is there and of no use once all these chapters have their records; the state last."""
+    records = [record_path(root, chapter_id) for chapter_id in chapter_ids]
+    files = [path for record in records for path in storage.temporaries(record)]
+    files += [_appended_path(record) for record in records]
+    files += [*storage.temporaries(state_path), state_path]
+    return [path for path in files if path.exists()]
 
 
 class ChapterWriter:

@@ -26,7 +26,13 @@ from moshi.models.lm import LMModel
 from torch import Tensor
 
 from ttt.errors import UserError
-from ttt.eval.chapter_records import ChapterDetails, ChapterWriter, read_record, record_path
+from ttt.eval.chapter_records import (
+    ChapterDetails,
+    ChapterWriter,
+    leftovers,
+    read_record,
+    record_path,
+)
 from ttt.moshi.codes import codes_sha256, padded
 from ttt.moshi.evaluate import Block, Evaluation
 from ttt.moshi.insert import ttt_layers
@@ -111,7 +117,8 @@ def record_group(
                 own = group.save(time.perf_counter() - began, list(ttt_layers(lm)))
                 save_state(state_path, group.identity, evaluation.save_state() | own)
         group.finish(evaluation, time.perf_counter() - began, list(ttt_layers(lm)))
-    state_path.unlink(missing_ok=True)
+    for path in leftovers(records_root, [c.chapter_id for c in chapters], state_path):
+        path.unlink()
     return evaluation.acceptance.rate
 
 
