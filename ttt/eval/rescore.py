@@ -21,7 +21,7 @@ from ttt.eval.chapter_records import ChapterDetails, read_records
 from ttt.eval.compare import compare
 from ttt.eval.long_context import legacy, summarize
 from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
-from ttt.eval.run_description import RunDescription
+from ttt.eval.run_description import RunDescription, refuse_other_rounding
 from ttt.records import read_jsonl, write_json
 
 
@@ -78,17 +78,19 @@ def compare_runs(
     """`compare` for a model of one finished run and a model of another, under the first's settings.
 
     Raises:
-        UserError: no such run or model, other chapters, or other codes.
+        UserError: no such run or model, other chapters or codes, or bfloat16 computed otherwise.
     """
     config = RunDescription.read(first).summary
-    measured = []
+    runs, measured = [], []
     for folder, name in ((first, first_model), (second, second_model)):
         run = RunDescription.read(folder)
+        runs.append((folder, vars(run)))
         model = next((model for model in run.models if model.model == name), None)
         if model is None:
             there = ", ".join(model.model for model in run.models)
             raise UserError(f"{folder}: has no model {name}; it has {there}")
         measured.append(_measure(run.records_root(folder, name), model.context, config)[0])
+    refuse_other_rounding(*runs, names=("chunk", "batch"))
     return compare(measured[0], measured[1], config)
 
 

@@ -11,6 +11,7 @@ A run's folder holds
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,26 @@ class RunDescription:
     def records_root(self, folder: str | Path, model: str) -> Path:
         """The folder of one model's records."""
         return storage.local_path(folder) / "records" / model
+
+
+def refuse_other_rounding(
+    first: tuple[str | Path, Mapping[str, Any]],
+    second: tuple[str | Path, Mapping[str, Any]],
+    names: Sequence[str],
+) -> None:
+    """Raise UserError where two runs, one of them in bfloat16, were not computed alike.
+
+    Args:
+        first, second: folder and description's fields of each.
+        names: further fields that are part of a result in bfloat16.
+    """
+    (one, ours), (other, theirs) = first, second
+    if "bfloat16" not in (ours["dtype"], theirs["dtype"]):
+        return
+    for name in ("dtype", "device", *names):
+        if ours[name] != theirs[name]:
+            raise UserError(
+                f"{one} and {other} cannot be compared: {name} is {ours[name]} in the first and "
+                f"{theirs[name]} in the second, and in bfloat16 it is part of the result; run one "
+                f"of them again with the other's {name}"
+            )

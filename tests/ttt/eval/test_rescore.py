@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,6 +188,24 @@ def test_two_runs_are_compared(tmp_path: Path, run: Path) -> None:
     )
     with pytest.raises(UserError, match="has no model tttt; it has baseline, ttt"):
         compare_runs(run, "ttt", wrong, "tttt")
+
+
+@pytest.mark.parametrize(
+    "key, value", [("dtype", "float32"), ("device", "cuda"), ("chunk", 16), ("batch", 2)]
+)
+def test_what_moves_a_bfloat16_loss_must_be_shared(tmp_path: Path, key: str, value: object) -> None:
+    folders = [write_run(tmp_path / name, chapters=2, speakers=2) for name in ("one", "other")]
+    described = RunDescription.read(folders[0])
+    for folder in folders:
+        replace(described, dtype="bfloat16").write(folder)
+    compare_runs(folders[0], "baseline", folders[1], "ttt")
+    changed: dict[str, Any] = {"dtype": "bfloat16", key: value}
+    replace(described, **changed).write(folders[1])
+    with pytest.raises(UserError, match=f"{key} is .* in the first and {value} in the second"):
+        compare_runs(folders[0], "baseline", folders[1], "ttt")
+    for folder in folders:
+        replace(RunDescription.read(folder), dtype="float32").write(folder)
+    assert compare_runs(folders[0], "baseline", folders[1], "ttt")
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
