@@ -8,6 +8,9 @@ One parquet part file per shard, ROOT/<task>/part-00012.parquet, one row per utt
     ending_first_frame int32: the first frame in which the codes of the pair's two utterances differ
     ending_sum_cb0 ... 7 float64: the sums from that frame on
     codes_sha256 string, seconds float64
+    chunk int32: steps per pass, the fewest where memory ran out
+    batch int32: recordings heard together
+    as_planned bool: whether both are what run.json and the shard's lengths lead to
 
 A row without a score holds nulls, never zeros. Every reported number is computed from these rows; a
 part file appears whole, in one rename.
@@ -59,6 +62,12 @@ class ItemRecord:
     codes_sha256: str | None = None
     seconds: float | None = None
     """Computing time of this utterance (its share of the batch's)."""
+    chunk: int | None = None
+    """Steps per pass; the fewest, where the memory did not suffice for more."""
+    batch: int | None = None
+    """Recordings heard together, this one included."""
+    as_planned: bool | None = None
+    """False where chunk or batch was made smaller, for want of memory or by a broken neighbour."""
 
     def __post_init__(self) -> None:
         if self.status == "ok" and (self.n_frames is None or None in (self.nll_sum, self.n_cb)):
@@ -123,9 +132,11 @@ _SCHEMA = pa.schema(
     + [pa.field("ending_first_frame", pa.int32())]
     + _per_codebook("ending_sum_cb", pa.float64())
     + [pa.field("codes_sha256", pa.string()), pa.field("seconds", pa.float64())]
+    + [pa.field("chunk", pa.int32()), pa.field("batch", pa.int32())]
+    + [pa.field("as_planned", pa.bool_())]
 )
 _VECTORS = {"nll_sum": "nll_sum_cb", "n_cb": "n_cb", "ending_sum": "ending_sum_cb"}
-_KEY, _FORMAT = b"pairs", b"1"
+_KEY, _FORMAT = b"pairs", b"2"
 
 
 def _row(record: ItemRecord) -> dict[str, Any]:

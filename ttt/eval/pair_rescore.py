@@ -6,7 +6,7 @@ runs against each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ttt.eval.pair_run import PairRunDescription, PairSummaryConfig, PlannedTask
 from ttt.eval.pair_scores import ScoredPairs, scored_pairs
 from ttt.eval.pair_summary import legacy, metric_name, summarize_pairs
 from ttt.eval.pairs import LeftOut
+from ttt.eval.run_description import refuse_other_rounding
 from ttt.records import write_json
 
 
@@ -54,6 +55,7 @@ def summarize_run(folder: str | Path, config: PairSummaryConfig | None = None) -
             "model": model.model,
             "setting": setting.name,
             **_coverage(run.tasks, scored[key]),
+            "not_as_planned": scored[key].not_as_planned,
             "metrics": {
                 name: summarize_pairs(pairs, config) for name, pairs in scored[key].metrics.items()
             },
@@ -63,7 +65,7 @@ def summarize_run(folder: str | Path, config: PairSummaryConfig | None = None) -
     first, *others = run.keys
     return {
         "run": {**asdict(run), "summary": config.to_dict()},
-        "warnings": list(run.warnings),
+        "warnings": [*run.warnings, *_moved(run, scored)],
         "runs": runs,
         "comparisons": [
             {
@@ -84,15 +86,17 @@ def compare_runs(
     The first run's settings hold.
 
     Raises:
-        UserError: no such run or key, other pairs, or other codes.
+        UserError: no such run or key, other pairs, other codes, or bfloat16 computed otherwise.
     """
     config = PairRunDescription.read(first).summary
-    sides = []
+    runs, sides = [], []
     for folder, key in ((first, first_key), (second, second_key)):
         run = PairRunDescription.read(folder)
+        runs.append((folder, vars(run)))
         if key not in run.keys:
             raise UserError(f"{folder}: has no {key}; it has {', '.join(run.keys)}")
         sides.append(_read(folder, run, key))
+    refuse_other_rounding(*runs, names=("chunk", "batch_items", "batch_frames"))
     if alone := sorted(sides[0].pair_ids ^ sides[1].pair_ids):
         task, pair_id = alone[0]
         raise UserError(
@@ -109,6 +113,8 @@ class _Scored:
     metrics: dict[str, ScoredPairs]
     missing: dict[str, list[LeftOut]]
     """Task -> pairs that have records and no score."""
+    not_as_planned: int
+    """Recordings heard in a smaller batch, or in smaller chunks, than the run describes."""
 
     @property
     def pair_ids(self) -> set[tuple[str, str]]:
@@ -122,11 +128,25 @@ class _Scored:
 def _read(folder: str | Path, run: PairRunDescription, key: str) -> _Scored:
     metrics: dict[str, ScoredPairs] = {}
     missing: dict[str, list[LeftOut]] = {}
+    not_as_planned = 0
     for planned in run.tasks:
         records = list(read_parts(items_root(folder, key), planned.task))
+        not_as_planned += sum(record.as_planned is False for record in records)
         by_split, missing[planned.task] = scored_pairs(records)
         metrics |= {metric_name(pairs): pairs for pairs in by_split}
-    return _Scored(metrics, missing)
+    return _Scored(metrics, missing, not_as_planned)
+
+
+def _moved(run: PairRunDescription, scored: Mapping[str, _Scored]) -> list[str]:
+    """A warning per model and setting of which some scores are not what `run` would give."""
+    if run.dtype != "bfloat16":
+        return []
+    return [
+        f"{key}: {each.not_as_planned:,} recordings were heard in smaller batches or chunks than "
+        "planned, for want of memory or beside a broken one; in bfloat16 that moves their scores"
+        for key, each in scored.items()
+        if each.not_as_planned
+    ]
 
 
 def _coverage(planned: Sequence[PlannedTask], scored: _Scored) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,12 @@ class Score:
     ending_sum: tuple[float, ...] | None
     seconds: float
     """Its share of the batch's computing time."""
+    chunk: int
+    """Steps per pass; the fewest, where the memory did not suffice for more."""
+    batch: int
+    """Recordings heard together, this one included."""
+    as_planned: bool
+    """Whether chunk and batch are those that follow from `Scoring` and the lengths alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +132,8 @@ def _score_batch(
         if len(batch) == 1:
             return [_reason(error)]
     # One of them is broken, or they are too many for the memory: each by itself.
-    return [result for each in batch for result in _score_batch(lm, [each], how, silence)]
+    alone = [result for each in batch for result in _score_batch(lm, [each], how, silence)]
+    return [r if isinstance(r, str) else replace(r, as_planned=False) for r in alone]
 
 
 def _listen(
@@ -145,20 +152,24 @@ def _listen(
     )
     seconds = (time.perf_counter() - began) / sum(lengths)
     nll = heard.nll.double().numpy()
+    endings = [recording.ending_first_frame for recording in batch]
     return [
-        _sums(rows[:, :length], recording.ending_first_frame, seconds * length)
-        for rows, length, recording in zip(nll, lengths, batch, strict=True)
+        Score(
+            nll_sum=_sums(rows[:, :length]),
+            n_cb=tuple(np.isfinite(rows[:, :length]).sum(axis=1).tolist()),
+            ending_sum=None if first is None else _sums(rows[:, first:length]),
+            seconds=seconds * length,
+            chunk=heard.chunks[-1][1],
+            batch=len(batch),
+            as_planned=len(heard.chunks) == 1,
+        )
+        for rows, length, first in zip(nll, lengths, endings, strict=True)
     ]
 
 
-def _sums(nll: npt.NDArray[np.float64], ending: int | None, seconds: float) -> Score:
-    """Sums of nll [Q, T]; `evaluate_codes` has seen to it that every one is a number."""
-    return Score(
-        nll_sum=tuple(nll.sum(axis=1).tolist()),
-        n_cb=tuple(np.isfinite(nll).sum(axis=1).tolist()),
-        ending_sum=None if ending is None else tuple(nll[:, ending:].sum(axis=1).tolist()),
-        seconds=seconds,
-    )
+def _sums(nll: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """Per codebook [Q] of nll [Q, T], of which `evaluate_codes` left only numbers."""
+    return tuple(nll.sum(axis=1).tolist())
 
 
 def _reason(error: Exception) -> str:

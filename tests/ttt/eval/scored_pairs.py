@@ -74,6 +74,9 @@ def item(pair: Pair, role: Role, loss: float | None) -> ItemRecord:
         ending_sum=(loss * (frames - 15),) * 8,
         codes_sha256=f"codes of {utterance.item_id}",
         seconds=0.5,
+        chunk=24,
+        batch=8,
+        as_planned=True,
     )
 
 

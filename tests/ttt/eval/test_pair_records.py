@@ -61,7 +61,7 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other columns than a pair's"):
         read_part(path)
     pq.write_table(table.replace_schema_metadata({b"pairs": b"0"}), path)
-    with pytest.raises(UserError, match="format is not 1"):
+    with pytest.raises(UserError, match="format is not 2"):
         read_part(path)
 
 

@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib import image as mpl_image
 
 from tests.ttt.eval.scored_pairs import SUMMARY, made_pairs, noisy, records, write_run
 from ttt.errors import UserError
-from ttt.eval.pair_records import Role, part_path
+from ttt.eval.pair_records import Role, part_path, read_part, write_part
 from ttt.eval.pair_rescore import compare_runs, rescore, summarize_run
-from ttt.eval.pair_run import PairSummaryConfig, items_root
+from ttt.eval.pair_run import PairRunDescription, PairSummaryConfig, items_root
 from ttt.eval.pair_scores import scored_pairs
 from ttt.eval.pair_summary import summarize_pairs
 from ttt.eval.pairs import LeftOut, Pair, PairSet
@@ -136,6 +138,48 @@ def test_runs_of_other_pairs_are_refused(run: Path, tmp_path: Path) -> None:
         compare_runs(run, "baseline-paper", run, "ttt-seed")
     with pytest.raises(UserError, match="not the folder of a run over pairs"):
         summarize_run(tmp_path / "none")
+
+
+def test_scores_that_memory_has_moved_are_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, LOSSES, TASKS)
+    path = part_path(items_root(folder, "ttt-paper"), "sblimp", 0)
+    first, *others = read_part(path)
+    write_part(path, [replace(first, batch=1, as_planned=False), *others])
+    assert not rescore(folder)["warnings"]
+    described = replace(PairRunDescription.read(folder), dtype="bfloat16", warnings=("a fault",))
+    described.write(folder)
+    summary = rescore(folder)
+    assert [each["not_as_planned"] for each in summary["runs"].values()] == [0, 1]
+    fault, moved = summary["warnings"]
+    assert fault == "a fault"
+    assert moved.startswith("ttt-paper: 1 recordings were heard in smaller batches or chunks than")
+    assert json.loads((folder / "legacy.json").read_text())["warnings"] == [fault, moved]
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"dtype": "float32"}, "dtype is bfloat16 in the first and float32 in the second"),
+        ({"device": "cuda"}, "device is cpu in the first and cuda in the second"),
+        ({"chunk": 16}, "chunk is 32 in the first and 16 in the second"),
+        ({"batch_items": 4}, "batch_items is 8 in the first and 4 in the second"),
+        ({"batch_frames": 500}, "batch_frames is 1000 in the first and 500 in the second"),
+    ],
+)
+def test_what_moves_a_bfloat16_score_must_be_shared(
+    run: Path, tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    described = PairRunDescription.read(run)
+    for name in ("one", "other"):
+        shutil.copytree(run / "items", tmp_path / name / "items")
+        replace(described, dtype="bfloat16").write(tmp_path / name)
+    keys = ("baseline-paper", "ttt-paper")
+    compare_runs(tmp_path / "one", keys[0], tmp_path / "other", keys[1])
+    replace(described, **{"dtype": "bfloat16", **changed}).write(tmp_path / "other")
+    with pytest.raises(UserError, match=words):
+        compare_runs(tmp_path / "one", keys[0], tmp_path / "other", keys[1])
+    replace(described, **changed).write(tmp_path / "other")
+    assert compare_runs(run, keys[0], tmp_path / "other", keys[1])
 
 
 def test_a_pair_that_one_run_could_not_score_is_left_out_of_both(run: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ttt.eval.scorer import Recording, Score, Scoring, first_difference, length_
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
 from ttt.moshi.evaluate import negative_log_likelihood
+from ttt.moshi.session import Session
 
 CONTEXT = 12
 MASKED = {"text_stream": "masked", "other_stream": "masked", "stream": "moshi"}
@@ -200,7 +201,28 @@ def test_a_batch_too_large_for_the_memory_is_heard_one_by_one(lm, monkeypatch):
         return streaming(self, batch_size)
 
     monkeypatch.setattr(type(lm), "streaming", scarce)
-    assert [result.nll_sum for result in score(lm, items, how())] == expected
+    planned = score(lm, items[:1], how(items=1)) + score(lm, items[:1], how(chunk=4))
+    assert [(r.chunk, r.batch, r.as_planned) for r in planned] == [(11, 1, True), (4, 1, True)]
+    results = score(lm, items, how())
+    assert [result.nll_sum for result in results] == expected
+    used = [(result.chunk, result.batch, result.as_planned) for result in results]
+    assert used == [(11, 1, False), (12, 1, False), (13, 1, False)]
+
+
+def test_a_chunk_too_long_for_the_memory_is_told(lm, monkeypatch):
+    items, listen = recordings([10, 11, 12]), Session.listen
+
+    def scarce(self, audio, text):
+        if audio.shape[2] > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return listen(self, audio, text)
+
+    def used():
+        return [(each.chunk, each.batch, each.as_planned) for each in score(lm, items, how())]
+
+    assert used() == [(13, 3, True)] * 3
+    monkeypatch.setattr(Session, "listen", scarce)
+    assert used() == [(3, 3, False)] * 3
 
 
 @pytest.mark.parametrize(
