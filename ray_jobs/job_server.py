@@ -60,15 +60,16 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def start_once(
-    client: JobSubmissionClient, name: str, entrypoint: str, **arguments: Any
+    client: JobSubmissionClient, name: str, entrypoint: str, *, again: bool, **arguments: Any
 ) -> tuple[str, JobDetails | None]:
     """Start a job unless it runs or has succeeded: its id, and what was there already (or None).
 
     A job that failed or was stopped is followed by NAME-2, NAME-3, ...: the server keeps the old
-    ones with their logs, and takes no id twice.
+    ones with their logs, and takes no id twice. With `again` so is one that succeeded: a training
+    that was told to stop did, too.
     """
     while True:
-        job_id, found = _newest_attempt(client, name)
+        job_id, found = _newest_attempt(client, name, again)
         if found is not None:
             return job_id, found
         try:
@@ -84,19 +85,22 @@ def start_once(
 def follow(client: JobSubmissionClient, job_id: str) -> JobDetails:
     """Print the job's log as it grows, until the job ends.
 
-    When the connection breaks, the log is followed again where it stopped. Raises UserError when
-    the connection stays broken or the cluster has forgotten the job.
+    When the connection breaks, the log is followed again where it stopped; twice after the job's
+    end, and the rest of the log is left. Raises UserError when the connection stays broken or the
+    cluster has forgotten the job.
     """
     import aiohttp
     import requests
 
     log = _Log()
     broken_since: float | None = None
+    broken_after_end = 0
     while True:
+        details = None
         try:
-            client.get_job_info(job_id)
-            broken_since = None
+            details = client.get_job_info(job_id)
             asyncio.run(log.print_on(client, job_id))
+            broken_since = None
             details = client.get_job_info(job_id)
             if details.status.is_terminal():
                 return details
@@ -106,8 +110,13 @@ def follow(client: JobSubmissionClient, job_id: str) -> JobDetails:
                     f"job {job_id}: the cluster does not know it any more; its head was "
                     "restarted: submit it again, with --resume where it has a run folder"
                 ) from error
+            if details is not None and details.status.is_terminal():
+                broken_after_end += 1
+                if broken_after_end == 2:
+                    print(f"[the end of the log could not be read ({_first_line(error)})]")
+                    return details
             now = time.monotonic()
-            if broken_since is None:
+            if broken_since is None or log.answered:
                 broken_since = now
                 print(f"[the connection broke ({_first_line(error)}); trying again]", flush=True)
             elif now - broken_since > _PATIENCE_SECONDS:
@@ -135,21 +144,28 @@ class _Log:
 
     def __init__(self) -> None:
         self.printed = 0
+        self.answered = False
+        """Whether anything came over the newest connection."""
 
     async def print_on(self, client: JobSubmissionClient, job_id: str) -> None:
         """Print what is new until the job ends; the server sends the log from its start."""
         seen = 0
+        self.answered = False
         async for text in client.tail_job_logs(job_id):
             print(text[max(self.printed - seen, 0) :], end="", flush=True)
             seen += len(text)
+            self.answered = True
             self.printed = max(self.printed, seen)
 
 
-def _newest_attempt(client: JobSubmissionClient, name: str) -> tuple[str, JobDetails | None]:
-    """The id of the attempt that runs or succeeded, or an id that is still free."""
+def _newest_attempt(
+    client: JobSubmissionClient, name: str, again: bool
+) -> tuple[str, JobDetails | None]:
+    """The id of the attempt that runs or (not `again`) succeeded, or an id that is still free."""
     jobs = {job.submission_id: job for job in client.list_jobs()}
+    over = ("FAILED", "STOPPED", "SUCCEEDED") if again else ("FAILED", "STOPPED")
     job_id, attempt = name, 1
-    while job_id in jobs and jobs[job_id].status in ("FAILED", "STOPPED"):
+    while job_id in jobs and jobs[job_id].status in over:
         attempt += 1
         job_id = f"{name}-{attempt}"
     return job_id, jobs.get(job_id)

@@ -5,7 +5,8 @@ r"""Run a job on a cluster: checked here, sent once, its log followed, its exit 
 
 The words after the job are those of the job itself. The same words find the same job again: while
 it runs its log is followed, once it has succeeded nothing is sent. After a failure they start a
-new attempt; add --resume where it goes on with a run folder. Ctrl-C leaves the job running.
+new attempt; add --resume where it goes on with a run folder, also after a training that was told
+to stop, which counts as a success. Ctrl-C leaves the job running.
 
 The cluster's dashboard is reached through a tunnel, with RAY_AUTH_TOKEN_PATH naming the file with
 its token. Run it from the checkout: these files travel with the job.
@@ -68,6 +69,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         client,
         name,
         entrypoint,
+        again=arguments.resume,
         runtime_env=runtime_env,
         metadata={"job": arguments.job, "config_digest": config.digest()},
     )

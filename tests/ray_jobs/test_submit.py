@@ -1,6 +1,7 @@
 """Submitting jobs: what is sent, what is refused, and a real head that demands its token."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -241,18 +242,21 @@ def test_a_job_runs_once_and_its_exit_code_comes_back(head, small_export, small_
         from ray_jobs.submit import main
 
         good = {words} + ["output={tmp_path}/wavs"]
-        for command in (good, good, good + ["limit=1"]):
+        for command in (good, good, good + ["--resume"], good + ["limit=1"]):
             print(f"<{{main(command)}}>")
         """,
         head.environment,
     )
-    first, second, third, _ = re.split(r"(?<=>)\n", done.stdout)
+    first, second, again, other, _ = re.split(r"(?<=>)\n", done.stdout)
     assert ": started\n" in first
     assert first.endswith(": succeeded, exit code 0\n<0>")
     assert second.endswith(": has succeeded already; --id with another name runs it again\n<0>")
+    # A training that was told to stop has succeeded too.
+    assert "-2: started\n" in again
+    assert again.endswith("-2: succeeded, exit code 0\n<0>")
     # The folder is not empty now: the job's own sentence and its own exit code.
-    assert f"error: {tmp_path}/wavs" in third
-    assert third.endswith(": failed, exit code 2\n<2>")
+    assert f"error: {tmp_path}/wavs" in other
+    assert other.endswith(": failed, exit code 2\n<2>")
     assert len(list((tmp_path / "wavs").rglob("*.wav"))) == 2
 
 
@@ -267,7 +271,7 @@ def test_failed_killed_and_repeated_jobs(head):
         client = job_server.connect({head.url!r})
 
         def run(command):
-            job_id, found = job_server.start_once(client, "same", command)
+            job_id, found = job_server.start_once(client, "same", command, again=False)
             return job_id, found, job_server.exit_code(job_server.follow(client, job_id))
 
         assert run("exit 7") == ("same", None, 7)
@@ -276,9 +280,9 @@ def test_failed_killed_and_repeated_jobs(head):
             both = list(pool.map(run, ["sleep 3", "sleep 3"]))
         assert [(job_id, code) for job_id, _, code in both] == [("same-3", 0)] * 2
         assert sorted(found is None for _, found, _ in both) == [False, True]
-        job_id, found = job_server.start_once(client, "same", "sleep 60")
+        job_id, found = job_server.start_once(client, "same", "sleep 60", again=False)
         assert (job_id, found.status) == ("same-3", "SUCCEEDED")
-        job_id, _ = job_server.start_once(client, "long", "sleep 60")
+        job_id, _ = job_server.start_once(client, "long", "sleep 60", again=False)
         client.stop_job(job_id)
         assert job_server.exit_code(job_server.follow(client, job_id)) != 0
         """,
@@ -295,7 +299,7 @@ def test_a_log_is_followed_through_broken_connections(head):
 
             client = job_server.connect({tunnel.url!r})
             command = "for i in $(seq 30); do echo line-$i; sleep 0.3; done; exit 3"
-            job_id, _ = job_server.start_once(client, "broken", command)
+            job_id, _ = job_server.start_once(client, "broken", command, again=False)
             raise SystemExit(job_server.exit_code(job_server.follow(client, job_id)))
         """
         cutter = threading.Thread(target=tunnel.cut_after, args=(b"line-8", b"line-16"))
@@ -308,20 +312,39 @@ def test_a_log_is_followed_through_broken_connections(head):
     assert printed == [f"line-{number}" for number in range(1, 31)]
 
 
-def test_an_open_cluster_is_refused(monkeypatch):
+def test_an_open_cluster_is_refused(monkeypatch, open_server):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(UserError, match="runs the jobs of anybody who reaches it; start it"):
+        job_server.connect(open_server)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert job_server.connect(open_server).list_jobs() == []
+
+
+@pytest.mark.timeout(60)
+def test_a_job_that_is_over_ends_though_its_log_cannot_be_followed(
+    monkeypatch, open_server, capsys
+):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    details = job_server.follow(job_server.connect(open_server), "over")
+    assert job_server.exit_code(details) == 3
+    assert "[the end of the log could not be read (" in capsys.readouterr().out
+
+
+@pytest.fixture
+def open_server(monkeypatch) -> Iterator[str]:
+    """Answers as the job server of a cluster without authentication; it knows no websockets."""
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
-    class Open(BaseHTTPRequestHandler):
-        """Answers as the job server of a cluster without authentication does."""
+    job = {"type": "SUBMISSION", "status": "FAILED", "entrypoint": "", "driver_exit_code": 3}
+    version = {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""}
+    answers = {"/api/jobs/": [], "/api/jobs/over": job, "/api/version": version}
 
+    class Open(BaseHTTPRequestHandler):
         def do_GET(self):
-            version = (
-                b'{"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""}'
-            )
-            body = b"[]" if self.path.startswith("/api/jobs") else version
-            self.send_response(200)
+            known = self.path in answers
+            self.send_response(200 if known else 502)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(json.dumps(answers[self.path]).encode() if known else b"")
 
         def log_message(self, *_):
             pass
@@ -329,15 +352,8 @@ def test_an_open_cluster_is_refused(monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), Open)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
-    url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        monkeypatch.setenv("RAY_AUTH_MODE", "token")
-        with pytest.raises(UserError, match="runs the jobs of anybody who reaches it; start it"):
-            job_server.connect(url)
-        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        assert job_server.connect(url).list_jobs() == []
-    finally:
-        server.shutdown()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 def _client(script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
