@@ -10,14 +10,14 @@ OUTPUT holds what `ttt.eval.run_description` lists, and besides
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from ray_jobs import run_folder
-from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_facts import largest_difference
 from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | Non
                 _run(plan, missing)
         else:
             print(f"{output}: every chapter has its record, nothing is heard again")
-            RunDescription.read(output)
+            _keep(plan)
         summary = write_results(output, config)
     print(_closing_words(output, summary), flush=True)
     _refuse_low_coverage(config, summary)
@@ -82,6 +82,15 @@ def _missing(plan: Plan) -> list[Work]:
     ]
 
 
+def _keep(plan: Plan) -> None:
+    """See that a finished run's chapters are those planned; write run.json for its summary."""
+    output = Path(plan.config.output)
+    run = RunDescription.read(output)
+    before, now = asdict(run), {"chapters": [asdict(chapter) for chapter in _planned(plan)]}
+    refuse_changed_run(before, now, ("chapters",), output)
+    replace(run, summary=plan.config.summary).write(output)
+
+
 def _run(plan: Plan, missing: Sequence[Work]) -> None:
     """Start workers, see that models and chapters are those of the run, hear what is missing."""
     config, output = plan.config, Path(plan.config.output)
@@ -92,8 +101,11 @@ def _run(plan: Plan, missing: Sequence[Work]) -> None:
         Progress("hearing", total, "frames", done=total - ahead) as progress,
         counted_progress(progress, fields) as counter,
     ):
-        ready = [_start(config, counter)]
-        _prepare(plan, ready[0], output)
+        ready = [
+            prepared_actor(
+                lambda: _start(config, counter), lambda actor: _prepare(plan, actor, output)
+            )
+        ]
         results = over_actors(
             lambda: ready.pop() if ready else _start(config, counter),
             lambda actor, work: actor.hear.remote(work),
@@ -140,13 +152,9 @@ def _describe(plan: Plan, worker: Any) -> RunDescription:
     models: list[ModelIdentity] = []
     for listener in reversed(plan.listeners):
         models.insert(0, ray.get(worker.identify.remote(listener)))
-    planned = [
-        PlannedChapter(chapter_id=each.chapter_id, speaker=each.speaker, seconds=each.seconds)
-        for each in plan.recordings
-    ]
     return RunDescription(
         models=tuple(models),
-        chapters=tuple(planned),
+        chapters=_planned(plan),
         mimi=ray.get(worker.identify_codec.remote()),
         seed=config.seed,
         device=config.cluster.device,
@@ -157,6 +165,13 @@ def _describe(plan: Plan, worker: Any) -> RunDescription:
         summary=config.summary,
         provenance=records.provenance(config),
         warnings=(WARNING,) if config.preset == "original" else (),
+    )
+
+
+def _planned(plan: Plan) -> tuple[PlannedChapter, ...]:
+    return tuple(
+        PlannedChapter(chapter_id=each.chapter_id, speaker=each.speaker, seconds=each.seconds)
+        for each in plan.recordings
     )
 
 

@@ -10,14 +10,15 @@ OUTPUT holds what `ttt.eval.pair_run` lists, and besides
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from moshi.models.loaders import FRAME_RATE
 
 from ray_jobs import run_folder
-from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
 from ray_jobs.held_models import wanted_weights
 from ray_jobs.pair_config import EvaluatePairsConfig
 from ray_jobs.pair_plan import Plan, Work, make_plan
@@ -27,13 +28,14 @@ from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
+from ttt.audio import read_header
 from ttt.errors import UserError
 from ttt.eval.pair_records import is_complete, write_part
 from ttt.eval.pair_rescore import rescore
 from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.run_description import ModelIdentity
 
-_FREE = ("cluster", "summary", "min_coverage", "output")
+_FREE = ("cluster", "summary", "min_coverage", "silence_seconds", "codes_cache", "output")
 """What may change when a run goes on: no record depends on it."""
 _SILENCE = "silence.flac"
 
@@ -50,12 +52,12 @@ def evaluate(config: EvaluatePairsConfig, *, resume: bool, address: str | None) 
     plan = make_plan(config)
     with run_folder.claim(config.output, config, resume=resume):
         missing = plan.missing()
-        heard = config.silence_seconds is None or (output / _SILENCE).exists()
-        if missing or not heard or not (output / "run.json").exists():
+        if missing or not _is_silence_heard(config) or not (output / "run.json").exists():
             with ray_session(address, config.cluster.local_cpus):
                 _run(plan, missing)
         else:
             print(f"{output}: every pair has its scores, nothing is scored again")
+            _keep(plan)
         summary = write_results(output, config)
     print("\n".join([*headline_words(summary), f"report: {output}/report.html"]), flush=True)
     _refuse_low_coverage(config, summary)
@@ -76,13 +78,33 @@ def media(folder: Path) -> tuple[dict[str, bytes], bytes | None]:
     return pictures, silence.read_bytes() if silence.exists() else None
 
 
+def _is_silence_heard(config: EvaluatePairsConfig) -> bool:
+    """Whether silence.flac is as long as it should be; one that is not wanted is removed."""
+    path = Path(config.output) / _SILENCE
+    if config.silence_seconds is None:
+        path.unlink(missing_ok=True)
+        return True
+    if not path.exists():
+        return False
+    header = read_header(path)  # It holds whole frames.
+    return abs(header.samples / header.rate - config.silence_seconds) < 1 / FRAME_RATE
+
+
+def _keep(plan: Plan) -> None:
+    """See that a finished run's pairs are those planned; write run.json for its summary."""
+    output = Path(plan.config.output)
+    run = PairRunDescription.read(output)
+    before, now = asdict(run), {"tasks": [asdict(task) for task in plan.tasks]}
+    refuse_changed_run(before, now, ("tasks",), output)
+    replace(run, summary=plan.config.summary).write(output)
+
+
 def _run(plan: Plan, missing: Sequence[Work]) -> None:
     """Start workers, see that models and pairs are those of the run, score what is missing."""
     config, cluster = plan.config, plan.config.cluster
     workers = min(cluster.num_workers, len(missing) or 1)
     require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
-    ready = [_start(config)]
-    _prepare(plan, ready[0])
+    ready = [prepared_actor(lambda: _start(config), lambda actor: _prepare(plan, actor))]
     total, ahead = (2 * sum(len(w.pairs) for w in works) for works in (plan.work, missing))
     with Progress("scoring", total, "recordings", done=total - ahead) as progress:
         results = over_actors(

@@ -16,7 +16,7 @@ from ray_jobs import evaluate_pairs, pair_pool
 from ray_jobs.config import ConfigError, load_config
 from ray_jobs.pair_config import ALIASES, EvaluatePairsConfig
 from ray_jobs.pair_plan import describe, make_plan
-from ray_jobs.pair_pool import evaluate
+from ray_jobs.pair_pool import evaluate, write_results
 from tests.ray_jobs.worker_processes import worker_pids
 from ttt.audio import read_header
 from ttt.errors import UserError
@@ -225,6 +225,45 @@ def test_the_number_of_workers_changes_nothing_and_a_rerun_does_nothing(
         evaluate(two, resume=True, address=None)
 
 
+def test_a_finished_run_is_held_to_its_plan_and_takes_other_summaries(
+    ray_local: None, tmp_path: Path, roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stories = Path(shutil.copytree(roots["sstory"], tmp_path / "stories"))
+    first = config(
+        {**roots, "sstory": stories},
+        "silence_seconds=1.5",
+        f"output={tmp_path / 'out'}",
+        tasks=("sstory",),
+    )
+    evaluate(first, resume=False, address=None)
+    silence = tmp_path / "out" / "silence.flac"
+    length = read_header(silence).samples
+    longer = replace(first, silence_seconds=3.0)
+    evaluate(longer, resume=True, address=None)
+    assert read_header(silence).samples == 2 * length
+
+    def no_ray(*_: object) -> None:
+        raise AssertionError("a finished run needs no Ray")
+
+    monkeypatch.setattr(pair_pool, "ray_session", no_ray)
+    evaluate(longer, resume=True, address=None)
+    told = replace(
+        longer,
+        summary=replace(first.summary, score="weighted_sum", resamples=40),
+        silence_seconds=None,
+        codes_cache=str(tmp_path / "codes"),
+    )
+    summary = evaluate(told, resume=True, address=None)
+    assert not silence.exists()
+    assert write_results(tmp_path / "out") == summary
+    assert summary["run"]["summary"]["score"] == "weighted_sum"
+
+    for pair in stories.glob("4_*"):
+        pair.unlink()
+    with pytest.raises(UserError, match=r"since this run began tasks\.0\.found has changed"):
+        evaluate(told, resume=True, address=None)
+
+
 def test_a_mended_recording_is_scored_on_resume(
     ray_local: None, tmp_path: Path, roots: dict[str, Path]
 ) -> None:
@@ -389,6 +428,15 @@ def test_a_killed_worker_changes_no_record(
 
 
 @pytest.mark.faults
+def test_a_worker_killed_while_it_loads_a_model_has_a_successor(
+    ray_local: None, tmp_path: Path, roots: dict[str, Path]
+) -> None:
+    ready = config(roots, "tasks.swuggy.max_pairs=4", f"output={tmp_path / 'out'}")
+    _evaluate_and_kill(ready, parts=0, method="identify")
+    assert {row.status for row in rows(ready.output, "baseline-paper", "swuggy")} == {"ok"}
+
+
+@pytest.mark.faults
 def test_a_shard_that_kills_every_worker_is_a_reason(
     ray_local: None, tmp_path: Path, roots: dict[str, Path]
 ) -> None:
@@ -405,15 +453,17 @@ def test_a_shard_that_kills_every_worker_is_a_reason(
     assert evaluate(ready, resume=True, address=None)["runs"]["baseline-paper"]["coverage"] == 1
 
 
-def _evaluate_and_kill(ready: EvaluatePairsConfig, parts: int, times: int = 1) -> None:
-    """Evaluate; kill -9 a worker that is at work once there are so many part files."""
+def _evaluate_and_kill(
+    ready: EvaluatePairsConfig, parts: int, times: int = 1, method: str = "score"
+) -> None:
+    """Evaluate; kill -9 a worker that is in `method` once there are so many part files."""
     killed: list[int] = []
     over = threading.Event()
 
     def kill() -> None:
         while len(killed) < times and not over.is_set():
             if len(list(Path(ready.output).glob("items/**/[!.]*.parquet"))) >= parts:
-                for pid in worker_pids("ray::PairWorker.score"):
+                for pid in worker_pids(f"ray::PairWorker.{method}"):
                     if len(killed) < times and pid not in killed:
                         os.kill(pid, signal.SIGKILL)
                         killed.append(pid)
