@@ -241,7 +241,7 @@ def test_a_killed_actor_changes_no_record(
     assert ready.synthetic is not None
     fewer = chapter_pool.make_plan(replace(ready, synthetic=replace(ready.synthetic, chapters=1)))
     monkeypatch.setattr(chapter_pool, "make_plan", lambda _: fewer)
-    with pytest.raises(UserError, match=r"since this run began chapters\.1\.\w+ has changed"):
+    with pytest.raises(UserError, match=r"since this run began chapters\.1 has changed"):
         evaluate(told, resume=True, address=None)
 
 
