@@ -33,6 +33,8 @@ def load_state(path: Path, identity: str) -> dict[str, Tensor] | None:
         with safe_open(path, "pt") as file:
             if file.metadata().get(_KEY) != identity:
                 return None
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies, because a tensor may begin anywhere in the file, and sums over unaligned
+            # memory can differ in the last bit from those of a run that was not cut off.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); delete it to start the group anew") from error
