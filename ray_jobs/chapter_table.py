@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ttt.eval.chapter_plots import LOSS_NAMES
+from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.rescore import compare_runs
 from ttt.eval.run_description import RunDescription
 
@@ -16,13 +17,10 @@ def comparison_table(first: str, second: str) -> str:
 
     Raises UserError when there is no such run or model, or chapters or codes differ.
     """
-    (run_1, model_1), (run_2, model_2) = _named(first), _named(second)
+    run_1, model_1 = named_run(first, RunDescription)
+    run_2, model_2 = named_run(second, RunDescription)
     compared = compare_runs(run_1, model_1, run_2, model_2)
-    lines = [
-        f"warning, {run}: {text}"
-        for run in dict.fromkeys((run_1, run_2))
-        for text in RunDescription.read(run).warnings
-    ]
+    lines = warning_lines((run_1, run_2), RunDescription)
     lines.append(
         f"{model_2} of {run_2} minus {model_1} of {run_1}, {compared['chapters']} chapters, nats"
     )
@@ -35,11 +33,24 @@ def comparison_table(first: str, second: str) -> str:
     return "\n".join(lines)
 
 
-def _named(text: str) -> tuple[str, str]:
+Description = type[RunDescription] | type[PairRunDescription]
+
+
+def named_run(text: str, description: Description) -> tuple[str, str]:
+    """Folder and name of `RUN` or `RUN:NAME`; without a name the run's headline."""
     folder, colon, name = text.rpartition(":")
     if not colon or Path(text).is_dir():
-        return text, RunDescription.read(text).headline
+        return text, description.read(text).headline
     return folder, name
+
+
+def warning_lines(runs: Sequence[str], description: Description) -> list[str]:
+    """What the runs must say of themselves, each run once."""
+    return [
+        f"warning, {run}: {text}"
+        for run in dict.fromkeys(runs)
+        for text in description.read(run).warnings
+    ]
 
 
 def difference_words(row: Mapping[str, Any], shown: Callable[[float], str]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ray_jobs.chapter_table import difference_words
+from ray_jobs.chapter_table import difference_words, named_run, warning_lines
 from ttt.eval.pair_rescore import compare_runs
 from ttt.eval.pair_run import PairRunDescription
 
@@ -14,13 +12,10 @@ def comparison_table(first: str, second: str) -> str:
 
     Raises UserError when there is no such run or key, or pairs or codes differ.
     """
-    (run_1, key_1), (run_2, key_2) = _named(first), _named(second)
+    run_1, key_1 = named_run(first, PairRunDescription)
+    run_2, key_2 = named_run(second, PairRunDescription)
     compared = compare_runs(run_1, key_1, run_2, key_2)
-    lines = [
-        f"warning, {run}: {text}"
-        for run in dict.fromkeys((run_1, run_2))
-        for text in PairRunDescription.read(run).warnings
-    ]
+    lines = warning_lines((run_1, run_2), PairRunDescription)
     lines.append(f"{key_2} of {run_2} minus {key_1} of {run_1}, points of accuracy")
     for name, metric in compared.items():
         row = metric["scores"][metric["score"]]
@@ -31,13 +26,6 @@ def comparison_table(first: str, second: str) -> str:
         if metric["left_out"]:
             lines.append(f"  {metric['left_out']:,} pairs of one of the two only are left out")
     return "\n".join(lines)
-
-
-def _named(text: str) -> tuple[str, str]:
-    folder, colon, name = text.rpartition(":")
-    if not colon or Path(text).is_dir():
-        return text, PairRunDescription.read(text).headline
-    return folder, name
 
 
 def _points(share: float) -> str:
