@@ -146,9 +146,10 @@ def _statuses(
             num_cpus=1,
             num_gpus=config.workers.num_gpus or None,
             # A killed encoder starts again and its shard with it; one that dies again and again
-            # (too little memory) must not go on for ever.
+            # (too little memory) must not go on for ever. Shards' own retries are not counted: a
+            # lost node takes Ray seconds to notice, in which it uses up any number of them.
             max_restarts=10,
-            max_task_retries=3,
+            max_task_retries=-1,
         )
     # Without prefetching: each status is passed on as soon as its shard is finished.
     for batch in statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

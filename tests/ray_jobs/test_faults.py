@@ -161,7 +161,7 @@ def test_a_full_object_store_slows_training_and_changes_nothing(
         from ray_jobs import train_decoder
         import ray
 
-        ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False)
+        ray.init("local", num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False)
         held = [ray.get(ray.put(np.zeros(2**20, np.uint8))) for _ in range(90)]
         sys.exit(train_decoder.main(sys.argv[1:]))
     """

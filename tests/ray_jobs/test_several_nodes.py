@@ -1,7 +1,8 @@
 """Three nodes, of which one is taken away in the middle of a job and another joins.
 
-Each node has its own raylet, object store and worker processes; taking it away is kill -9 of all
-of them. The job is a process of its own beside the cluster.
+Each node has its own raylet, object store and worker processes. It is taken away by kill -9 of all
+of them, or its cable is pulled: then they live on, no connection is reset, and nobody hears from
+them again. The job is a process of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 import soundfile
 from ray.cluster_utils import Cluster
 
+from tests.machines import Network, network, why_not
 from tests.ray_jobs.nano_training import (
     ELASTIC,
     ROOT,
@@ -46,6 +48,17 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Network]:
+    """The same, each with an address of its own."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with network(tmp_path / "network") as machines:
+        for cpus in (1, 2, 2):
+            machines.add(cpus)
+        yield machines
+
+
 def wait_and_remove_node(
     cluster: Cluster, process: subprocess.Popen[bytes], title: str, ready: Callable[[], bool]
 ) -> None:
@@ -71,6 +84,17 @@ def run_and_replace(
     print(f"{title}: ended {time.monotonic() - began:.0f} s after the other node had joined")
 
 
+def run_and_pull_a_cable(machines: Network, words: list[str], ready: Callable[[], bool]) -> None:
+    """As `run_and_replace`, with a node that is cut off, not killed."""
+    process = machines.start(machines.head, *words, "--address", machines.ray_address)
+    wait_until(ready, process, seconds=600)
+    machines.pull_cable(machines.newest)
+    began = time.monotonic()
+    machines.add(2)
+    assert process.wait(timeout=900) == 0
+    print(f"ended {time.monotonic() - began:.0f} s after the cable was pulled")
+
+
 def test_a_training_goes_on_with_the_same_samples(
     world: World, whole_on_ray: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -78,6 +102,17 @@ def test_a_training_goes_on_with_the_same_samples(
     # Two of 1.5 CPUs fit on no node together.
     words = command(world, run, "cluster.num_workers=2", "cluster.cpus_per_worker=1.5")
     run_and_replace(cluster, words, "ray::RayTrainWorker", lambda: 2 in steps_recorded(run))
+    assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
+    assert final(run) == final(whole_on_ray)
+
+
+def test_a_training_whose_node_is_cut_off_goes_on_with_the_same_samples(
+    world: World, whole_on_ray: Path, machines: Network, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    # Here gradients cross a network.
+    words = command(world, run, "cluster.num_workers=2", "cluster.cpus_per_worker=1.5")
+    run_and_pull_a_cable(machines, words, lambda: 2 in steps_recorded(run))
     assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
     assert final(run) == final(whole_on_ray)
 
@@ -103,55 +138,101 @@ def test_with_fewer_workers_the_same_samples_are_in_the_same_steps(
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_cache_has_the_same_bytes(cluster: Cluster, tmp_path: Path, small_codec: Path) -> None:
-    audio, here, there = tmp_path / "audio", tmp_path / "here", tmp_path / "there"
-    audio.mkdir()
+@pytest.fixture(scope="module")
+def quiet_cache(small_codec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve recordings and, as `cache` beside them, what caching makes of them undisturbed."""
+    folder = tmp_path_factory.mktemp("quiet_cache")
+    (folder / "audio").mkdir()
     for number in range(12):
         noise = np.random.default_rng(number).normal(0, 0.1, 48_000 * (8 + number))
-        soundfile.write(audio / f"{number}.wav", noise, 48_000, subtype="PCM_16")
+        soundfile.write(folder / "audio" / f"{number}.wav", noise, 48_000, subtype="PCM_16")
+    words = caching(small_codec, folder, folder / "cache", workers=2)
+    subprocess.run(words, cwd=ROOT, check=True)
+    return folder
 
-    def words(output: Path) -> list[str]:
-        return [
-            *(sys.executable, "-m", "ray_jobs.cache_codes", "--config=configs/cache_folder.yaml"),
-            *(f"codec.name={small_codec}", f"input.audio={audio}", f"output={output}"),
-            *("clips_per_shard=1", "workers.count=3"),
-        ]
 
-    subprocess.run([*words(here), "--address", cluster.address], cwd=ROOT, check=True)
-    title = "MapWorker(MapBatches(ShardEncoder))"
-    run_and_replace(cluster, words(there), title, lambda: any(there.glob("shards/*.jsonl")))
+def caching(codec: Path, quiet_cache: Path, output: Path, workers: int = 3) -> list[str]:
+    return [
+        *(sys.executable, "-m", "ray_jobs.cache_codes", "--config=configs/cache_folder.yaml"),
+        *(f"codec.name={codec}", f"input.audio={quiet_cache / 'audio'}", f"output={output}"),
+        *("clips_per_shard=1", f"workers.count={workers}"),
+    ]
+
+
+def assert_same_cache(ours: Path, theirs: Path) -> None:
     for pattern in ("shards/*.parquet", "shards/*.jsonl", "*.jsonl", "index.arrow", "codes.bin"):
-        names = sorted(path.relative_to(here) for path in here.glob(pattern))
-        assert names == sorted(path.relative_to(there) for path in there.glob(pattern))
-        assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
-    summaries = [json.loads((cache / "summary.json").read_text()) for cache in (here, there)]
+        names = sorted(path.relative_to(theirs) for path in theirs.glob(pattern))
+        assert names == sorted(path.relative_to(ours) for path in ours.glob(pattern))
+        assert all((theirs / name).read_bytes() == (ours / name).read_bytes() for name in names)
+    summaries = [json.loads((cache / "summary.json").read_text()) for cache in (ours, theirs)]
     assert [summary["cached"] for summary in summaries] == [12, 12]
 
 
-def test_an_evaluation_has_the_same_records(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_cache_has_the_same_bytes(
+    cluster: Cluster, tmp_path: Path, small_codec: Path, quiet_cache: Path
+) -> None:
+    words = caching(small_codec, quiet_cache, tmp_path / "cache")
+    title = "MapWorker(MapBatches(ShardEncoder))"
+    ready = any_file(tmp_path / "cache" / "shards", "*.jsonl")
+    run_and_replace(cluster, words, title, ready)
+    assert_same_cache(tmp_path / "cache", quiet_cache / "cache")
+
+
+def test_a_cache_of_which_a_node_is_cut_off_has_the_same_bytes(
+    machines: Network, tmp_path: Path, small_codec: Path, quiet_cache: Path
+) -> None:
+    words = caching(small_codec, quiet_cache, tmp_path / "cache")
+    run_and_pull_a_cable(machines, words, any_file(tmp_path / "cache" / "shards", "*.jsonl"))
+    assert_same_cache(tmp_path / "cache", quiet_cache / "cache")
+
+
+@pytest.fixture(scope="module")
+def quiet_evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that an evaluation is without disturbance."""
+    run = tmp_path_factory.mktemp("quiet_evaluation") / "run"
+    subprocess.run(evaluation(run, workers=2), cwd=ROOT, check=True)
+    return run
+
+
+def evaluation(output: Path, workers: int = 4) -> list[str]:
     shape = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20}
+    return [
+        *(sys.executable, "-m", "ray_jobs.evaluate_chapters"),
+        *("--config=configs/chapters_tiny_cpu.yaml", f"model.lm_kwargs={json.dumps(shape)}"),
+        *("data=null", "synthetic.chapters=8", "synthetic.frames=1000", "streams.other=masked"),
+        *("verify_spans=0", "state_every_frames=64", "summary.resamples=100"),
+        *(f"cluster.num_workers={workers}", "cluster.cpus_per_worker=1", f"output={output}"),
+    ]
 
-    def words(output: Path) -> list[str]:
-        return [
-            *(sys.executable, "-m", "ray_jobs.evaluate_chapters"),
-            *("--config=configs/chapters_tiny_cpu.yaml", f"model.lm_kwargs={json.dumps(shape)}"),
-            *("data=null", "synthetic.chapters=8", "synthetic.frames=1000", "streams.other=masked"),
-            *("verify_spans=0", "state_every_frames=64", "summary.resamples=100"),
-            *("cluster.num_workers=4", "cluster.cpus_per_worker=1", f"output={output}"),
-        ]
 
-    here, there = tmp_path / "here", tmp_path / "there"
-    subprocess.run([*words(here), "--address", cluster.address], cwd=ROOT, check=True)
-    run_and_replace(
-        cluster,
-        words(there),
-        "ray::ChapterWorker",
-        lambda: any(there.glob("state/**/[!.]*.safetensors")),
-    )
-    before, after = (list(read_records(run / "records")) for run in (here, there))
+def assert_same_records(ours: Path, theirs: Path) -> None:
+    before, after = (list(read_records(run / "records")) for run in (theirs, ours))
     assert len(before) == 8
     for quiet, disturbed in zip(before, after, strict=True):
         assert quiet.details.chapter_id == disturbed.details.chapter_id
         assert np.array_equal(quiet.nll, disturbed.nll)
         assert np.array_equal(quiet.text, disturbed.text)
-    assert not list(there.glob("state/**/*.safetensors"))
+    assert not list(ours.glob("state/**/*.safetensors"))
+
+
+def test_an_evaluation_has_the_same_records(
+    cluster: Cluster, tmp_path: Path, quiet_evaluation: Path
+) -> None:
+    run = tmp_path / "run"
+    ready = any_file(run / "state", "**/[!.]*.safetensors")
+    run_and_replace(cluster, evaluation(run), "ray::ChapterWorker", ready)
+    assert_same_records(run, quiet_evaluation)
+
+
+def test_an_evaluation_of_which_a_node_is_cut_off_has_the_same_records(
+    machines: Network, tmp_path: Path, quiet_evaluation: Path
+) -> None:
+    run = tmp_path / "run"
+    ready = any_file(run / "state", "**/[!.]*.safetensors")
+    run_and_pull_a_cable(machines, evaluation(run), ready)
+    assert_same_records(run, quiet_evaluation)
+
+
+def any_file(folder: Path, pattern: str) -> Callable[[], bool]:
+    """Whether there is such a file by now."""
+    return lambda: any(folder.glob(pattern))
