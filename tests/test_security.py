@@ -243,44 +243,92 @@ def pickled_column(bomb: Bomb, length: int = 1) -> pa.Array:
     return pa.ExtensionArray.from_storage(ArrowPythonObjectType(), content)
 
 
+def with_pickles(table: pa.Table, name: str, bomb: Bomb) -> pa.Table:
+    """The table with pickles as a column's values."""
+    place = table.schema.get_field_index(name)
+    return _with_column(table, place, name, pickled_column(bomb, len(table)))
+
+
+def with_pickled_type(table: pa.Table, name: str, bomb: Bomb) -> pa.Table:
+    """The table with a pickle as the shape of a column's tensors: opening the file reads it."""
+    return with_tensor_type(table, name, pickle.dumps(bomb))
+
+
+def with_tensor_type(table: pa.Table, name: str, shape: bytes) -> pa.Table:
+    """The table with a column of Ray's tensors, of a shape as the file tells it."""
+    import ray.data  # registers the type, as in every process of a job
+
+    assert ray.data
+    described = {
+        "ARROW:extension:name": "ray.data.arrow_tensor",
+        "ARROW:extension:metadata": shape,
+    }
+    column = pa.array([[0]] * len(table), pa.list_(pa.int64()))
+    field = pa.field(name, column.type, metadata=described)
+    return _with_column(table, table.schema.get_field_index(name), field, column)
+
+
+def _with_column(table: pa.Table, place: int, field: pa.Field | str, column: pa.Array) -> pa.Table:
+    changed = table.set_column(place, field, pa.chunked_array([column]))
+    return changed.replace_schema_metadata(table.schema.metadata)
+
+
+IN_PARQUET = pytest.mark.parametrize(
+    ("hide", "said"),
+    [
+        (with_pickles, "{column} holds extension|type: {column}"),
+        (with_pickled_type, "the type of a column cannot be read"),
+    ],
+)
+
+
+@IN_PARQUET
 @pytest.mark.parametrize("column", ["file_path", "codes_scale_1", "audio_length"])
-def test_an_original_cache_that_would_run_code(tmp_path, bomb, column):
+def test_an_original_cache_that_would_run_code(tmp_path, bomb, column, hide, said):
     table = {
         "file_path": pa.array(["a.wav"]),
         **{f"codes_scale_{k}": pa.array([[0] * 2**k]) for k in range(3)},
         "audio_length": pa.array([2048]),
-        column: pickled_column(bomb),
     }
     path = tmp_path / "codes_batch_gpu0_0.parquet"
-    pq.write_table(pa.table(table), path)
-    with pytest.raises(UserError, match=f"column {column} holds extension"):
+    pq.write_table(hide(pa.table(table), column, bomb), path)
+    with pytest.raises(UserError, match=said.format(column=column)):
         list_original(str(tmp_path), str(tmp_path), GEOMETRY)
 
 
-def test_a_shard_that_would_run_code(tmp_path, bomb):
+@IN_PARQUET
+def test_a_shard_that_would_run_code(tmp_path, bomb, hide, said):
     cache = write_nano_cache(tmp_path / "cache", 2)
     (shard,) = (cache / "shards").glob("*.parquet")
-    pq.write_table(with_pickles(pq.read_table(shard), "clip_id", bomb), shard)
-    assert any("clip_id" in problem for problem in verify_cache(str(cache)))
-    with pytest.raises(UserError, match="clip_id"):
+    pq.write_table(hide(pq.read_table(shard), "clip_id", bomb), shard)
+    said = said.format(column="clip_id")
+    (problem,) = verify_cache(str(cache))
+    assert re.search(said, problem)
+    with pytest.raises(UserError, match=said):
         build_index(cache)
 
 
-def test_an_index_that_would_run_code(tmp_path, bomb):
-    index = write_nano_cache(tmp_path / "cache", 2) / "index.arrow"
+@pytest.mark.parametrize("shape", [b"", b"5", b"[" * 100_000], ids=["nothing", "number", "deep"])
+def test_a_shard_with_a_type_described_wrongly(tmp_path, shape):
+    cache = write_nano_cache(tmp_path / "cache", 2)
+    (shard,) = (cache / "shards").glob("*.parquet")
+    pq.write_table(with_tensor_type(pq.read_table(shard), "clip_id", shape), shard)
+    with pytest.raises(UserError, match="the type of a column cannot be read"):
+        build_index(cache)
+
+
+@IN_PARQUET
+def test_an_index_that_would_run_code(tmp_path, bomb, hide, said):
+    cache = write_nano_cache(tmp_path / "cache", 2)
+    index = cache / "index.arrow"
     with pa.ipc.open_file(pa.py_buffer(index.read_bytes())) as reader:
-        table = with_pickles(reader.read_all(), "clip_id", bomb)
+        table = hide(reader.read_all(), "clip_id", bomb)
     with pa.ipc.new_file(str(index), table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(UserError, match="clip_id"):
-        open_cache(str(tmp_path / "cache"))
-
-
-def with_pickles(table: pa.Table, name: str, bomb: Bomb) -> pa.Table:
-    place = table.schema.get_field_index(name)
-    column = pa.chunked_array([pickled_column(bomb, len(table))])
-    changed = table.set_column(place, name, column)
-    return changed.replace_schema_metadata(table.schema.metadata)
+    (problem,) = verify_cache(str(cache))
+    assert "index.arrow: differs" in problem
+    with pytest.raises(UserError, match=said.format(column="clip_id")):
+        open_cache(str(cache))
 
 
 @pytest.mark.parametrize("read", [read_record, read_part])

@@ -30,6 +30,7 @@ from ttt.snac.shard_file import (
     SAMPLE_BYTES,
     CodecIdentity,
     in_range,
+    reading_column_types,
     shard_header,
 )
 from ttt.snac.shards import codes_uri, index_uri, read_catalogue, shard_names, shards_folder
@@ -292,7 +293,8 @@ def _load_index(cache_uri: str | Path) -> pa.Table:
             source = pa.memory_map(str(storage.local_path(uri)))
         else:
             source = pa.BufferReader(storage.read_bytes(uri))
-        table = pa.ipc.open_file(source).read_all()
+        with reading_column_types():
+            table = pa.ipc.open_file(source).read_all()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{uri}: damaged ({error}); build the index again") from error
     bad = [

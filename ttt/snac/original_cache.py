@@ -29,6 +29,7 @@ from ttt.snac.clip_input import (
 )
 from ttt.snac.encode import Codes
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
+from ttt.snac.shard_file import reading_column_types
 
 
 def list_original(
@@ -128,7 +129,8 @@ def _table(path: str, geometry: CodeGeometry) -> pa.Table:
 
 def _open(path: str, geometry: CodeGeometry) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        with reading_column_types():
+            file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable parquet file ({reason})") from error

@@ -108,9 +108,26 @@ def open_shard(uri: str | Path) -> Iterator[pq.ParquetFile]:
     """An open shard; every way in which parquet can be damaged becomes a UserError."""
     try:
         with open_seekable(str(uri)) as file:
-            yield pq.ParquetFile(file)
+            with reading_column_types():
+                shard = pq.ParquetFile(file)
+            yield shard
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{uri}: not a readable parquet file ({_first_line(error)})") from error
+
+
+@contextmanager
+def reading_column_types() -> Iterator[None]:
+    """Around the opening of a file: Ray's column types, too, fail with a pa.ArrowException.
+
+    Ray reads how a file describes them before anybody can look at its columns. Its own errors are
+    of any kind, and for a pickle they advise to switch the protection off.
+    """
+    try:
+        yield
+    except pa.ArrowException:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise pa.ArrowInvalid("the type of a column cannot be read") from error
 
 
 def shard_schema(header: ShardHeader) -> pa.Schema:

@@ -38,6 +38,7 @@ from ttt.snac.shard_file import (
     interleaved_codes,
     open_shard,
     read_shard_table,
+    reading_column_types,
     shard_header,
     shard_schema,
     whole_file,
@@ -261,7 +262,8 @@ def _broken_index(cache_uri: str | Path) -> list[str]:
         if not comparison.equal or stream.read(1):
             problems.append(f"{codes}: differs from the codes in the shards; build the index")
     try:
-        with pa.ipc.open_file(pa.py_buffer(storage.read_bytes(index))) as reader:
+        content = pa.py_buffer(storage.read_bytes(index))
+        with reading_column_types(), pa.ipc.open_file(content) as reader:
             same = reader.read_all().equals(catalogue, check_metadata=True)
     except pa.ArrowException:
         same = False
