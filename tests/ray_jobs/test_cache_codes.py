@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import soundfile
 from ray_jobs import cache_codes
 from ray_jobs.cache_worker import CacheConfig, InputConfig, WorkersConfig
 from tests.object_store import ObjectStore
-from tests.ray_jobs.worker_processes import worker_pids
+from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt import records, storage
 from ttt.snac.shards import read_shard_table
 
@@ -305,19 +304,14 @@ def test_an_encoder_killed_midway_changes_no_byte(
 ) -> None:
     audio = (f"input.audio={four_shards}", "clips_per_shard=2")
     assert cache_codes.main(_words("cache_folder.yaml", small_codec, tmp_path / "a", *audio)) == 0
-    killed: list[int] = []
+    words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio)
 
-    def kill() -> None:
-        _wait_for(lambda: _first_shard_is_there(tmp_path / "b"))
-        killed.extend(worker_pids("MapWorker(MapBatches(ShardEncoder))"))
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
+    def encoding() -> list[int]:
+        title = "MapWorker(MapBatches(ShardEncoder))"
+        return worker_pids(title) if _first_shard_is_there(tmp_path / "b") else []
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    assert cache_codes.main(_words("cache_folder.yaml", small_codec, tmp_path / "b", *audio)) == 0
-    killer.join()
-    assert killed
+    with killing(encoding):
+        assert cache_codes.main(words) == 0
     assert _contents(tmp_path / "b") == _contents(tmp_path / "a")
 
 

@@ -1,7 +1,41 @@
 """Processes of Ray workers below this one, for tests that kill them."""
 
+import contextlib
 import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def killing(find: Callable[[], Iterable[int]], times: int = 1) -> Iterator[None]:
+    """Kill -9 the first `times` processes that `find` gives, asked again and again while the block
+    runs; there must have been as many in the end."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.is_set():
+            for pid in find():
+                if pid in killed:
+                    continue
+                with contextlib.suppress(ProcessLookupError):  # It ended by itself.
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                if len(killed) == times:
+                    return
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == times
 
 
 def worker_pids(title: str, below: int | None = None) -> list[int]:
