@@ -30,7 +30,7 @@ from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
 from ttt.audio import read_header
 from ttt.errors import UserError
-from ttt.eval.pair_records import is_complete, write_part
+from ttt.eval.pair_records import read_part, write_part
 from ttt.eval.pair_rescore import rescore
 from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.run_description import ModelIdentity
@@ -125,13 +125,16 @@ def _run(plan: Plan, missing: Sequence[Work]) -> None:
 
 
 def _give_up(work: Work, output: str, reason: str) -> int:
-    """Write why a shard has no scores; returns how many utterances that leaves without one."""
+    """Write why a shard's utterances have no scores; those that have some keep them.
+
+    Returns how many utterances are left without one.
+    """
     path = work.path(output)
-    if is_complete(path):  # Only the answer of its last worker was lost.
-        return 0
-    lost = without_scores(work, reason)
-    write_part(path, lost)
-    return len(lost)
+    kept = read_part(path) if path.exists() else []
+    scored = {(row.pair_id, row.role): row for row in kept if row.status == "ok"}
+    rows = [scored.get((row.pair_id, row.role), row) for row in without_scores(work, reason)]
+    write_part(path, rows)
+    return len(rows) - len(scored)
 
 
 def _start(config: EvaluatePairsConfig) -> Any:

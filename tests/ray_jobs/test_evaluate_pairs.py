@@ -1,11 +1,7 @@
 """The evaluation of pairs as a job: made benchmarks, broken files, kills, reruns, old keys."""
 
 import json
-import os
 import shutil
-import signal
-import threading
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,12 +13,12 @@ from ray_jobs.config import ConfigError, load_config
 from ray_jobs.pair_config import ALIASES, EvaluatePairsConfig
 from ray_jobs.pair_plan import describe, make_plan
 from ray_jobs.pair_pool import evaluate, write_results
-from tests.ray_jobs.worker_processes import worker_pids
+from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.audio import read_header
 from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, Piece
 from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
-from ttt.eval.pair_records import ItemRecord, read_parts
+from ttt.eval.pair_records import ItemRecord, read_part, read_parts
 from ttt.eval.pair_run import Setting
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
@@ -282,6 +278,20 @@ def test_a_mended_recording_is_scored_on_resume(
     assert summary["runs"]["baseline-paper"]["coverage"] == 1
 
 
+def test_a_shard_given_up_keeps_the_scores_that_it_has(
+    evaluated: EvaluatePairsConfig, tmp_path: Path
+) -> None:
+    plan = make_plan(replace(evaluated, output=str(tmp_path / "out")))
+    shutil.copytree(evaluated.output, tmp_path / "out")
+    work = plan.missing()[0]
+    path = work.path(plan.config.output)
+    before = read_part(path)
+    assert pair_pool._give_up(work, plan.config.output, "its worker died 3 times") == 1
+    (lost,) = [row for row in before if row.status != "ok"]
+    died = replace(lost, error="its worker died 3 times")
+    assert read_part(path) == [died if row is lost else row for row in before]
+
+
 def test_old_keys_are_taken_for_the_new(
     roots: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -457,23 +467,10 @@ def _evaluate_and_kill(
     ready: EvaluatePairsConfig, parts: int, times: int = 1, method: str = "score"
 ) -> None:
     """Evaluate; kill -9 a worker that is in `method` once there are so many part files."""
-    killed: list[int] = []
-    over = threading.Event()
 
-    def kill() -> None:
-        while len(killed) < times and not over.is_set():
-            if len(list(Path(ready.output).glob("items/**/[!.]*.parquet"))) >= parts:
-                for pid in worker_pids(f"ray::PairWorker.{method}"):
-                    if len(killed) < times and pid not in killed:
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(pid)
-            time.sleep(0.005)
+    def working() -> list[int]:
+        written = len(list(Path(ready.output).glob("items/**/[!.]*.parquet")))
+        return worker_pids(f"ray::PairWorker.{method}") if written >= parts else []
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    with killing(working, times):
         evaluate(ready, resume=False, address=None)
-    finally:
-        over.set()
-        killer.join()
-    assert len(killed) == times
