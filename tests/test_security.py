@@ -22,10 +22,11 @@ from ray_jobs.config import load_config
 from ray_jobs.schema import JOB_CONFIGS, config_class
 from tests.dangers import dangers, python_in_shell
 from tests.nano_cache import write_nano_cache, write_nano_codec
+from tests.ttt.eval.scored_pairs import made_pairs, noisy, records
 from ttt import checkpoint
 from ttt.errors import UserError
 from ttt.eval.chapter_records import read_record
-from ttt.eval.pair_records import read_part
+from ttt.eval.pair_records import is_complete, read_part, write_part
 from ttt.moshi.load import load_mimi, load_moshi
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.ttt_files import load_ttt
@@ -397,6 +398,15 @@ def test_records_that_would_run_code(tmp_path, bomb, read):
         pq.write_table(pa.table({"text": column}).replace_schema_metadata(metadata), path)
         with pytest.raises(UserError):
             read(path)
+
+
+@pytest.mark.parametrize("read", [read_part, is_complete])
+def test_scores_of_pairs_that_would_run_code(tmp_path, bomb, read):
+    path = tmp_path / "part-00000.parquet"
+    write_part(path, records(made_pairs(clusters=4).pairs, noisy(0)))
+    pq.write_table(with_pickles(pq.read_table(path), "status", bomb), path)
+    with pytest.raises(UserError, match=r"part-00000\.parquet: .*other columns than a pair's"):
+        read(path)
 
 
 @pytest.mark.parametrize("job", JOB_CONFIGS)

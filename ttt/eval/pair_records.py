@@ -92,13 +92,8 @@ def write_part(path: Path, records: Sequence[ItemRecord]) -> None:
 def read_part(path: Path) -> list[ItemRecord]:
     """The records of one shard. Raises UserError when the file is damaged or something else."""
     try:
-        table = pq.read_table(path, memory_map=False)
-        if table.schema.metadata[_KEY] != _FORMAT:
-            raise ValueError(f"format is not {_FORMAT.decode()}")
-        if not table.schema.remove_metadata().equals(_SCHEMA):
-            raise ValueError("other columns than a pair's")
-        return [_record(row) for row in table.to_pylist()]
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowInvalid) as error:
+        return [_record(row) for row in _read(path).to_pylist()]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not readable records of pairs ({error})") from error
 
 
@@ -107,8 +102,8 @@ def is_complete(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        status = pq.read_table(path, columns=["status"], memory_map=False)["status"]
-    except (OSError, pa.ArrowInvalid) as error:
+        status = _read(path, columns=["status"])["status"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it to score it again") from error
     return status.unique().to_pylist() == ["ok"]
 
@@ -117,6 +112,16 @@ def read_parts(root: str | Path, task: str) -> Iterator[ItemRecord]:
     """All records of one task below the folder of one model and setting, in the shards' order."""
     for path in sorted((Path(root) / task).glob("part-*.parquet")):
         yield from read_part(path)
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    with pq.ParquetFile(path, memory_map=False) as file:
+        if (file.schema_arrow.metadata or {})[_KEY] != _FORMAT:
+            raise ValueError(f"format is not {_FORMAT.decode()}")
+        # Before any value is read: one of another type may run code.
+        if not file.schema_arrow.remove_metadata().equals(_SCHEMA):
+            raise ValueError("other columns than a pair's")
+        return file.read(columns)
 
 
 def _per_codebook(name: str, kind: pa.DataType) -> list[pa.Field]:
