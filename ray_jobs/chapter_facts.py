@@ -65,6 +65,7 @@ def held_to_stepping(models: Mapping[str, Any]) -> Iterator[Markup]:
         [
             name,
             f"{held['groups']:,}",
+            f"{len(held['unverified']):,}",
             f"{held['frames']:,}",
             largest_difference(held),
             f"{held['text_differences']:,}",
@@ -75,21 +76,35 @@ def held_to_stepping(models: Mapping[str, Any]) -> Iterator[Markup]:
     ]
     if rows:
         header = [
-            "Model", "groups", "frames", "largest difference (nats)", "other text", "no near tie",
+            "Model", "groups", "not held", "frames", "largest difference (nats)", "other text",
+            "no near tie",
         ]  # fmt: skip
         explained = (
             "Random stretches heard again one step at a time, after the records were written. "
             "Other text: frames in which the model's own text came out differently. No near tie: "
             "those of them that rounding does not explain; 0 in float32."
         )
+        unheld = [
+            note(f"{name}, not held: {each}")
+            for name, model in models.items()
+            if (held := model["verification"]) is not None
+            for each in not_held(held)
+        ]
         table = report.table(header, rows)
-        yield report.section("Held to stepping", table, note(explained), id_="stepping")
+        yield report.section("Held to stepping", table, *unheld, note(explained), id_="stepping")
 
 
 def largest_difference(held: Mapping[str, Any]) -> str:
     """The largest difference to stepping in nats, of a model's `verification`."""
+    if not held["groups"]:
+        return "–"
     largest = held["largest_nll_difference"]
     return "not a number" if largest is None else f"{largest:.2g}"
+
+
+def not_held(held: Mapping[str, Any]) -> list[str]:
+    """The groups of a model's `verification` that could not be held to stepping, with reasons."""
+    return [f"{', '.join(each['chapters'])}: {each['reason']}" for each in held["unverified"]]
 
 
 def every_chapter(summary: Mapping[str, Any]) -> Markup:

@@ -19,7 +19,7 @@ import ray
 from ray_jobs import run_folder
 from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
 from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_facts import largest_difference
+from ray_jobs.chapter_facts import largest_difference, not_held
 from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
 from ray_jobs.chapter_report import build_report
 from ray_jobs.chapter_worker import ChapterWorker, Outcome, is_verified
@@ -30,7 +30,7 @@ from ray_jobs.work_counter import counted_progress
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.eval.chapter_records import record_path
-from ttt.eval.rescore import rescore
+from ttt.eval.rescore import VERIFICATION, held_groups, rescore
 from ttt.eval.run_description import ModelIdentity, PlannedChapter, RunDescription
 from ttt.moshi.original import WARNING
 
@@ -72,13 +72,13 @@ def write_results(folder: Path, config: EvaluateChaptersConfig | None = None) ->
 
 
 def _missing(plan: Plan) -> list[Work]:
-    path = Path(plan.config.output) / "verification.jsonl"
-    verified = {_key(line) for line in records.read_jsonl(path)} if path.exists() else set()
+    lines = held_groups(plan.config.output)
+    verified = {group for group, line in lines.items() if "error" not in line}
     return [
         work
         for work in plan.work
         if not plan.is_done(work)
-        or (is_verified(plan.config, work.listener) and _key(_named(work)) not in verified)
+        or (is_verified(plan.config, work.listener) and _group(work) not in verified)
     ]
 
 
@@ -116,7 +116,7 @@ def _run(plan: Plan, missing: Sequence[Work]) -> None:
         done = chapters - sum(len(work.recordings) for work in missing)
         kept, heard = 0.0, 0
         for work, outcome in results:
-            _record_outcome(output, work, outcome)
+            _record_outcome(config, work, outcome)
             done += len(work.recordings)
             fields["chapters"] = f"{done:,}/{chapters:,}"
             if isinstance(outcome, Outcome) and outcome.acceptance is not None:
@@ -175,19 +175,27 @@ def _planned(plan: Plan) -> tuple[PlannedChapter, ...]:
     )
 
 
-def _record_outcome(output: Path, work: Work, outcome: Outcome | WorkerDied) -> None:
-    failures, name = output / "failures.jsonl", work.listener.name
+def _record_outcome(
+    config: EvaluateChaptersConfig, work: Work, outcome: Outcome | WorkerDied
+) -> None:
+    output, name = Path(config.output), work.listener.name
     if isinstance(outcome, WorkerDied):
-        root = records_root(str(output), name)
-        for recording in work.recordings:
-            if not record_path(root, recording.chapter_id).exists():
-                _note_failure(failures, name, recording.chapter_id, outcome.reason)
-        return
+        outcome = _what_died(config, work, outcome.reason)
     for chapter_id, reason in outcome.failures:
-        _note_failure(failures, name, chapter_id, reason)
+        _note_failure(output / "failures.jsonl", name, chapter_id, reason)
     if outcome.verification is not None:
-        line = {**_named(work), **outcome.verification}
-        records.append_jsonl(output / "verification.jsonl", line)
+        _, *chapters = _group(work)
+        line = {"model": name, "chapters": chapters, **outcome.verification}
+        records.append_jsonl(output / VERIFICATION, line)
+
+
+def _what_died(config: EvaluateChaptersConfig, work: Work, reason: str) -> Outcome:
+    """Chapters without a record have failed; where others have theirs, holding them to stepping."""
+    root = records_root(config.output, work.listener.name)
+    names = [recording.chapter_id for recording in work.recordings]
+    failures = tuple((name, reason) for name in names if not record_path(root, name).exists())
+    unverified = is_verified(config, work.listener) and len(failures) < len(names)
+    return Outcome(failures=failures, verification={"error": reason} if unverified else None)
 
 
 def _note_failure(path: Path, model: str, chapter_id: str, reason: str) -> None:
@@ -195,13 +203,9 @@ def _note_failure(path: Path, model: str, chapter_id: str, reason: str) -> None:
     records.append_jsonl(path, line)
 
 
-def _named(work: Work) -> dict[str, Any]:
-    chapters = [recording.chapter_id for recording in work.recordings]
-    return {"model": work.listener.name, "chapters": chapters}
-
-
-def _key(line: dict[str, Any]) -> tuple[str, ...]:
-    return (line["model"], *line["chapters"])
+def _group(work: Work) -> tuple[str, ...]:
+    """As `held_groups` names it."""
+    return (work.listener.name, *(recording.chapter_id for recording in work.recordings))
 
 
 def _closing_words(output: Path, summary: dict[str, Any]) -> str:
@@ -222,6 +226,7 @@ def _closing_words(output: Path, summary: dict[str, Any]) -> str:
                 f"{largest_difference(held)} nats, {held['unexplained_text_differences']} texts "
                 "that differ without a near tie"
             )
+            lines += [f"  not held to stepping: {each}" for each in not_held(held)]
     return "\n".join([*lines, f"report: {output}/report.html"])
 
 

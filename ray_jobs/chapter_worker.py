@@ -39,7 +39,7 @@ class Outcome:
     failures: tuple[tuple[str, str], ...] = ()
     """(chapter, reason) of those without a record."""
     verification: dict[str, Any] | None = None
-    """`ttt.moshi.verify.Verification`, where it was asked for."""
+    """`ttt.moshi.verify.Verification`, where it was asked for, or the `error` that kept it away."""
 
 
 @ray.remote(max_restarts=0)
@@ -81,10 +81,11 @@ class ChapterWorker:
         except torch.AcceleratorError:
             raise  # The device is lost to this process, and every later chapter would fail too.
         except Exception as error:
+            reason = _reason(error)
             root = records_root(self._config.output, work.listener.name)
             names = [c.chapter_id for c in chapters if not record_path(root, c.chapter_id).exists()]
             together = f" (heard together: {', '.join(names)})" if len(names) > 1 else ""
-            failures += [(name, _reason(error) + together) for name in names]
+            failures += [(name, reason + together) for name in names]
             return Outcome(failures=tuple(failures))
         return Outcome(outcome.frames, outcome.acceptance, tuple(failures), outcome.verification)
 
@@ -127,17 +128,32 @@ class ChapterWorker:
             )
         verification = None
         if is_verified(config, listener):
+            verification = self._verify(moshi, chapters, listening, silence)
+        return Outcome(sum(frames), acceptance, (), verification)
+
+    def _verify(
+        self,
+        moshi: LoadedMoshi,
+        chapters: list[HeardChapter],
+        listening: Listening,
+        silence: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        """Hold records to stepping. They stand whatever becomes of it."""
+        try:
             found = verify_group(
                 moshi.lm,
                 chapters,
                 listening,
                 silence=silence,
-                records_root=root,
-                spans=config.verify_spans,
-                seed=config.seed,
+                records_root=records_root(self._config.output, listening.model),
+                spans=self._config.verify_spans,
+                seed=self._config.seed,
             )
-            verification = asdict(found)
-        return Outcome(sum(frames), acceptance, (), verification)
+        except torch.AcceleratorError:
+            raise  # As in `hear`.
+        except Exception as error:
+            return {"error": _reason(error)}
+        return asdict(found)
 
     def _chapter(self, work: Work, place: int) -> HeardChapter:
         config, recording = self._config, work.recordings[place]

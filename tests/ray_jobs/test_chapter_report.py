@@ -100,6 +100,7 @@ def test_what_was_held_to_stepping_has_a_section(summary: dict) -> None:
     assert "stepping" not in _Page(build_report(summary)).ids
     summary["models"]["ttt"]["verification"] = {
         "groups": 2,
+        "unverified": [{"chapters": ["a/1", "a/2"], "reason": "out of memory"}],
         "frames": 1632,
         "text_differences": 6,
         "unexplained_text_differences": 3,
@@ -107,7 +108,8 @@ def test_what_was_held_to_stepping_has_a_section(summary: dict) -> None:
     }
     page = _Page(build_report(summary))
     assert "stepping" in page.ids
-    assert "1,632\n2.1e-06\n6\n3\n" in page.text
+    assert "ttt, not held: a/1, a/2: out of memory" in page.text
+    assert "2\n1\n1,632\n2.1e-06\n6\n3\n" in page.text
     summary["models"]["ttt"]["verification"]["largest_nll_difference"] = None
     assert "1,632\nnot a number\n" in _Page(build_report(summary)).text
 

@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
-import threading
-import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,9 +17,9 @@ from ray_jobs.chapter_plan import describe, make_plan
 from ray_jobs.chapter_pool import evaluate, write_results
 from ray_jobs.config import ConfigError, load_config
 from ray_jobs.original_keys import ORIGINAL_KEYS
-from tests.ray_jobs.worker_processes import worker_pids
+from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.errors import UserError
-from ttt.eval.chapter_records import read_record, read_records, record_path
+from ttt.eval.chapter_records import ChapterWriter, read_record, read_records, record_path
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.original import WARNING, OriginalEvaluation
@@ -265,6 +263,53 @@ def test_what_a_worker_killed_after_its_last_record_left_goes(
     assert make_plan(ready).is_done(work)
 
 
+def test_a_group_that_cannot_be_held_to_stepping_is_named(
+    ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = made(60, "synthetic.chapters=2", f"output={tmp_path / 'out'}")
+    evaluate(ready, resume=False, address=None)
+    path = record_path(tmp_path / "out/records/baseline", "speaker_0/chapter_0")
+    record = read_record(path)
+    path.unlink()
+    with ChapterWriter(tmp_path / "out/records/baseline", "speaker_0/chapter_0", 0) as writer:
+        writer.append(np.tile(record.nll, 2), np.tile(record.text, 2))  # Longer than its codes.
+        writer.finish(record.details)
+    held = replace(ready, verify_spans=1)
+    evaluate(held, resume=True, address=None)
+    told = read_json(tmp_path / "out/summary.json")["models"]["baseline"]["verification"]
+    (unverified,) = told["unverified"]
+    assert told["groups"] == 1
+    assert unverified["chapters"] == ["speaker_0/chapter_0"]
+    assert "must match" in unverified["reason"]
+    assert f"not held to stepping: speaker_0/chapter_0: {unverified['reason']}" in (
+        capsys.readouterr().out
+    )
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.index("Held to stepping") < page.index("speaker_0/chapter_0: RuntimeError")
+
+    path.unlink()
+    evaluate(held, resume=True, address=None)
+    told = read_json(tmp_path / "out/summary.json")["models"]["baseline"]["verification"]
+    assert (told["groups"], told["unverified"]) == (2, [])
+
+
+@pytest.mark.faults
+def test_a_group_whose_verification_kills_every_worker_is_named(
+    ray_local: None, tmp_path: Path
+) -> None:
+    ready = made(450, "synthetic.chapters=1", "verify_spans=50", f"output={tmp_path / 'out'}")
+    path = record_path(tmp_path / "out/records/baseline", "speaker_0/chapter_0")
+    with killing(lambda: worker_pids("ray::ChapterWorker.hear") if path.exists() else [], times=3):
+        evaluate(ready, resume=False, address=None)
+    told = read_json(tmp_path / "out/summary.json")["models"]["baseline"]["verification"]
+    died = {"chapters": ["speaker_0/chapter_0"], "reason": "its worker died 3 times"}
+    assert (told["groups"], told["unverified"]) == (0, [died])
+    assert not (tmp_path / "out/failures.jsonl").exists()
+    evaluate(ready, resume=True, address=None)
+    told = read_json(tmp_path / "out/summary.json")["models"]["baseline"]["verification"]
+    assert (told["groups"], told["unverified"]) == (1, [])
+
+
 def chapter_codes(ready: EvaluateChaptersConfig, chapter_id: str) -> torch.Tensor:
     from ttt.eval.synthetic_chapters import synthetic_chapter
 
@@ -277,27 +322,16 @@ def chapter_codes(ready: EvaluateChaptersConfig, chapter_id: str) -> torch.Tenso
 
 def _evaluate_and_kill(ready: EvaluateChaptersConfig) -> None:
     """Evaluate; kill -9 a worker as soon as it has saved a state inside a chapter."""
-    killed: list[int] = []
-    over = threading.Event()
 
-    def kill() -> None:
-        while not killed and not over.is_set():
-            for state in Path(ready.output).glob("state/**/[!.]*.safetensors"):
-                frames = str(state).replace("/state/", "/records/").replace("safetensors", "frames")
-                for pid in worker_pids("ray::ChapterWorker"):
-                    if not killed and frames in _open_files(pid):
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(pid)
-            time.sleep(0.005)
+    def saved() -> Iterator[int]:
+        for state in Path(ready.output).glob("state/**/[!.]*.safetensors"):
+            frames = str(state).replace("/state/", "/records/").replace("safetensors", "frames")
+            for pid in worker_pids("ray::ChapterWorker"):
+                if frames in _open_files(pid):
+                    yield pid
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    with killing(saved):
         evaluate(ready, resume=False, address=None)
-    finally:
-        over.set()
-        killer.join()
-    assert killed
 
 
 def _open_files(pid: int) -> set[str]:

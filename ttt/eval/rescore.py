@@ -24,6 +24,8 @@ from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapte
 from ttt.eval.run_description import RunDescription, refuse_other_rounding
 from ttt.records import read_jsonl, write_json
 
+VERIFICATION = "verification.jsonl"
+
 
 def rescore(folder: str | Path, config: LongContextConfig | None = None) -> dict[str, Any]:
     """Compute everything again, write summary.json, legacy.json and plots/, return the summary.
@@ -51,7 +53,7 @@ def summarize_run(folder: str | Path, config: LongContextConfig | None = None) -
     run = RunDescription.read(folder)
     config = config or run.summary
     failures = _failures(storage.local_path(folder) / "failures.jsonl")
-    verified = _verified(storage.local_path(folder) / "verification.jsonl")
+    verified = _verified(folder)
     measured, models = {}, {}
     for model in run.models:
         chapters, details = _measure(run.records_root(folder, model.model), model.context, config)
@@ -70,6 +72,14 @@ def summarize_run(folder: str | Path, config: LongContextConfig | None = None) -
         "models": models,
         "comparisons": _comparisons(run, measured, config),
     }
+
+
+def held_groups(folder: str | Path) -> dict[tuple[str, ...], dict[str, Any]]:
+    """(model, *chapters) -> the last line of verification.jsonl about this group."""
+    path = storage.local_path(folder) / VERIFICATION
+    if not path.exists():
+        return {}
+    return {(line["model"], *line["chapters"]): line for line in read_jsonl(path)}
 
 
 def compare_runs(
@@ -175,23 +185,29 @@ def _failures(path: Path) -> dict[str, dict[str, str]]:
     return reasons
 
 
-def _verified(path: Path) -> dict[str, dict[str, Any]]:
-    """Model -> its groups held to stepping, together; a group that was held twice counts once."""
-    groups: dict[str, dict[tuple[str, ...], dict[str, Any]]] = defaultdict(dict)
-    if path.exists():
-        for line in read_jsonl(path):
-            groups[line["model"]][tuple(line["chapters"])] = line
+def _verified(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """Model -> its groups held to stepping, together, and those that could not be."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in held_groups(folder).values():
+        groups[line["model"]].append(line)
+    return {model: _together(lines) for model, lines in groups.items()}
+
+
+def _together(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    held = [line for line in lines if "error" not in line]
+    differences = [line["largest_nll_difference"] for line in held]
     counted = ("frames", "text_differences", "unexplained_text_differences")
-    found = {}
-    for model, lines in groups.items():
-        differences = [line["largest_nll_difference"] for line in lines.values()]
-        found[model] = {
-            "groups": len(lines),
-            **{key: sum(line[key] for line in lines.values()) for key in counted},
-            # One that is not a number is written as null, and larger than all others.
-            "largest_nll_difference": None if None in differences else max(differences),
-        }
-    return found
+    return {
+        "groups": len(held),
+        **{key: sum(line[key] for line in held) for key in counted},
+        # One that is not a number is written as null, and larger than all others.
+        "largest_nll_difference": None if None in differences else max(differences, default=None),
+        "unverified": [
+            {"chapters": line["chapters"], "reason": line["error"]}
+            for line in lines
+            if "error" in line
+        ],
+    }
 
 
 def _activity(details: Sequence[ChapterDetails]) -> dict[str, dict[str, list[float]]]:

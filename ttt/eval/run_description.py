@@ -5,7 +5,8 @@ A run's folder holds
     run.json                               this description
     records/<model>/<chapter id>.parquet   every frame's loss, see chapter_records
     failures.jsonl                         {"model", "chapter_id", "reason"} per failed chapter
-    verification.jsonl                     a group of chapters held to stepping per line
+    verification.jsonl                     a group of chapters held to stepping per line, or the
+                                           "error" that kept it away
     summary.json legacy.json plots/ report.html    recomputed by `rescore` from the above
 """
 

@@ -143,9 +143,18 @@ def test_what_was_held_to_stepping_is_summed_by_model(tmp_path: Path) -> None:
         "text_differences": 6,
         "unexplained_text_differences": 3,
         "largest_nll_difference": 2e-6,
+        "unverified": [],
     }
     hold(1, float("nan"), 0)
     assert summarize_run(run)["models"]["ttt"]["verification"]["largest_nll_difference"] is None
+    for chapter in (0, 1):
+        group = {"model": "ttt", "chapters": [f"{chapter}/book/chapter_{chapter}"]}
+        append_jsonl(run / "verification.jsonl", {**group, "error": "out of memory"})
+    told = summarize_run(run)["models"]["ttt"]["verification"]
+    assert (told["groups"], told["largest_nll_difference"]) == (0, None)
+    assert told["unverified"][0] == {
+        "chapters": ["0/book/chapter_0"], "reason": "out of memory",
+    }  # fmt: skip
 
 
 def test_a_control_is_held_against_the_model_that_it_controls(run: Path) -> None:
