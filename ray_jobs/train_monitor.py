@@ -2,20 +2,25 @@
 
 A 0-CPU actor stands between them: the worker leaves where it is and asks whether to stop; the
 driver shows the progress and, on SIGTERM, leaves the request. Both sides speak to it from a thread
-once a second, so that no step waits for it.
+once a second, so that no step waits for it. Both say all they know each time, so an actor that
+was killed and started again soon knows it, too.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from ray_jobs.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 1.0
 
@@ -30,7 +35,7 @@ class Position:
     """Of the step time since the worker started."""
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Monitor:
     """The last position and the request to stop."""
 
@@ -87,7 +92,6 @@ def watched(monitor: Any, progress: Progress, done: int, stop: threading.Event) 
 
     with _every_second(look):
         yield
-    look()
 
 
 def fields(position: Position) -> dict[str, object]:
@@ -97,12 +101,24 @@ def fields(position: Position) -> dict[str, object]:
 
 
 @contextmanager
-def _every_second(call: Any) -> Iterator[None]:
+def _every_second(call: Callable[[], None]) -> Iterator[None]:
+    """Make `call` once a second inside the block and once more at its end; none that fails ends
+    it, or the others."""
     ended = threading.Event()
+    warned = False
+
+    def attempt() -> None:
+        nonlocal warned
+        try:
+            call()
+        except RayError as error:
+            if not warned:
+                logger.warning("progress and SIGTERM do not reach the other side: %s", error)
+            warned = True
 
     def repeat() -> None:
         while not ended.wait(_INTERVAL_SECONDS):
-            call()
+            attempt()
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
@@ -111,3 +127,4 @@ def _every_second(call: Any) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+    attempt()

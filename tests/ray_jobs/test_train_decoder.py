@@ -274,17 +274,19 @@ def test_sigterm_saves_and_resume_ends_with_the_same_bytes(
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("victim", ["worker", "driver", "sigterm"])
+@pytest.mark.parametrize("victim", ["worker", "monitor", "driver", "sigterm"])
 def test_kills_on_ray_end_with_the_same_bytes(
     world: World, whole_on_ray: Path, tmp_path: Path, victim: str
 ) -> None:
-    """kill -9 of one worker needs nobody; kill -9 of the driver and SIGTERM need --resume."""
+    """kill -9 of one worker, or of the actor between it and the driver, needs nobody; kill -9 of
+    the driver and SIGTERM need --resume."""
     run = tmp_path / "run"
     # Steps are slowed by nothing: the kill comes as soon as the second one is recorded.
     process = subprocess.Popen(command(world, run, *ON_RAY), cwd=ROOT)
     wait_until(lambda: 2 in steps_recorded(run), process)
-    if victim == "worker":
-        os.kill(worker_pids("ray::RayTrainWorker", below=process.pid)[-1], signal.SIGKILL)
+    if victim in ("worker", "monitor"):
+        title = "ray::RayTrainWorker" if victim == "worker" else "ray::Monitor"
+        os.kill(worker_pids(title, below=process.pid)[-1], signal.SIGKILL)
         killed, before = time.monotonic(), max(steps_recorded(run))
         wait_until(lambda: max(steps_recorded(run)) > before, process)
         print(f"the next step came {time.monotonic() - killed:.0f} s after the kill")

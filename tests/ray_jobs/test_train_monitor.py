@@ -1,0 +1,74 @@
+"""What stands between driver and first worker may die: SIGTERM still arrives, and no run fails."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import ray
+
+from ray_jobs import train_monitor
+from ray_jobs.progress import Progress
+from ray_jobs.train_monitor import Monitor, MonitorClient, Position, watched
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+@contextmanager
+def both_sides(
+    monitor: object, shown: io.StringIO
+) -> Iterator[tuple[MonitorClient, threading.Event]]:
+    """The worker's side and the driver's request, with a line of progress for each position."""
+    client, stop = MonitorClient(monitor), threading.Event()
+    with (
+        Progress("training", 9, "steps", line_seconds=0, stream=shown) as progress,
+        watched(monitor, progress, 0, stop),
+        client.connected(),
+    ):
+        yield client, stop
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 100
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def at(step: int) -> Position:
+    return Position(step, loss=None, data_wait_share=0.0)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == train_monitor.__name__]
+
+
+def test_a_killed_monitor_comes_back_and_hands_on_the_request_to_stop() -> None:
+    monitor, shown = Monitor.remote(), io.StringIO()
+    with both_sides(monitor, shown) as (client, stop):
+        client.move_to(at(3))
+        wait_until(lambda: "3/9 steps" in shown.getvalue())
+        os.kill(ray.get(monitor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        client.move_to(at(5))
+        wait_until(lambda: "5/9 steps" in shown.getvalue())
+        assert not client.stop_requested
+        stop.set()
+        wait_until(lambda: client.stop_requested)
+
+
+def test_a_monitor_that_stays_away_is_warned_of_and_fails_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monitor, shown = Monitor.remote(), io.StringIO()
+    with both_sides(monitor, shown) as (client, _):
+        client.move_to(at(3))
+        wait_until(lambda: "3/9 steps" in shown.getvalue())
+        ray.kill(monitor)
+        wait_until(lambda: len(warnings(caplog)) == 2)
+    assert all("do not reach the other side" in warning for warning in warnings(caplog))
