@@ -26,6 +26,7 @@ import torch
 
 from ray_jobs import train_monitor, train_room
 from ray_jobs.actors import beside_driver
+from ray_jobs.gloo_network import NodeNetworkConfig
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_free_cpu_per_node, require_room
 from ray_jobs.trackers import build_trackers
@@ -120,6 +121,7 @@ def train_on_ray(
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
             train_loop_config={"job": WorkerJob(config, cursor, monitor)},
+            torch_config=NodeNetworkConfig(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.num_workers if fixed else (counts[0], counts[-1]),
                 use_gpu=cluster.use_gpu,

@@ -114,12 +114,10 @@ class Network:
 
     def _boot(self, number: int) -> Machine:
         temporary = self._folder / f"machine-{number}"
-        temporary.mkdir(parents=True)
-        hosts = self._folder / "hosts"
-        hosts.write_text(
-            "127.0.0.1 localhost\n"
-            + "".join(f"{_address(n)} machine-{n}\n" for n in range(_HEAD, _HEAD + 9))
-        )
+        temporary.mkdir()
+        hosts = temporary / "hosts"
+        # As Debian and Ubuntu install it: a name that no other machine can reach.
+        hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 machine-{number}\n")
         Path("/tmp/ray").mkdir(exist_ok=True)
         process = _started(
             *_NAMESPACES,
