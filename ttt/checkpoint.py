@@ -122,17 +122,8 @@ def load(folder: str) -> Snapshot:
     Raises UserError when it is not complete, a file's crc32 differs from the marker's, or the
     optimizer's file is a pickle that could run code.
     """
-    marker = _marker(folder)
-    if marker is None:
-        raise UserError(f"{folder}: not a complete checkpoint (no {_MARKER} that fits its files)")
-    files: dict[str, bytes] = {}
-    for name, expected in marker["files"].items():
-        files[name] = storage.read_bytes(storage.join(folder, name))
-        if zlib.crc32(files[name]) != expected["crc32"]:
-            raise UserError(
-                f"{folder}/{name}: damaged (its crc32 differs from the one in {_MARKER}); delete "
-                f"the folder to continue from the checkpoint before it"
-            )
+    marker = _complete_marker(folder)
+    files = {name: _read(folder, marker, name) for name in marker["files"]}
     return Snapshot(
         step=marker["step"],
         tensors={
@@ -141,23 +132,26 @@ def load(folder: str) -> Snapshot:
             if name.endswith(_TENSORS)
         },
         optimizer=_optimizer(folder, files["optimizer.pt"]),
-        state=json.loads(files["state.json"]),
+        state=json.loads(files[_STATE]),
         epoch_end=marker["epoch_end"],
     )
 
 
 def read_state(folder: str) -> dict[str, Any]:
-    """The state alone of a complete checkpoint."""
-    return json.loads(storage.read_bytes(storage.join(folder, "state.json")))
+    """The state alone of a complete checkpoint. Raises UserError when it is damaged."""
+    return json.loads(_read(folder, _complete_marker(folder), _STATE))
 
 
 def mark_best(run: str, step: int, value: float) -> None:
     """Point best.json at the checkpoint of `step`, which is complete."""
-    records.write_json(storage.join(_root(run), "best.json"), {"step": step, "value": value})
+    records.write_json(_best_pointer(run), {"step": step, "value": value})
 
 
 def best(run: str) -> str | None:
-    """The folder of the best complete checkpoint; None before the first validation."""
+    """The folder of the best complete checkpoint; None before the first validation.
+
+    Raises UserError when best.json is damaged.
+    """
     step = _best_step(run)
     folder = None if step is None else _folder(run, step)
     return folder if folder is not None and _marker(folder) is not None else None
@@ -199,6 +193,7 @@ def require_same_plan(folder: str, stored: dict[str, Any], current: dict[str, An
 
 
 _MARKER = "COMPLETE"
+_STATE = "state.json"
 _TENSORS = ".safetensors"
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
@@ -229,7 +224,18 @@ def _encode(snapshot: Snapshot) -> dict[str, bytes]:
         for stem, tensors in snapshot.tensors.items()
     }
     state = json.dumps(snapshot.state, indent=2, allow_nan=False)
-    return {**files, "optimizer.pt": buffer.getvalue(), "state.json": state.encode()}
+    return {**files, "optimizer.pt": buffer.getvalue(), _STATE: state.encode()}
+
+
+def _read(folder: str, marker: dict[str, Any], name: str) -> bytes:
+    """A file of a complete checkpoint, whose crc32 is the marker's."""
+    content = storage.read_bytes(storage.join(folder, name))
+    if zlib.crc32(content) != marker["files"][name]["crc32"]:
+        raise UserError(
+            f"{folder}/{name}: damaged (its crc32 differs from the one in {_MARKER}); delete "
+            f"the folder to continue from the checkpoint before it"
+        )
+    return content
 
 
 def _optimizer(folder: str, content: bytes) -> dict[str, Any]:
@@ -262,11 +268,18 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
         raise
 
 
+def _complete_marker(folder: str) -> dict[str, Any]:
+    marker = _marker(folder)
+    if marker is None:
+        raise UserError(f"{folder}: not a complete checkpoint (no {_MARKER} that fits its files)")
+    return marker
+
+
 def _marker(folder: str) -> dict[str, Any] | None:
     """The marker of a checkpoint whose files are all there with the right sizes, or None."""
     try:
         marker = json.loads(storage.read_bytes(storage.join(folder, _MARKER)))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # absent, or neither text nor JSON
         return None
     sizes = storage.file_sizes(folder)
     fits = all(sizes.get(name) == entry["bytes"] for name, entry in marker["files"].items())
@@ -274,8 +287,19 @@ def _marker(folder: str) -> dict[str, Any] | None:
 
 
 def _best_step(run: str) -> int | None:
-    pointer = storage.join(_root(run), "best.json")
-    return int(records.read_json(pointer)["step"]) if storage.exists(pointer) else None
+    pointer = _best_pointer(run)
+    if not storage.exists(pointer):
+        return None
+    try:
+        return int(records.read_json(pointer)["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{pointer}: damaged ({error}); delete it: --resume of its run writes it again"
+        ) from error
+
+
+def _best_pointer(run: str) -> str:
+    return storage.join(_root(run), "best.json")
 
 
 def _delete(folder: str) -> None:

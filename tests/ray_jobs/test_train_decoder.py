@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_jobs import train_decoder
+from ray_jobs import decode_codes, train_decoder
 from tests.nano_cache import write_nano_codec
 from tests.object_store import ObjectStore
 from tests.ray_jobs.nano_training import (
@@ -156,6 +157,44 @@ def test_a_folder_in_use_is_refused(
     with run_folder.claim(str(run), config, resume=False):
         error = refusal(capsys, [*world.overrides(run), "--resume"])
     assert f"{run}: in use by process {os.getpid()} on " in error
+
+
+def test_damage_is_named(
+    world: World, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    newest = run / "checkpoints" / f"step-{TOTAL_STEPS:08d}"
+    words = [*world.overrides(run), "--resume"]
+    assert set(final(run)) == {"model.safetensors", "optimizer.pt", "state.json", "COMPLETE"}
+    for name in ("model.safetensors", "optimizer.pt", "state.json"):
+        flip_last_bit(newest / name)
+        error = refusal(capsys, words)
+        assert f"{newest}/{name}: damaged (its crc32 differs from the one in COMPLETE)" in error
+        assert "delete the folder to continue from the checkpoint before it" in error
+        flip_last_bit(newest / name)
+    flip_last_bit(newest / "COMPLETE")  # Without it a checkpoint is half written: it is not there.
+    assert train_decoder.main(words) == 0
+    assert final(run) == final(finished)
+
+
+def test_a_damaged_pointer_to_the_best_is_named_and_written_again(
+    world: World, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    best = run / "checkpoints" / "best.json"
+    flip_last_bit(best)
+    shutil.rmtree(run / "export")
+    output = ["--dry-run", f"output={tmp_path / 'out'}", f"input={world.folder / 'cache'}"]
+    assert decode_codes.main([f"decoder={run}", *output]) == 2
+    assert f"{best}: damaged (" in capsys.readouterr().err
+    assert train_decoder.main([*world.overrides(run), "--resume"]) == 0
+    assert best.read_bytes() == (finished / "checkpoints/best.json").read_bytes()
+
+
+def flip_last_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def test_workers_that_would_starve_the_data_are_refused(
