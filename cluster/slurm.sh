@@ -5,8 +5,8 @@
 #     data.train=/shared/cache run=/shared/runs/voice cluster.num_workers=16
 #
 # Submit it from the checkout after `make setup`; checkout and paths must lie on a file system that
-# all nodes share. Before the time is up the job is told to save, queued again, and goes on with
-# --resume. Change the lines below; each node keeps a CPU beside its train workers.
+# all nodes share. Before the time is up the job is told to save, queued again, and goes on in its
+# folder. Change the lines below; each node keeps a CPU beside its train workers.
 #SBATCH --job-name=ttt-speech
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -79,15 +79,9 @@ while (up := sum(node["Alive"] for node in ray.nodes())) < wanted:
 END
 
 resume=()
-for word in "$@"; do
-  case $word in
-    run=* | output=*)
-      # Queued again, the job goes on where its folder holds something (decode_codes: wavs alone).
-      if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -n "$(ls "${word#*=}" 2> /dev/null)" ]; then
-        resume=(--resume)
-      fi ;;
-  esac
-done
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then  # queued again
+  resume=(--resume-if-begun)
+fi
 stopped=0
 python -m "ray_jobs.$job" "$@" "${resume[@]}" --address "$address" &
 driver=$!

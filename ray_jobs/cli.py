@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
+from ray_jobs import run_folder
 from ray_jobs.config import dump_yaml, load_config
 from ttt.config import Config
 from ttt.errors import UserError
@@ -25,6 +26,7 @@ C = TypeVar("C", bound=Config)
 
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130
+TERMINATED_EXIT = 143
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ def _dispatch(
         return
     print(describe(config), flush=True)
     if not arguments.dry_run:
-        config_path = arguments.config or ""
-        execute(config, Invocation(arguments.resume, arguments.address, config_path))
+        resume = arguments.resume or (arguments.resume_if_begun and run_folder.begun(config))
+        execute(config, Invocation(resume, arguments.address, arguments.config or ""))
 
 
 def _parser(doc: str, actions: Sequence[Action]) -> argparse.ArgumentParser:
@@ -162,6 +164,11 @@ def _parser(doc: str, actions: Sequence[Action]) -> argparse.ArgumentParser:
     add("--print-config", action="store_true", help="print the whole configuration and stop")
     add("--dry-run", action="store_true", help="validate, print the plan and stop")
     add("--resume", action="store_true", help="go on with the run in the run folder")
+    add(
+        "--resume-if-begun",
+        action="store_true",
+        help="start, or --resume where the run folder holds anything: for whatever tries again",
+    )
     add("--address", help="a running Ray cluster (default: RAY_ADDRESS, else a local Ray)")
     for action in actions:
         add(
@@ -185,11 +192,18 @@ def _sigterm_unwinds() -> Iterator[None]:
         yield
         return
 
-    def leave(signum: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + signum)
+    terminated = threading.Event()
+
+    def leave(_signum: int, _frame: FrameType | None) -> None:
+        terminated.set()
+        raise SystemExit(TERMINATED_EXIT)
 
     previous = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except SystemExit as error:
+        if terminated.is_set():  # Inside a call of Ray, the code has become 1.
+            raise SystemExit(TERMINATED_EXIT) from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)

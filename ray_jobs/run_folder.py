@@ -13,6 +13,9 @@ from ttt import records, storage
 from ttt.config import Config
 from ttt.errors import UserError
 
+KEYS = ("run", "output")
+"""What configurations call the folder that their job writes to; each has one of them."""
+
 
 @contextmanager
 def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
@@ -41,6 +44,11 @@ def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
                 for name in _WRITTEN:
                     storage.delete(storage.join(run, name))
             raise
+
+
+def begun(config: Config) -> bool:
+    """Whether the folder that the job writes to holds anything yet."""
+    return any(content(getattr(config, key)) for key in KEYS if hasattr(config, key))
 
 
 def content(run: str) -> list[str]:

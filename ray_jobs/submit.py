@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import job_server, yaml_tree
+from ray_jobs import job_server, run_folder, yaml_tree
 from ray_jobs.cli import INTERRUPTED_EXIT, USER_ERROR_EXIT
 from ray_jobs.config import load_config
 from ray_jobs.schema import JOB_CONFIGS, config_class
@@ -96,7 +96,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _require_shared_output(config: Config) -> None:
-    for name in ("run", "output"):
+    for name in run_folder.KEYS:
         path = getattr(config, name, "/")
         if "://" not in path and not path.startswith(("/", "~")):
             raise UserError(

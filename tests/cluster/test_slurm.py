@@ -35,8 +35,10 @@ def test_a_job_is_saved_queued_again_and_resumed(tmp_path, allocate):
         (tmp_path / "bin" / name).write_text(content)
         (tmp_path / "bin" / name).chmod(0o755)
     run = tmp_path / "run"
+    tiny = (ROOT / "configs" / "train_tiny_cpu.yaml").read_text()
+    (tmp_path / "train.yaml").write_text(tiny.replace("run: runs/train_tiny", f"run: {run}"))
     words = [
-        *("--config", "configs/train_tiny_cpu.yaml", f"codec={tmp_path}/codec", f"run={run}"),
+        *("--config", f"{tmp_path}/train.yaml", f"codec={tmp_path}/codec"),
         *(f"data.train={tmp_path}/cache", "validation.segment_seconds=0.26"),
         *(f"curriculum.stages={STAGES}", "curriculum.epochs=8"),
         *("cluster.cpus_per_worker=0.5", "tracking.every_steps=1"),
@@ -67,16 +69,18 @@ def test_a_job_is_saved_queued_again_and_resumed(tmp_path, allocate):
 PYTHON = """#!/bin/bash
 case "$1 $*" in
   *--print-config*) ;;
-  -m*) trap 'exit $CODE' TERM; touch "$HOME/runs"; while :; do sleep 0.1; done ;;
+  -m*) trap 'exit $CODE' TERM; echo "$*" > "$HOME/runs"; while :; do sleep 0.1; done ;;
 esac
 """
 
 
-@pytest.mark.parametrize("code, requeued", [(0, True), (143, True), (2, False), (1, False)])
+@pytest.mark.parametrize(
+    "restarts, code, requeued", [(0, 0, True), (1, 143, True), (0, 2, False), (1, 1, False)]
+)
 def test_only_a_job_that_was_stopped_is_queued_again(
-    tmp_path, allocate, monkeypatch, code, requeued
+    tmp_path, allocate, monkeypatch, restarts, code, requeued
 ):
-    """The script's decision alone: the job and Ray are played, too."""
+    """The script's decisions alone: the job and Ray are played, too."""
     played = {"srun": SRUN, "scontrol": SCONTROL, "ray": "#!/bin/bash\nexec sleep 60\n"}
     for folder, files in (("bin", played), (".venv/bin", {"python": PYTHON})):
         (tmp_path / folder).mkdir(parents=True)
@@ -84,8 +88,9 @@ def test_only_a_job_that_was_stopped_is_queued_again(
             (tmp_path / folder / name).write_text(content)
             (tmp_path / folder / name).chmod(0o755)
     monkeypatch.setenv("CODE", str(code))
-    job = allocate([], restarts=0, checkout=tmp_path)
+    job = allocate([], restarts, checkout=tmp_path)
     wait_for(lambda: (tmp_path / "runs").exists(), job)
+    assert ("--resume-if-begun" in (tmp_path / "runs").read_text().split()) == (restarts > 0)
     job.send_signal(signal.SIGTERM)
     output = job.communicate()[0]
     assert job.returncode == code, output

@@ -4,11 +4,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 
+from ray_jobs import run_folder
 from ray_jobs.cli import Action, Invocation, find_user_error, run
+from ray_jobs.schema import JOB_CONFIGS, config_class
+from ttt import storage
 from ttt.config import Config
 from ttt.errors import UserError
 
@@ -20,6 +23,14 @@ class CountConfig(Config):
     top: int = 3
     """Where it ends."""
     folder: str = "runs/count"
+    """Where it writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteConfig(Config):
+    """A job that writes."""
+
+    run: str
     """Where it writes."""
 
 
@@ -59,6 +70,35 @@ def test_runs_with_words_in_any_order(tmp_path, capsys):
     assert job(*words) == 0
     assert job.calls == [(CountConfig(top=7, folder="x"), Invocation(True, "auto", str(path)))]
     assert capsys.readouterr().out == "counts to 7\n"
+
+
+@pytest.mark.parametrize("place", ["a folder", "an object store"])
+def test_a_job_that_is_tried_again_resumes_where_it_had_begun(place, tmp_path, object_store):
+    folder = object_store.uri("run") if place == "an object store" else str(tmp_path / "run")
+    path = tmp_path / "job.yaml"
+    path.write_text(f"run: {folder}\n")
+    resumed = []
+
+    def job(*words):
+        done = run(
+            WriteConfig,
+            execute=lambda _config, invocation: resumed.append(invocation.resume),
+            describe=lambda _config: "",
+            argv=["--config", str(path), *words],
+            doc="",
+        )
+        assert done == 0
+
+    job("--resume-if-begun")
+    storage.write_bytes(storage.join(folder, "config.yaml"), b"")
+    job("--resume-if-begun")
+    job()
+    assert resumed == [False, True, False]
+
+
+@pytest.mark.parametrize("job", JOB_CONFIGS)
+def test_every_job_says_which_folder_it_writes_to(job):
+    assert len({field.name for field in fields(config_class(job))} & set(run_folder.KEYS)) == 1
 
 
 def test_dry_run_prints_the_plan_and_does_nothing(capsys):
