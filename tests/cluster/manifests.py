@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,6 +58,13 @@ def kuberay_schema(kind: str) -> Schema:
     return Schema(_strict(version["schema"]["openAPIV3Schema"]))
 
 
+def pod_schema() -> Schema:
+    """The schema of a pod's spec, as KubeRay has it for the pods of a cluster."""
+    spec = kuberay_schema("RayCluster").schema["properties"]["spec"]["properties"]
+    template = spec["headGroupSpec"]["properties"]["template"]["properties"]
+    return Schema(template["spec"])
+
+
 def problems(document: Any, schema: Schema) -> list[str]:
     """What the schema finds wrong, with places."""
     return [f"{error.json_path}: {error.message}" for error in schema.iter_errors(document)]
@@ -82,10 +88,9 @@ def misspelt(document: Any, free_maps: Sequence[str]) -> Iterator[tuple[str, Any
 
 
 def entrypoint_words(entrypoint: str) -> list[str]:
-    """The words of a manifest's command, without what its shell may add: `$(... --resume)`."""
-    plain = re.sub(r"\$\(test -e \S+ && echo --resume\)", "", entrypoint)
-    assert not set("$`;|&<>") & set(plain), f"the shell would act on {plain}"
-    return shlex.split(plain)
+    """The words of a manifest's command, in which its shell sees nothing to do."""
+    assert not set("$`;|&<>") & set(entrypoint), f"the shell would act on {entrypoint}"
+    return shlex.split(entrypoint)
 
 
 def _strict(schema: Any) -> Any:

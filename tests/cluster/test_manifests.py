@@ -4,7 +4,9 @@ import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import botocore.session
 import click
@@ -13,6 +15,7 @@ import ray
 import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import cli as ray_command
 from ray.scripts.scripts import start
 
 from ray_jobs.config import load_config
@@ -30,10 +33,12 @@ from tests.cluster.manifests import (
     launcher_schema,
     load,
     misspelt,
+    pod_schema,
     problems,
 )
 
 SUBMISSION_MODES = {"K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"}
+GUIDES = (CLUSTER / "README.md", ROOT / "README.md")
 FREE_MAPS = ("metadata", "rayStartParams", "requests", "limits")
 """Maps whose keys no schema of KubeRay names; their keys are checked below."""
 
@@ -104,6 +109,10 @@ def test_amazon_knows_every_key_of_its_nodes():
         misspelt_ebs = {**request, "BlockDeviceMappings": [{"Ebs": {"VolumSize": 1}}]}
         assert ParamValidator().validate(misspelt_ebs, run).has_errors()
         assert kind["node_config"]["SecurityGroupIds"]  # Ray's own would open SSH to everybody
+        assert kind["node_config"]["ImageId"]  # Ray's own is of 2023
+    mount, owner = manifest["initialization_commands"][-2:]
+    assert mount.endswith(":/ /shared")
+    assert owner == "sudo chown 1000:1000 /shared"  # the image's user
 
 
 # KubeRay.
@@ -169,15 +178,9 @@ def test_a_ray_job_ends_and_is_tried_again_only_where_it_goes_on(path):
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["ttlSecondsAfterFinished"] > 0
     assert set(yaml.safe_load(spec["runtimeEnvYAML"])) == {"env_vars"}
-    resumes = re.search(r"\$\(test -e (\S+)/config\.yaml && echo --resume\)", spec["entrypoint"])
     words = entrypoint_words(spec["entrypoint"])
-    if "ray_jobs.cache_codes" in words:  # goes on by itself
-        assert resumes is None
-    else:
-        assert resumes is not None
-        # In the other modes a pod without the shared folder would ask whether the file is there.
-        assert spec["submissionMode"] == "HTTPMode"
-        assert {f"run={resumes[1]}", f"output={resumes[1]}"} & set(words)
+    by_itself = "ray_jobs.cache_codes" in words
+    assert ("--resume-if-begun" in words) != by_itself
 
 
 @pytest.mark.parametrize("path", JOBS, ids=by_name)
@@ -185,10 +188,9 @@ def test_the_real_command_takes_the_words_of_a_ray_job(path, capsys):
     python, dash_m, module, *words = entrypoint_words(load(path)["spec"]["entrypoint"])
     assert (python, dash_m) == ("python", "-m")
     words = in_checkout(require_job(module, words))
-    if module != "ray_jobs.cache_codes":
-        words.append("--resume")
     assert importlib.import_module(module).main([*words, "--print-config"]) == 0
-    assert all(word.split("=", 1)[1] in capsys.readouterr().out for word in words[-2:-1])
+    (folder,) = (word for word in words if word.startswith(("run=", "output=")))
+    assert f"\n{folder.replace('=', ': ')}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", JOBS, ids=by_name)
@@ -202,6 +204,44 @@ def test_a_ray_jobs_nodes_hold_its_workers_and_read_the_data(path):
     if module == "ray_jobs.cache_codes":
         assert gpus / config.workers.num_gpus >= 1
         return
+    require_held(config, nodes, cpus, gpus)
+
+
+def test_nodes_that_are_always_up_hold_the_commands_of_both_guides():
+    gpu = load(CLUSTER / "aws.yaml")["available_node_types"]["gpu"]
+    (group,) = cluster_spec(CLUSTER / "kuberay_cluster.yaml")["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    clusters = [
+        (gpu["min_workers"], gpu["resources"]["CPU"], gpu["resources"]["GPU"]),
+        (group["minReplicas"], float(limits["cpu"]), float(limits["nvidia.com/gpu"])),
+    ]
+    shown = [words for page in GUIDES for job, words in submitted(page) if job == "train_decoder"]
+    assert len(shown) == 3
+    for words in shown:
+        for nodes, cpus, gpus in clusters:
+            require_held(loaded("ray_jobs.train_decoder", words), nodes, cpus, gpus * nodes)
+
+
+def test_the_pod_for_files_gives_the_shared_folder_to_the_images_user():
+    manifest = load(CLUSTER / "kuberay_files.yaml")
+    assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
+    pod, schema = manifest["spec"], pod_schema()
+    assert not problems(pod, schema)
+    for place, changed in misspelt(pod, ("requests",)):
+        assert problems(changed, schema), f"misspelt {place} is not noticed"
+    assert pod["volumes"] == pod_specs(CLUSTER / "kuberay_cluster.yaml")[0]["volumes"][:1]
+    (owner,), (files,) = pod["initContainers"], pod["containers"]
+    user = files["securityContext"]["runAsUser"]
+    for container in (owner, files):
+        assert container["image"] == load(CLUSTER / "aws.yaml")["docker"]["image"]
+        (mount,) = container["volumeMounts"]
+        assert mount["mountPath"] == "/shared"
+    assert owner["command"] == ["chown", f"{user}:{user}", "/shared"]
+    assert user == pod_specs(CLUSTER / "kuberay_cluster.yaml")[0]["securityContext"]["runAsUser"]
+
+
+def require_held(config: Any, nodes: int, cpus: float, gpus: float) -> None:
+    """Fails unless so many nodes of `cpus` hold the workers, with a CPU left to read the data."""
     workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
     per_worker = getattr(config.cluster, "gpus_per_worker", None)
     needed = workers * (float(config.cluster.use_gpu) if per_worker is None else per_worker)
@@ -230,7 +270,9 @@ def test_ray_knows_the_options_that_start_it(path):
         for line in lines:
             if "ray start" in line:
                 assert "RAY_AUTH_MODE=token" in line
-                parse_ray_start(line.rpartition("ray start")[2])
+                values = parse_ray_start(line.rpartition("ray start")[2])
+                if "head" in values and "resources" not in head_type(manifest):
+                    assert (values["num_cpus"], values["num_gpus"]) == ("0", "0")
         text = "\n".join(lines)
     else:
         shared = " ".join(re.findall(r"^(?:resources|ports)=\((.*)\)$", text, flags=re.MULTILINE))
@@ -265,6 +307,10 @@ def test_the_image_holds_what_the_manifests_name():
     (uid,) = re.findall(r"useradd .*--uid (\d+)", text)
     (tag,) = re.findall(r"-t (\S+)", text)
     assert text.rstrip().endswith("USER ray")
+    # The launcher takes HOME from here (else /root), and its head starts ssh and rsync in here.
+    assert re.findall(r"^ENV HOME=(\S+)$", text, flags=re.MULTILINE) == ["/home/ray"]
+    (packages,) = re.findall(r"apt-get install -y --no-install-recommends (.*) \\", text)
+    assert {"openssh-client", "rsync", "wget"} <= set(packages.split())
     for path in KUBERAY:
         for pod in pod_specs(path):
             assert pod["securityContext"]["runAsUser"] == int(uid)
@@ -283,12 +329,44 @@ def test_the_guide_names_files_that_exist_and_commands_that_parse():
         assert (ROOT / name).is_file(), name
     named = set(re.findall(r"`(\w+\.(?:yaml|sh))`", text))
     assert {path.name for path in (*LAUNCHER, *KUBERAY)} <= named
-    joined = text.replace("\\\n", " ")
-    submitted = re.findall(r"^python -m ray_jobs\.submit (\w+) (.*)$", joined, flags=re.MULTILINE)
-    submitted += re.findall(r"^make submit JOB=(\w+) ARGS='(.*)'$", joined, flags=re.MULTILINE)
-    assert len(submitted) == 2
-    for job, words in submitted:
-        loaded(f"ray_jobs.{job}", shlex.split(words))
+    shown = submitted(CLUSTER / "README.md")
+    assert len(shown) == 2
+    for job, words in shown:
+        loaded(f"ray_jobs.{job}", words)
+    commands = re.findall(r"^ray (\S+) (.*?)(?: +#.*)?$", text, flags=re.MULTILINE)
+    assert {"up", "attach", "rsync-up", "rsync-down"} <= {name for name, _ in commands}
+    for name, words in commands:
+        ray_command.commands[name].make_context(name, shlex.split(words))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=["cluster/README.md", "README.md"])
+def test_who_submits_has_the_token_and_says_so(page):
+    """Without RAY_AUTH_MODE, `ray job submit` sends no token: 401."""
+    exports = re.findall(r"^export (.*?)(?: +#.*)?$", page.read_text("utf-8"), flags=re.MULTILINE)
+    assert exports == ["RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=~/.ray/auth_token"]
+
+
+def test_the_token_is_made_for_its_owner_alone_and_made_anew(tmp_path):
+    pages = [(CLUSTER / "README.md").read_text("utf-8"), (ROOT / "docs/security.md").read_text()]
+    (first,) = re.findall(r"^(.*ray get-auth-token.*)$", pages[0], flags=re.MULTILINE)
+    (anew,) = re.findall(
+        r"```bash\n(.*?)```", pages[1].split("Make a new one")[1].split("5.")[0], re.S
+    )
+    steps = [line.strip() for line in anew.strip().splitlines()]
+    assert [steps[0], steps[-1]] == [f"ray {verb} cluster/machines.yaml" for verb in ("down", "up")]
+    file = tmp_path / ".ray" / "auth_token"
+    environment = {
+        "HOME": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "RAY_AUTH_TOKEN_PATH": str(file),  # of the shell that has submitted before
+    }
+    tokens = []
+    for script in (first, "\n".join(steps[1:-1])):
+        command = ["bash", "-ec", script]
+        assert not subprocess.check_output(command, env=environment, stderr=subprocess.DEVNULL)
+        assert file.stat().st_mode & 0o077 == 0
+        tokens.append(file.read_text())
+    assert tokens[0] != tokens[1]
 
 
 def require_job(module: str, words: list[str]) -> list[str]:
@@ -296,6 +374,17 @@ def require_job(module: str, words: list[str]) -> list[str]:
     if module.removeprefix("ray_jobs.") not in JOB_CONFIGS:
         pytest.skip(f"{module} is not in this project yet")
     return words
+
+
+def submitted(page: Path) -> list[tuple[str, list[str]]]:
+    """The jobs that a page's commands submit, with their words."""
+    joined = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    by_us = re.findall(r"^python -m ray_jobs\.submit (\w+) (.*)$", joined, flags=re.MULTILINE)
+    by_us += re.findall(r"^make submit JOB=(\w+) ARGS='(.*)'$", joined, flags=re.MULTILINE)
+    by_hand = re.findall(
+        r"^ray job submit .*-- python -m ray_jobs\.(\w+) (.*)$", joined, re.MULTILINE
+    )
+    return [(job, shlex.split(words)) for job, words in (*by_us, *by_hand)]
 
 
 def in_checkout(words: list[str]) -> list[str]:
@@ -318,9 +407,17 @@ def ray_start_options() -> set[str]:
     return {option for parameter in start.params for option in parameter.opts}
 
 
-def parse_ray_start(words: str) -> None:
-    """Raises click's error for an option that `ray start` does not know."""
+def parse_ray_start(words: str) -> dict[str, Any]:
+    """Its options; raises click's error for one that `ray start` does not know."""
     command = start.make_parser(click.Context(start))
     values, rest, _ = command.parse_args(shlex.split(words))
     assert not rest
     assert "head" in values or "address" in values
+    return values
+
+
+def head_type(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the launcher's file says of its head; what says nothing computes with all it has."""
+    kind = manifest.get("available_node_types", {}).get(manifest.get("head_node_type"), {})
+    assert kind.get("resources", {"CPU": 0}) == {"CPU": 0}
+    return kind

@@ -211,6 +211,22 @@ def test_without_the_token_nothing_can_be_submitted(head):
         assert f"error: the cluster at {head.url} refused this process; set" in done.stderr
 
 
+def test_what_the_guide_exports_lets_ray_job_in(head, tmp_path):
+    guide = (ROOT / "README.md").read_text(encoding="utf-8")
+    (export,) = re.findall(r"^export .*RAY_AUTH_TOKEN_PATH=.*$", guide, flags=re.MULTILINE)
+    (tmp_path / ".ray").mkdir()
+    shutil.copy(head.environment["RAY_AUTH_TOKEN_PATH"], tmp_path / ".ray" / "auth_token")
+    bare = {name: value for name, value in head.environment.items() if "RAY_AUTH" not in name}
+    done = subprocess.run(
+        ["bash", "-ec", f"{export}\nray job list --address {head.url}"],
+        env={**bare, "HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.faults
 def test_a_driver_without_the_token_is_refused(head):
     script = f"""
