@@ -1,6 +1,6 @@
 """How much a setting has to do with the loss that trials reached, from their ranks alone.
 
-A setting's values are put into groups (a choice's values, or the thirds of a number's), and the
+A setting's values are put into groups (the thirds of its numbers, and each other value), and the
 share of the variance of the losses' ranks that lies between the groups is its importance: 0 says
 that the groups are alike, 1 that they do not mix. It sees a best value in the middle of a range,
 which a correlation does not, and nothing of how settings act together.
@@ -40,8 +40,8 @@ def importance(
 ) -> dict[str, Importance]:
     """Setting -> its importance over trials with `losses` [n]; each setting has a value per trial.
 
-    Numbers (not true and false) of more than three values are cut into thirds. Raises ValueError
-    when lengths differ.
+    Numbers (not true and false) of more than three values are cut into thirds; any other value,
+    such as "null", is a group of its own. Raises ValueError when lengths differ.
     """
     return {name: _importance(losses, values) for name, values in settings.items()}
 
@@ -56,6 +56,8 @@ def _importance(losses: Sequence[float], values: Sequence[Hashable]) -> Importan
     count = len(set(groups))
     if count < 2:
         return Importance(None, None, n, "all trials have the same value")
+    if count == n:
+        return Importance(None, None, n, "no two trials have the same value")
     ranks = _ranks(np.asarray(losses, dtype=np.float64))
     deviations = ranks - ranks.mean()
     total = float((deviations**2).sum())
@@ -69,11 +71,17 @@ def _importance(losses: Sequence[float], values: Sequence[Hashable]) -> Importan
 
 
 def _groups(values: Sequence[Hashable]) -> Sequence[Hashable]:
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) < len(values) or len(set(values)) <= 3:
+    numbers = {
+        place: value
+        for place, value in enumerate(values)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    if len(set(numbers.values())) <= 3:
         return values
-    ranks = _ranks(np.array(numbers, dtype=np.float64))
-    return np.minimum((3 * (ranks - 0.5) / len(values)).astype(np.int64), 2).tolist()
+    ranks = _ranks(np.array(list(numbers.values()), dtype=np.float64))
+    thirds = np.minimum((3 * (ranks - 0.5) / len(numbers)).astype(np.int64), 2).tolist()
+    third = dict(zip(numbers, thirds, strict=True))
+    return [("third", third[at]) if at in third else value for at, value in enumerate(values)]
 
 
 def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Pictures for reports and trackers: spectrograms side by side, curves with bands, estimates.
+"""Pictures for reports and trackers: spectrograms side by side, curves, estimates, shares.
 
 Every function returns the bytes of a PNG or SVG file and uses its own Figure, never pyplot's
 global state, so that it can run in any thread or Ray worker. Colours are Okabe and Ito's, which
@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 ImageFormat = Literal["png", "svg"]
 Floats = npt.NDArray[np.floating[Any]]
@@ -69,9 +69,10 @@ class Column:
     label: str
     """The name below it."""
     values: Sequence[float | str | None]
-    """A number or a word per item [n]; an item with None is not drawn."""
+    """A number or a word per item [n], numbers among words at even steps below them; an item with
+    None is not drawn."""
     log: bool = False
-    """Numbers above 0 on a logarithmic scale."""
+    """Numbers on a logarithmic scale, which has no place for 0 and below."""
 
 
 def spectrograms(
@@ -204,6 +205,40 @@ def estimates(
         return _save(figure, title, image_format)
 
 
+def shares(
+    rows: Sequence[str],
+    values: Sequence[float],
+    references: Sequence[float],
+    *,
+    x_label: str,
+    reference_label: str,
+    title: str = "",
+    image_format: ImageFormat = "png",
+) -> bytes:
+    """A bar for each of `rows` from 0 to its value in [0, 1], with a mark at its own reference.
+
+    Raises ValueError when there is no row.
+    """
+    if not rows:
+        raise ValueError("shares: give at least one row")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, max(1.6, 1.0 + 0.3 * len(rows))), layout="constrained")
+        axes = figure.subplots()
+        y = np.arange(len(rows))
+        axes.barh(y, values, height=0.55, color=PALETTE[0])
+        axes.vlines(references, y - 0.4, y + 0.4, color=PALETTE[1], label=reference_label)
+        axes.set_yticks(y, rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel(x_label)
+        axes.grid(axis="x", color="#e3e7ec", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside lower center", frameon=False)
+        return _save(figure, title, image_format)
+
+
 def parallel_coordinates(
     columns: Sequence[Column],
     colours: Sequence[float],
@@ -250,17 +285,27 @@ def parallel_coordinates(
 
 def _heights(column: Column) -> tuple[list[float], dict[str, float]]:
     """Where each item crosses the column, 0 at its foot and 1 at its top, and its labels."""
-    words = sorted({value for value in column.values if isinstance(value, str)})
-    if words:
-        places = {word: index / max(len(words) - 1, 1) for index, word in enumerate(words)}
-        return [places.get(str(value), np.nan) for value in column.values], places
+    if any(isinstance(value, str) for value in column.values):
+        known = {value for value in column.values if value is not None}
+        steps = sorted(known, key=lambda value: (isinstance(value, str), value))
+        places = {value: index / max(len(steps) - 1, 1) for index, value in enumerate(steps)}
+        heights = [np.nan if value is None else places[value] for value in column.values]
+        return heights, {_tick(value): place for value, place in places.items()}
     numbers = np.array([np.nan if v is None else v for v in column.values], dtype=np.float64)
+    if column.log:
+        numbers[~(numbers > 0)] = np.nan
+    if np.isnan(numbers).all():
+        return numbers.tolist(), {}
     scaled = np.log(numbers) if column.log else numbers
     low, high = np.nanmin(scaled), np.nanmax(scaled)
     ticks = {f"{numbers[np.nanargmin(scaled)]:.3g}": 0.0}
     if high > low:
         ticks[f"{numbers[np.nanargmax(scaled)]:.3g}"] = 1.0
     return ((scaled - low) / (high - low if high > low else 1)).tolist(), ticks
+
+
+def _tick(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _draw(axes: Axes, line: Curve, colour: str) -> None:

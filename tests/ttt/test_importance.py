@@ -39,11 +39,22 @@ def test_what_has_no_effect_has_the_share_by_chance_on_average():
     assert np.mean(shares) == pytest.approx(2 / 19, abs=0.015)
 
 
+def test_a_value_that_is_no_number_is_a_group_beside_the_thirds():
+    losses = np.random.default_rng(2).random(31).tolist()
+    numbers = np.linspace(-1, 1, 30).tolist()
+    groups = [losses[:1], losses[1:11], losses[11:21], losses[21:]]
+    for other in ("null", True):
+        found = importance(losses, {"rate": [other, *numbers]})["rate"]
+        assert found.share == pytest.approx(kruskal(*groups).statistic / 30, rel=1e-12)
+        assert found.chance == 3 / 30
+
+
 @pytest.mark.parametrize(
     ("losses", "values", "reason"),
     [
         ([1.0] * 9, list(range(9)), "9 trials are too few; 10 are needed"),
         ([float(n) for n in range(12)], ["a"] * 12, "all trials have the same value"),
+        (list(range(12)), list("abcdefghijkl"), "no two trials have the same value"),
         ([1.0] * 12, list(range(12)), "all trials have the same loss"),
     ],
 )
