@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from ray_jobs import chapter_pool, evaluate_chapters
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_plan import describe, make_plan
 from ray_jobs.chapter_pool import evaluate, write_results
-from ray_jobs.config import ConfigError, load_config
+from ray_jobs.config import ConfigError, dump_yaml, load_config
 from ray_jobs.original_keys import ORIGINAL_KEYS
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.errors import UserError
@@ -241,6 +244,32 @@ def test_a_killed_actor_changes_no_record(
     monkeypatch.setattr(chapter_pool, "make_plan", lambda _: fewer)
     with pytest.raises(UserError, match=r"since this run began chapters\.1 has changed"):
         evaluate(told, resume=True, address=None)
+
+
+@pytest.mark.faults
+def test_sigterm_ends_the_job_and_resume_changes_no_record(ray_local: None, tmp_path: Path) -> None:
+    ready = made(
+        1500, "synthetic.chapters=1", "state_every_frames=64", f"output={tmp_path / 'out'}"
+    )
+    (tmp_path / "chapters.yaml").write_text(dump_yaml(ready))
+    command = [sys.executable, "-m", "ray_jobs.evaluate_chapters"]
+    job = subprocess.Popen([*command, "--config", str(tmp_path / "chapters.yaml")], cwd=ROOT)
+    try:
+        while not list(tmp_path.glob("out/state/**/[!.]*.safetensors")):
+            assert job.poll() is None
+            time.sleep(0.005)
+        job.terminate()
+        assert job.wait() == 143
+    finally:
+        job.kill()
+    assert not all_records(ready.output)
+    assert list(tmp_path.glob("out/state/**/[!.]*.safetensors"))
+    evaluate(ready, resume=True, address=None)
+    (record,) = read_records(tmp_path / "out" / "records")
+    codes = chapter_codes(ready, record.details.chapter_id)
+    whole = evaluate_codes(tiny_lm(**SHAPE), codes[None], chunk=16)
+    assert np.array_equal(record.nll, whole.nll[0].numpy())
+    assert np.array_equal(record.text, whole.text[0].numpy())
 
 
 def test_what_a_worker_killed_after_its_last_record_left_goes(
