@@ -9,7 +9,8 @@ from typing import Any
 
 from ray_jobs import report, yaml_tree
 from ray_jobs.report import Markup
-from ttt.plots import Column, Curve, curves, parallel_coordinates
+from ttt.plots import Curve, curves
+from ttt.setting_plots import Column, parallel_coordinates, shares
 
 
 def build_report(summary: Mapping[str, Any]) -> str:
@@ -126,12 +127,16 @@ def _parallel(summary: Mapping[str, Any]) -> Iterator[Markup]:
     yield report.section(
         "All settings at once",
         report.picture(png, f"A line per trial across {', '.join(c.label for c in columns)}"),
-        _note("A line per trial; dark lines have the lower loss."),
+        _note(
+            "A line per trial; dark lines have the lower loss. A line has a gap where a scale has "
+            "no place for its value (0 on a logarithmic one)."
+        ),
         id_="parallel",
     )
 
 
 def _importance(summary: Mapping[str, Any]) -> Markup:
+    items = sorted(summary["importance"].items(), key=lambda pair: -(pair[1]["share"] or 0))
     rows = [
         [
             key,
@@ -139,11 +144,22 @@ def _importance(summary: Mapping[str, Any]) -> Markup:
             "–" if item["chance"] is None else f"{item['chance']:.0%}",
             item["reason"] or f"{item['n']} trials",
         ]
-        for key, item in summary["importance"].items()
+        for key, item in items
     ]
+    parts = [report.table(["Key", "Share", "By chance", "From"], rows)]
+    known = {key: item for key, item in items if item["share"] is not None}
+    if known:
+        png = shares(
+            list(known),
+            [item["share"] for item in known.values()],
+            [item["chance"] for item in known.values()],
+            x_label="share of the variance of the losses' ranks",
+            reference_label="by chance",
+        )
+        parts.insert(0, report.picture(png, f"The share of each key: {', '.join(known)}"))
     return report.section(
         "What mattered",
-        report.table(["Key", "Share", "By chance", "From"], rows),
+        *parts,
         _note(
             "How much of the variance of the losses' ranks lies between the values of a key (the "
             "thirds of a number). A key without effect has the share by chance, on average. "
@@ -207,8 +223,11 @@ def _best(summary: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _on_axis(value: Any, choices: Sequence[Any] | None) -> float | str | None:
-    """A number or a word; a list or group of keys goes by its place among the choices."""
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+    """A number or a word; a list or group of keys goes by its place among the choices. In an
+    interval null, which can only be the default, has no place."""
+    if value is None:
+        return None if choices is None else "null"
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     if isinstance(value, list | dict):
         known = list(choices or ())

@@ -1,4 +1,4 @@
-"""Pictures for reports and trackers: spectrograms side by side, curves, estimates, shares.
+"""Pictures for reports and trackers: spectrograms side by side, curves with bands, estimates.
 
 Every function returns the bytes of a PNG or SVG file and uses its own Figure, never pyplot's
 global state, so that it can run in any thread or Ray worker. Colours are Okabe and Ito's, which
@@ -16,10 +16,8 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 ImageFormat = Literal["png", "svg"]
 Floats = npt.NDArray[np.floating[Any]]
@@ -28,7 +26,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe-Ito colours, in the order in which curves take them."""
 
 _N_FFT, _HOP = 2048, 512
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
@@ -40,6 +38,7 @@ _STYLE: dict[Any, Any] = {
     "text.color": "#1b232d",
     "svg.hashsalt": "ttt",
 }
+"""Matplotlib's settings for every picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +61,6 @@ class Curve:
     """Draw the line thin and grey and leave its name out, as one of many behind the others."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One upright axis of parallel coordinates."""
-
-    label: str
-    """The name below it."""
-    values: Sequence[float | str | None]
-    """A number or a word per item [n], numbers among words at even steps below them; an item with
-    None is not drawn."""
-    log: bool = False
-    """Numbers on a logarithmic scale, which has no place for 0 and below."""
-
-
 def spectrograms(
     signals: Mapping[str, Floats],
     rate: int,
@@ -93,7 +79,7 @@ def spectrograms(
         raise ValueError("spectrograms: give at least one signal")
     powers = {label: _power(signal, label) for label, signal in signals.items()}
     peak = max(float(next(iter(powers.values())).max()), 1e-12)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(0.9 + 2.4 * len(powers), 3.2), layout="constrained")
         row: Any = figure.subplots(1, len(powers), sharey=True, squeeze=False)[0]
         picture = None
@@ -113,7 +99,7 @@ def spectrograms(
         row[0].set_ylabel("frequency (kHz)")
         if picture is not None:
             figure.colorbar(picture, ax=list(row), label="dB", pad=0.015, aspect=30)
-        return _save(figure, title, image_format)
+        return save(figure, title, image_format)
 
 
 def curves(
@@ -133,7 +119,7 @@ def curves(
     """
     if not lines:
         raise ValueError("curves: give at least one line")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.3), layout="constrained")
         axes = figure.subplots()
         for line in lines:
@@ -164,7 +150,7 @@ def curves(
         if named:
             columns = min(len(named), columns)
             figure.legend(loc="outside lower center", frameon=False, ncols=columns)
-        return _save(figure, title, image_format)
+        return save(figure, title, image_format)
 
 
 def estimates(
@@ -183,7 +169,7 @@ def estimates(
     """
     if not rows or not series:
         raise ValueError("estimates: give at least one row and one series")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         # Each dot has its line; between rows is room for one more.
         height = 1.1 + 0.17 * len(rows) * (len(series) + 1)
         figure = Figure(figsize=(5.6, max(2.2, height)), layout="constrained")
@@ -202,110 +188,18 @@ def estimates(
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", frameon=False, ncols=min(len(series) + 1, 3))
-        return _save(figure, title, image_format)
+        return save(figure, title, image_format)
 
 
-def shares(
-    rows: Sequence[str],
-    values: Sequence[float],
-    references: Sequence[float],
-    *,
-    x_label: str,
-    reference_label: str,
-    title: str = "",
-    image_format: ImageFormat = "png",
-) -> bytes:
-    """A bar for each of `rows` from 0 to its value in [0, 1], with a mark at its own reference.
-
-    Raises ValueError when there is no row.
-    """
-    if not rows:
-        raise ValueError("shares: give at least one row")
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.6, max(1.6, 1.0 + 0.3 * len(rows))), layout="constrained")
-        axes = figure.subplots()
-        y = np.arange(len(rows))
-        axes.barh(y, values, height=0.55, color=PALETTE[0])
-        axes.vlines(references, y - 0.4, y + 0.4, color=PALETTE[1], label=reference_label)
-        axes.set_yticks(y, rows)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlim(0, 1)
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_xlabel(x_label)
-        axes.grid(axis="x", color="#e3e7ec", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside lower center", frameon=False)
-        return _save(figure, title, image_format)
-
-
-def parallel_coordinates(
-    columns: Sequence[Column],
-    colours: Sequence[float],
-    *,
-    colour_label: str,
-    marked: Mapping[str, int] | None = None,
-    title: str = "",
-    image_format: ImageFormat = "png",
-) -> bytes:
-    """Items as lines across the columns, coloured by `colours` [n] (dark is low).
-
-    `marked` (label -> item) draws items thick, the first in PALETTE's orange. Raises ValueError
-    with fewer than two columns.
-    """
-    if len(columns) < 2:
-        raise ValueError(f"parallel_coordinates: give at least two columns, got {len(columns)}")
-    heights = [_heights(column) for column in columns]
-    lines = np.array([places for places, _ in heights]).T
-    shade = Normalize(min(colours), max(colours))
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(2.2 + 1.7 * len(columns), 3.6), layout="constrained")
-        axes = figure.subplots()
-        across = np.arange(len(columns))
-        colour_map = matplotlib.colormaps["viridis"]
-        for item in np.argsort(colours)[::-1]:
-            axes.plot(across, lines[item], color=colour_map(shade(colours[item])), linewidth=1.2)
-        for place, (label, item) in enumerate((marked or {}).items()):
-            axes.plot(across, lines[item], color=PALETTE[1 - place], linewidth=3, label=label)
-        for at, (_, ticks) in enumerate(heights):
-            axes.axvline(at, color="#8a94a3", linewidth=1)
-            for text, height in ticks.items():
-                axes.annotate(
-                    text, (at, height), xytext=(4, 2), textcoords="offset points", fontsize=8
-                )
-        axes.set_xticks(across, [column.label for column in columns])
-        axes.set_yticks([])
-        axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-        axes.set_xlim(-0.1, len(columns) - 0.55)
-        figure.colorbar(ScalarMappable(shade, colour_map), ax=axes, label=colour_label, pad=0.01)
-        if marked:
-            figure.legend(loc="outside lower center", frameon=False, ncols=len(marked))
-        return _save(figure, title, image_format)
-
-
-def _heights(column: Column) -> tuple[list[float], dict[str, float]]:
-    """Where each item crosses the column, 0 at its foot and 1 at its top, and its labels."""
-    if any(isinstance(value, str) for value in column.values):
-        known = {value for value in column.values if value is not None}
-        steps = sorted(known, key=lambda value: (isinstance(value, str), value))
-        places = {value: index / max(len(steps) - 1, 1) for index, value in enumerate(steps)}
-        heights = [np.nan if value is None else places[value] for value in column.values]
-        return heights, {_tick(value): place for value, place in places.items()}
-    numbers = np.array([np.nan if v is None else v for v in column.values], dtype=np.float64)
-    if column.log:
-        numbers[~(numbers > 0)] = np.nan
-    if np.isnan(numbers).all():
-        return numbers.tolist(), {}
-    scaled = np.log(numbers) if column.log else numbers
-    low, high = np.nanmin(scaled), np.nanmax(scaled)
-    ticks = {f"{numbers[np.nanargmin(scaled)]:.3g}": 0.0}
-    if high > low:
-        ticks[f"{numbers[np.nanargmax(scaled)]:.3g}"] = 1.0
-    return ((scaled - low) / (high - low if high > low else 1)).tolist(), ticks
-
-
-def _tick(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+def save(figure: Figure, title: str, image_format: ImageFormat) -> bytes:
+    """The file of a finished figure."""
+    if title:
+        figure.suptitle(title)
+    buffer = io.BytesIO()
+    # A date or a version in the file would make equal pictures unequal bytes.
+    metadata = {"Date": None} if image_format == "svg" else {"Software": None}
+    figure.savefig(buffer, format=image_format, dpi=150, metadata=metadata)
+    return buffer.getvalue()
 
 
 def _draw(axes: Axes, line: Curve, colour: str) -> None:
@@ -333,13 +227,3 @@ def _power(signal: Floats, label: str) -> npt.NDArray[np.float64]:
     frames = np.lib.stride_tricks.sliding_window_view(samples, _N_FFT)[::_HOP]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_N_FFT) / _N_FFT)
     return np.abs(np.fft.rfft(frames * window, axis=1).T) ** 2
-
-
-def _save(figure: Figure, title: str, image_format: ImageFormat) -> bytes:
-    if title:
-        figure.suptitle(title)
-    buffer = io.BytesIO()
-    # A date or a version in the file would make equal pictures unequal bytes.
-    metadata = {"Date": None} if image_format == "svg" else {"Software": None}
-    figure.savefig(buffer, format=image_format, dpi=150, metadata=metadata)
-    return buffer.getvalue()
