@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +110,9 @@ class Plan:
 
 def make_plan(config: EvaluateChaptersConfig) -> Plan:
     """Find chapters and models. Raises UserError for what cannot be found or does not fit."""
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
+    if config.data is not None:
+        config = replace(config, data=replace(config.data, root=absolute(config.data.root)))
     recordings, unreadable = _recordings(config)
     listeners = _listeners(config)
     longest_first = sorted(recordings, key=lambda item: -heard_frames(item, config.max_frames))
@@ -167,20 +168,6 @@ def heard_frames(recording: Recording, max_frames: int | None) -> int:
 def records_root(output: str, model: str) -> Path:
     """Folder of one model's records, as `RunDescription.records_root` has it."""
     return Path(output) / "records" / model
-
-
-def _with_absolute_paths(config: EvaluateChaptersConfig) -> EvaluateChaptersConfig:
-    data = config.data
-    if data is not None:
-        data = replace(data, root=absolute(data.root))
-    output, cache = absolute(config.output), config.codes_cache
-    return replace(
-        config,
-        model=with_absolute_paths(config.model),
-        data=data,
-        output=output,
-        codes_cache=os.path.join(output, "codes") if cache is None else absolute(cache),
-    )
 
 
 def _recordings(

@@ -6,12 +6,13 @@ import gc
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from moshi.models.lm import LMModel
 
-from ray_jobs.chapter_config import ChapterModelsConfig
+from ray_jobs.chapter_config import ChapterModelsConfig, EvaluateChaptersConfig
+from ray_jobs.pair_config import EvaluatePairsConfig
 from ttt.errors import UserError
 from ttt.eval.run_description import ModelIdentity
 from ttt.moshi.codes import silence_codes
@@ -20,6 +21,7 @@ from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi, outli
 from ttt.moshi.ttt_files import describe_ttt, load_ttt, outline_ttt
 
 Weights = Literal["baseline", "ttt"]
+C = TypeVar("C", EvaluateChaptersConfig, EvaluatePairsConfig)
 
 
 class HeldModels:
@@ -105,11 +107,17 @@ def weights_name(config: ChapterModelsConfig, weights: Weights) -> str:
     return (config.ttt_weights or config.weights) if weights == "ttt" else config.weights
 
 
-def with_absolute_paths(config: ChapterModelsConfig) -> ChapterModelsConfig:
-    """Folders made absolute, since workers have their own; hub names and tiny as they are."""
-    names = ("weights", "ttt_weights", "mimi")
-    config = replace(config, **{name: _absolute(getattr(config, name)) for name in names})
-    return replace(config, ttt=None if config.ttt is None else absolute(config.ttt))
+def with_absolute_paths(config: C) -> C:
+    """Folders of models, output and codes made absolute, since workers have their own.
+
+    Hub names and tiny stay as they are; codes go below the output unless `codes_cache` says where.
+    """
+    names, model = ("weights", "ttt_weights", "mimi"), config.model
+    model = replace(model, **{name: _absolute(getattr(model, name)) for name in names})
+    model = replace(model, ttt=None if model.ttt is None else absolute(model.ttt))
+    output, cache = absolute(config.output), config.codes_cache
+    cache = os.path.join(output, "codes") if cache is None else absolute(cache)
+    return replace(config, model=model, output=output, codes_cache=cache)
 
 
 def absolute(path: str) -> str:

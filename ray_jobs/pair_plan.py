@@ -6,7 +6,6 @@ A shard is so many pairs of one task in the order of their ids: a function of th
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,7 +59,8 @@ class Plan:
 
 def make_plan(config: EvaluatePairsConfig) -> Plan:
     """Find the pairs. Raises UserError for what cannot be found or does not fit."""
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
+    config = replace(config, tasks={name: _absolute(task) for name, task in config.tasks.items()})
     planned: list[PlannedTask] = []
     shards: list[tuple[str, int, tuple[Pair, ...]]] = []
     for task, where in config.tasks.items():
@@ -106,26 +106,12 @@ def describe(config: EvaluatePairsConfig) -> str:
     return "\n".join(lines)
 
 
-def _with_absolute_paths(config: EvaluatePairsConfig) -> EvaluatePairsConfig:
-    tasks = {
-        name: None
-        if task is None
-        else replace(
-            task,
-            root=absolute(task.root),
-            gold=None if task.gold is None else absolute(task.gold),
-        )
-        for name, task in config.tasks.items()
-    }
-    output = absolute(config.output)
-    cache = config.codes_cache
-    return replace(
-        config,
-        model=with_absolute_paths(config.model),
-        tasks=tasks,
-        output=output,
-        codes_cache=os.path.join(output, "codes") if cache is None else absolute(cache),
-    )
+def _absolute(task: PairTaskConfig | None) -> PairTaskConfig | None:
+    """With absolute paths."""
+    if task is None:
+        return None
+    gold = None if task.gold is None else absolute(task.gold)
+    return replace(task, root=absolute(task.root), gold=gold)
 
 
 def _find(

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.pair_compare import compare_pairs
 from ttt.eval.pair_plots import pair_plots
@@ -20,8 +19,7 @@ from ttt.eval.pair_run import PairRunDescription, PairSummaryConfig, PlannedTask
 from ttt.eval.pair_scores import ScoredPairs, scored_pairs
 from ttt.eval.pair_summary import legacy, metric_name, summarize_pairs
 from ttt.eval.pairs import LeftOut
-from ttt.eval.run_description import refuse_other_rounding
-from ttt.records import write_json
+from ttt.eval.run_description import refuse_other_rounding, write_summary
 
 
 def rescore(folder: str | Path, config: PairSummaryConfig | None = None) -> dict[str, Any]:
@@ -29,12 +27,12 @@ def rescore(folder: str | Path, config: PairSummaryConfig | None = None) -> dict
 
     Args and errors are those of `summarize_run`.
     """
-    summary = summarize_run(folder, config)
-    write_json(storage.join(folder, "summary.json"), summary)
-    headline = PairRunDescription.read(folder).headline
-    write_json(storage.join(folder, "legacy.json"), _legacy(summary, headline))
-    for name, content in pair_plots(summary).items():
-        storage.write_bytes(storage.join(folder, "plots", name), content)
+    run = PairRunDescription.read(folder)
+    summary = _summary(folder, run, config or run.summary)
+    figures = {
+        key: legacy(each["metrics"], strict=run.strict) for key, each in summary["runs"].items()
+    }
+    write_summary(folder, summary, figures, ("run", run.headline), pair_plots(summary))
     return summary
 
 
@@ -48,34 +46,7 @@ def summarize_run(folder: str | Path, config: PairSummaryConfig | None = None) -
         UserError: not a run's folder, or records are damaged.
     """
     run = PairRunDescription.read(folder)
-    config = config or run.summary
-    scored = {key: _read(folder, run, key) for key in run.keys}
-    runs = {
-        key: {
-            "model": model.model,
-            "setting": setting.name,
-            **_coverage(run.tasks, scored[key]),
-            "not_as_planned": scored[key].not_as_planned,
-            "metrics": {
-                name: summarize_pairs(pairs, config) for name, pairs in scored[key].metrics.items()
-            },
-        }
-        for key, (model, setting) in run.keys.items()
-    }
-    first, *others = run.keys
-    return {
-        "run": {**asdict(run), "summary": config.to_dict()},
-        "warnings": [*run.warnings, *_moved(run, scored)],
-        "runs": runs,
-        "comparisons": [
-            {
-                "first": first,
-                "second": other,
-                "metrics": _compare_shared(scored[first], scored[other], config),
-            }
-            for other in others
-        ],
-    }
+    return _summary(folder, run, config or run.summary)
 
 
 def compare_runs(
@@ -104,6 +75,38 @@ def compare_runs(
             "results on the same pairs can be compared"
         )
     return compare_pairs(sides[0].metrics, sides[1].metrics, config)
+
+
+def _summary(
+    folder: str | Path, run: PairRunDescription, config: PairSummaryConfig
+) -> dict[str, Any]:
+    scored = {key: _read(folder, run, key) for key in run.keys}
+    runs = {
+        key: {
+            "model": model.model,
+            "setting": setting.name,
+            **_coverage(run.tasks, scored[key]),
+            "not_as_planned": scored[key].not_as_planned,
+            "metrics": {
+                name: summarize_pairs(pairs, config) for name, pairs in scored[key].metrics.items()
+            },
+        }
+        for key, (model, setting) in run.keys.items()
+    }
+    first, *others = run.keys
+    return {
+        "run": {**asdict(run), "summary": config.to_dict()},
+        "warnings": [*run.warnings, *_moved(run, scored)],
+        "runs": runs,
+        "comparisons": [
+            {
+                "first": first,
+                "second": other,
+                "metrics": _compare_shared(scored[first], scored[other], config),
+            }
+            for other in others
+        ],
+    }
 
 
 @dataclass(frozen=True)
@@ -179,13 +182,3 @@ def _compare_shared(
         {name: second.metrics[name] for name in shared},
         config,
     )
-
-
-def _legacy(summary: dict[str, Any], headline: str) -> dict[str, Any]:
-    """The figures of what the run is about under the original keys, and all below `runs`."""
-    by_key = {
-        key: legacy(each["metrics"], strict=summary["run"]["strict"])
-        for key, each in summary["runs"].items()
-    }
-    notes = {"warnings": summary["warnings"]} if summary["warnings"] else {}
-    return {**by_key[headline], "run": headline, "runs": by_key, **notes}

@@ -21,8 +21,8 @@ from ttt.eval.chapter_records import ChapterDetails, read_records
 from ttt.eval.compare import compare
 from ttt.eval.long_context import legacy, summarize
 from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
-from ttt.eval.run_description import RunDescription, refuse_other_rounding
-from ttt.records import read_jsonl, write_json
+from ttt.eval.run_description import RunDescription, refuse_other_rounding, write_summary
+from ttt.records import read_jsonl
 
 VERIFICATION = "verification.jsonl"
 
@@ -32,12 +32,10 @@ def rescore(folder: str | Path, config: LongContextConfig | None = None) -> dict
 
     Args and errors are those of `summarize_run`.
     """
-    summary = summarize_run(folder, config)
-    write_json(storage.join(folder, "summary.json"), summary)
-    headline = RunDescription.read(folder).headline
-    write_json(storage.join(folder, "legacy.json"), _legacy(summary, headline))
-    for name, content in chapter_plots(summary).items():
-        storage.write_bytes(storage.join(folder, "plots", name), content)
+    run = RunDescription.read(folder)
+    summary = _summary(folder, run, config or run.summary)
+    figures = {name: legacy(model) for name, model in summary["models"].items()}
+    write_summary(folder, summary, figures, ("model", run.headline), chapter_plots(summary))
     return summary
 
 
@@ -51,27 +49,7 @@ def summarize_run(folder: str | Path, config: LongContextConfig | None = None) -
         UserError: not a run's folder, or a record is damaged.
     """
     run = RunDescription.read(folder)
-    config = config or run.summary
-    failures = _failures(storage.local_path(folder) / "failures.jsonl")
-    verified = _verified(folder)
-    measured, models = {}, {}
-    for model in run.models:
-        chapters, details = _measure(run.records_root(folder, model.model), model.context, config)
-        measured[model.model] = chapters
-        models[model.model] = {
-            **summarize(chapters, model.context, config),
-            **_effort(chapters, details),
-            **_coverage(run, chapters, failures[model.model]),
-            "verification": verified.get(model.model),
-            "activity": _activity(details),
-            "values": [asdict(chapter) for chapter in chapters],
-        }
-    return {
-        "run": {**asdict(run), "summary": config.to_dict()},
-        "warnings": list(run.warnings),
-        "models": models,
-        "comparisons": _comparisons(run, measured, config),
-    }
+    return _summary(folder, run, config or run.summary)
 
 
 def held_groups(folder: str | Path) -> dict[tuple[str, ...], dict[str, Any]]:
@@ -102,6 +80,29 @@ def compare_runs(
         measured.append(_measure(run.records_root(folder, name), model.context, config)[0])
     refuse_other_rounding(*runs, names=("chunk", "batch"))
     return compare(measured[0], measured[1], config)
+
+
+def _summary(folder: str | Path, run: RunDescription, config: LongContextConfig) -> dict[str, Any]:
+    failures = _failures(storage.local_path(folder) / "failures.jsonl")
+    verified = _verified(folder)
+    measured, models = {}, {}
+    for model in run.models:
+        chapters, details = _measure(run.records_root(folder, model.model), model.context, config)
+        measured[model.model] = chapters
+        models[model.model] = {
+            **summarize(chapters, model.context, config),
+            **_effort(chapters, details),
+            **_coverage(run, chapters, failures[model.model]),
+            "verification": verified.get(model.model),
+            "activity": _activity(details),
+            "values": [asdict(chapter) for chapter in chapters],
+        }
+    return {
+        "run": {**asdict(run), "summary": config.to_dict()},
+        "warnings": list(run.warnings),
+        "models": models,
+        "comparisons": _comparisons(run, measured, config),
+    }
 
 
 def _measure(
@@ -225,10 +226,3 @@ def _activity(details: Sequence[ChapterDetails]) -> dict[str, dict[str, list[flo
         }
         for layer, by_frame in sorted(points.items(), key=lambda item: int(item[0]))
     }
-
-
-def _legacy(summary: dict[str, Any], headline: str) -> dict[str, Any]:
-    """One model's figures under the original keys, and every model's below `models`."""
-    by_model = {name: legacy(model) for name, model in summary["models"].items()}
-    notes = {"warnings": summary["warnings"]} if summary["warnings"] else {}
-    return {**by_model[headline], "model": headline, "models": by_model, **notes}

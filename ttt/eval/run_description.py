@@ -132,6 +132,28 @@ class RunDescription:
         return storage.local_path(folder) / "records" / model
 
 
+def write_summary(
+    folder: str | Path,
+    summary: Mapping[str, Any],
+    figures: Mapping[str, Mapping[str, Any]],
+    headline: tuple[str, str],
+    plots: Mapping[str, bytes],
+) -> None:
+    """Write summary.json, legacy.json and plots/ of a run, of chapters or of pairs.
+
+    Args:
+        figures: by name what has the original's keys; legacy.json holds all of them.
+        headline: what is named (model, run), and the name whose figures stand at the top.
+    """
+    kind, name = headline
+    notes = {"warnings": summary["warnings"]} if summary["warnings"] else {}
+    legacy = {**figures[name], kind: name, f"{kind}s": figures, **notes}
+    write_json(storage.join(folder, "summary.json"), summary)
+    write_json(storage.join(folder, "legacy.json"), legacy)
+    for plot, content in plots.items():
+        storage.write_bytes(storage.join(folder, "plots", plot), content)
+
+
 def refuse_other_rounding(
     first: tuple[str | Path, Mapping[str, Any]],
     second: tuple[str | Path, Mapping[str, Any]],
