@@ -7,7 +7,8 @@ The configuration is that of ray_jobs.train_decoder with a `space`: keys of it, 
 become. Trial 0 is the configuration as it stands; the report says whether any trial beats it. At
 the end DIR holds best.yaml (ready for ray_jobs.train_decoder), trials.csv, trials.json,
 report.html and the best trial's decoder in export. Killed at any moment, --resume goes on: a trial
-that is over is not repeated, and the others continue from their newest checkpoints.
+that is over is not repeated, and the others continue from their newest checkpoints. While a
+trial has failed, the command ends with an error after it has written all that.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def execute(sweep: TuneConfig, invocation: Invocation) -> None:
         _require_same_sweep(sweep)
     with run_folder.claim(sweep.run, sweep, resume=invocation.resume):
         ended_early = tune_sweep.run_sweep(sweep, invocation.address)
-        print(tune_results.write(sweep, ended_early))
+        tune_results.write(sweep, ended_early)
 
 
 def _require_same_sweep(sweep: TuneConfig) -> None:
@@ -71,6 +72,13 @@ def _require_same_sweep(sweep: TuneConfig) -> None:
                 tree.pop(changeable)
             tree["search"].pop("trials")
         checkpoint.require_same_plan(sweep.run, before, now)
+    noted = len(tune_trials.numbers(sweep.run))
+    if noted > tune_space.number_of_trials(sweep):
+        raise UserError(
+            f"{sweep.run} has {noted - 1} trials besides trial 0 and search.trials is "
+            f"{sweep.search.trials}; give at least {noted - 1} (stop.steps and stop.hours end a "
+            f"sweep early)"
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ray_jobs import train_worker, tune_report, tune_space, tune_trials
@@ -23,19 +24,20 @@ from ttt.errors import UserError
 from ttt.importance import importance
 
 
-def write(sweep: TuneConfig, ended_early: str | None) -> str:
-    """Write everything into the sweep's folder; returns the result in words.
+def write(sweep: TuneConfig, ended_early: str | None) -> None:
+    """Write everything into the sweep's folder and print the result in words.
 
-    Raises UserError when no trial has a validated checkpoint; trials.csv then says why.
+    Raises UserError when no trial has a validated checkpoint (trials.csv then says why), and at the
+    very end when a trial has failed.
     """
     results = tune_trials.every_reached(sweep.run)
     _write(sweep, "trials.csv", _table(sweep, results))
     best = tune_trials.best_of(results)
     if best is None:
-        reasons = sorted({f"{result.state} {result.why}".strip() for result in results})
+        reasons = _first(f"{result.state} {result.why}" for result in results)
         raise UserError(
-            f"{sweep.run}: no trial has a validated checkpoint ({'; '.join(reasons[:3])}); "
-            f"trials.csv names them all"
+            f"{sweep.run}: no trial has a validated checkpoint ({reasons}); trials.csv names them "
+            f"all"
         )
     summary = summarise(sweep, results, best, ended_early)
     records.write_json(storage.join(sweep.run, "trials.json"), summary)
@@ -45,15 +47,27 @@ def write(sweep: TuneConfig, ended_early: str | None) -> str:
     training = tune_space.trial_config(sweep, best.trial.values, place)
     export = train_worker.export_best(training, storage.join(sweep.run, "export"))
     verdict = summary["verdict"]
-    return "\n".join(
-        [
-            *([f"ended early: {ended_early}; --resume goes on"] if ended_early else []),
-            f"{verdict['heading']}. {' '.join(verdict['sentences'])}",
-            f"best configuration: {storage.join(sweep.run, 'best.yaml')}",
-            f"best decoder: {export}",
-            f"report: {storage.join(sweep.run, 'report.html')}",
-        ]
-    )
+    if ended_early:
+        print(f"ended early: {ended_early}; --resume goes on")
+    print(f"{verdict['heading']}. {' '.join(verdict['sentences'])}")
+    diverged = [result.why for result in results if result.state == "diverged"]
+    if diverged:
+        print(f"{len(diverged)} of {len(results)} trials diverged ({_first(diverged)})")
+    print(f"best configuration: {storage.join(sweep.run, 'best.yaml')}")
+    print(f"best decoder: {export}")
+    print(f"report: {storage.join(sweep.run, 'report.html')}", flush=True)
+    failed = [result.why for result in results if result.state == "failed"]
+    if failed:
+        raise UserError(
+            f"{sweep.run}: {len(failed)} of {len(results)} trials failed ({_first(failed)}); "
+            f"the result is that of the others, and --resume tries failed ones again"
+        )
+
+
+def _first(reasons: Iterable[str]) -> str:
+    """The first different reasons, each in the length of a line or two."""
+    different = list(dict.fromkeys(textwrap.shorten(r, 200, placeholder=" ...") for r in reasons))
+    return "; ".join([*different[:3], *(["..."] if len(different) > 3 else [])])
 
 
 def summarise(

@@ -1,16 +1,19 @@
 """Running a sweep: Ray Tune over the trials that are not over yet.
 
 Ray Tune places trials, restarts lost ones and stops bad ones. What it saves is never read: that
-would be pickles. Started again, the sweep makes a new Tune run of the trials that its own folder
-says are left, and each of them goes on from its own newest checkpoint.
+would be pickles (so tune.run, since what Tuner.fit returns unpickles the errors of failed trials).
+Started again, the sweep makes a new Tune run of the trials that its own folder says are left, and
+each of them goes on from its own newest checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -44,7 +47,6 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     with ray_session(address or sweep.cluster.address, sweep.cluster.local_cpus):
         at_once = _trials_at_once(sweep)
         # Only now: a command that was refused can be given again.
@@ -54,7 +56,7 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
         over = sum(result.over for result in results)
         with Progress("sweep", count, "trials", done=over) as progress:
             watcher = _Watcher(sweep, limits, progress)
-            _tuner(sweep, results, count, at_once, limits, watcher).fit()
+            _run_trials(sweep, results, count, at_once, limits, watcher)
     storage.delete(storage.join(sweep.run, _RAY_FOLDER))
     for number in tune_trials.numbers(sweep.run):  # left by stopped trials of several workers
         storage.delete(storage.join(tune_trials.folder(sweep.run, number), train_room.RAY_FOLDER))
@@ -72,14 +74,14 @@ def _note(sweep: TuneConfig, values: Sequence[dict[str, Any]]) -> None:
             tune_trials.write(sweep.run, Trial(number, mine))
 
 
-def _tuner(
+def _run_trials(
     sweep: TuneConfig,
     results: Sequence[Reached],
     count: int,
     at_once: int | None,
     limits: Limits,
     watcher: tune.Callback,
-) -> tune.Tuner:
+) -> None:
     cluster, left = sweep.cluster, [result for result in results if not result.over]
     space: dict[str, Any] = {}
     search = None
@@ -89,6 +91,7 @@ def _tuner(
         space = {"number": tune.grid_search([result.trial.number for result in left])}
     function: Any = run_alone
     resources: dict[str, float] = {"cpu": cluster.cpus_per_worker, "gpu": float(cluster.use_gpu)}
+    max_failures = cluster.max_failures
     if sweep.scheduler.kind == "pbt":
         factors = {result.trial.number: _factor(result.trial) for result in left}
         space["factor"] = tune.sample_from(lambda given: factors[given["number"]])
@@ -97,25 +100,23 @@ def _tuner(
         # Its workers ask for their own room. Ray Tune refuses a trial that takes nothing, and any
         # share of a CPU would break the whole one that must stay free: a byte, then.
         function, resources = run_with_workers, {"memory": 1}
-    return tune.Tuner(
+        max_failures = 0  # Ray Train below it starts lost workers again, so many times
+    tune.run(
         tune.with_resources(tune.with_parameters(function, sweep=sweep), resources),
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            num_samples=count if search is not None else 1,
-            scheduler=build_scheduler(sweep, results, tune_space.most_epochs(sweep)),
-            max_concurrent_trials=at_once,
-            trial_name_creator=lambda trial: f"{trial.config['number']:04d}",
-            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
-        ),
-        run_config=tune.RunConfig(
-            name=_RAY_FOLDER,
-            storage_path=sweep.run,
-            stop=limits,
-            callbacks=[watcher],
-            failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
-            verbose=0,
-        ),
+        name=_RAY_FOLDER,
+        storage_path=sweep.run,
+        config=space,
+        num_samples=count if search is not None else 1,
+        search_alg=search,
+        scheduler=build_scheduler(sweep, results, tune_space.most_epochs(sweep)),
+        max_concurrent_trials=at_once,
+        trial_name_creator=lambda trial: f"{trial.config['number']:04d}",
+        trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
+        stop=limits,
+        callbacks=[watcher],
+        max_failures=max_failures,
+        raise_on_failed_trial=False,
+        verbose=0,
     )
 
 
@@ -196,7 +197,7 @@ class _Watcher(tune.Callback):
         number = int(str(trial))  # its name; under pbt its config may be another's
         self._ended[number] = time.monotonic()
         result = tune_trials.reached(self._sweep.run, number)
-        if not result.over and self._limits.reason is None:
+        if result.state == "unfinished" and self._limits.reason is None:
             # The scheduler ended it, be it at its last epoch.
             config = tune_space.trial_config(self._sweep, result.trial.values, self._sweep.run)
             whole = result.epochs >= config.curriculum.epochs
@@ -206,7 +207,16 @@ class _Watcher(tune.Callback):
             self._progress.advance(1)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        # The text of the error, not the pickled exception beside it.
-        self._ended[int(str(trial))] = time.monotonic()
-        last_line = str(trial.get_error()).strip().rpartition("\n")[2]
-        tune_trials.end(self._sweep.run, int(str(trial)), "failed", last_line)
+        number = int(str(trial))
+        self._ended[number] = time.monotonic()
+        # The text beside the pickled exception, where Ray Tune has just written it: what it keeps
+        # in the sweep's folder is a copy, made later.
+        errors = Path(trial.error_file).read_text(encoding="utf-8")
+        tune_trials.end(self._sweep.run, number, "failed", _last_message(errors))
+
+
+def _last_message(errors: str) -> str:
+    """The last failure in an error.txt of Ray Tune's, without its traceback."""
+    last = re.split(r"^Failure # \d+ \(occurred at .*\)\n", errors, flags=re.MULTILINE)[-1]
+    frame = re.compile(r"^  File .*\n(?:    .*\n)*", flags=re.MULTILINE)
+    return frame.split(last)[-1].strip()

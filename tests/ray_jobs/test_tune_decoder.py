@@ -6,19 +6,24 @@ import csv
 import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from ray.util import placement_group_table
 
-from ray_jobs import train_decoder, tune_decoder, tune_trials
+from ray_jobs import train_decoder, tune_decoder, tune_report, tune_sweep, tune_trials
 from ray_jobs.config import load_config
 from ray_jobs.train_config import TrainConfig
+from tests.test_security import Bomb
 from tests.tune_world import EPOCHS, STEPS, write_world
 from ttt import checkpoint, records
 from ttt.snac.model import Decoder48k
@@ -114,6 +119,15 @@ def test_the_verdict_and_the_page_say_what_the_losses_say(finished: Path) -> Non
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
 
 
+def test_the_page_shows_importance_as_a_picture_where_there_is_any(finished: Path) -> None:
+    found = summary(finished)
+    known = {"share": 0.4, "chance": 0.1, "n": 20, "reason": None}
+    found["importance"]["optim.clip_norm"] = known
+    page = tune_report.build_report(found)
+    assert page.count("data:image/png;base64,") == 3
+    assert "The share of each key: optim.clip_norm" in page
+
+
 def test_resuming_repeats_no_trial_that_is_over_and_adds_new_ones(
     world: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +144,74 @@ def test_resuming_repeats_no_trial_that_is_over_and_adds_new_ones(
     after = metrics(finished)
     assert {number: after[number] for number in before} == before
     assert set(after) == set(range(6))
+    assert tune_decoder.main(arguments(world, finished, "--resume")) == 2
+    assert f"{finished} has 5 trials besides trial 0 and search.trials is 4" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.fixture
+def bombs(tmp_path: Path) -> Iterator[Path]:
+    """While the test runs, every error.pkl of Ray Tune's is replaced by a file that makes the
+    folder given here when it is unpickled."""
+    mark, done = tmp_path / "exploded", threading.Event()
+    staged = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parent.parent / "artifacts"
+
+    replaced: list[Path] = []
+
+    def replace() -> None:
+        while not done.wait(0.01):
+            for file in staged.rglob("error.pkl"):
+                file.write_bytes(pickle.dumps(Bomb(mark)))
+                replaced.append(file)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    yield mark
+    done.set()
+    thread.join()
+    assert replaced, "Ray Tune keeps its errors elsewhere"
+
+
+def test_a_failed_trial_is_told_with_its_reason(
+    world: Path,
+    tmp_path: Path,
+    ray_local: None,
+    bombs: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    in_the_way = run / "trials" / "0001" / "tensorboard"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    # Columns of the report with nothing, with null alone and with 0 on a logarithmic scale.
+    space = "{optim.ema_decay: {choice: [null]}, optim.weight_decay: {loguniform: [0.01, 0.1]}}"
+    more = [f"space={space}", "optim.weight_decay=0", "search.trials=1", "scheduler.kind=none"]
+    more += ["tracking.tensorboard=true", "cluster.max_failures=0", "--resume"]
+    assert tune_decoder.main(arguments(world, run, *more)) == 2
+    said = capsys.readouterr()
+    assert f"{run}: 1 of 2 trials failed (FileExistsError: [Errno 17] File exists" in said.err
+    assert "--resume tries failed ones again" in said.err
+    assert not bombs.exists(), "Ray has unpickled the error"
+    found = summary(run)
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "failed"]
+    why = found["trials"][1]["why"]
+    assert why == f"FileExistsError: [Errno 17] File exists: '{in_the_way}'"
+    assert (run / "report.html").exists()
+    assert (run / "export").exists()
+
+
+def test_the_reason_of_a_failed_trial_is_the_whole_message_of_its_last_failure() -> None:
+    frames = '  File "a.py", line 1, in f\n    f()\n    ^^^\n  File "<frozen os>", line 2, in g\n'
+    first = f"ray::one() (pid=1)\n{frames}KeyError: 1\n\nDuring handling, another:\n\n"
+    task = f"{first}{frames}ValueError: a\n  b\n"
+    errors = "".join(
+        f"Failure # {number} (occurred at 2026-11-21_12-00-00)\n{text}\n"
+        for number, text in enumerate(["The actor died.\n\tpid: 3", task], start=1)
+    )
+    assert tune_sweep._last_message(errors) == "ValueError: a\n  b"
+    killed = errors.partition("Failure # 2")[0]
+    assert tune_sweep._last_message(killed) == "The actor died.\n\tpid: 3"
 
 
 @pytest.mark.faults  # for its length
@@ -278,4 +360,5 @@ def test_ray_is_not_asked_to_read_what_it_saved() -> None:
     for path in (ROOT / "ray_jobs").glob("tune_*.py"):
         text = path.read_text()
         assert "Tuner.restore" not in text
+        assert "Tuner(" not in text, "what Tuner.fit returns unpickles errors"
         assert "pickle" not in text or path.name == "tune_sweep.py"
