@@ -26,6 +26,7 @@ import torch
 
 from ray_jobs import train_monitor, train_room
 from ray_jobs.actors import beside_driver
+from ray_jobs.cli import find_user_error
 from ray_jobs.gloo_network import NodeNetworkConfig
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_free_cpu_per_node, require_room
@@ -45,7 +46,7 @@ from ttt import checkpoint, storage
 from ttt.errors import UserError
 from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
 from ttt.snac.hooks import Hook, StepRecord
-from ttt.snac.train_loop import BatchSource, TrainingStopped, train
+from ttt.snac.train_loop import BatchSource, train
 from ttt.snac.window_reader import LocalWindowSource, WindowReader
 
 
@@ -132,7 +133,7 @@ def train_on_ray(
                 name=uuid.uuid4().hex,
                 storage_path=storage.join(config.run, train_room.RAY_FOLDER),
                 failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-                callbacks=list(callbacks),
+                callbacks=[*callbacks, _EndForGood()],
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
             datasets={"train": lambda: window_dataset(cursor)},
@@ -143,10 +144,14 @@ def train_on_ray(
             Progress("training", _total_steps(setup), "steps", done=done) as progress,
             train_monitor.watched(monitor, progress, done, stop),
         ):
-            result = trainer.fit()
+            try:
+                result = trainer.fit()
+            except ray.train.TrainingFailedError as error:
+                mendable = find_user_error(error)
+                if mendable is None:
+                    raise
+                raise mendable from error
     storage.delete(storage.join(config.run, train_room.RAY_FOLDER))
-    if isinstance(result.return_value, UserError):
-        raise result.return_value
     assert isinstance(result.return_value, Outcome)
     return result.return_value
 
@@ -162,12 +167,19 @@ class WorkerJob:
     """The actor between driver and first worker."""
 
 
-def train_worker(arguments: dict[str, Any]) -> Outcome | UserError:
-    """One rank of Ray Train.
+class _EndForGood(ray.train.UserCallback):
+    """Ends the run for what a user must mend: Ray would only start the workers again to meet it
+    again. The other ranks may wait for the one that met it, so that it cannot be a return value."""
 
-    What every rank raises at once is returned: Ray would only start the workers again to meet it
-    again.
-    """
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            mendable = find_user_error(error)
+            if mendable is not None:
+                raise mendable  # An error in a callback is one that Ray does not try again.
+
+
+def train_worker(arguments: dict[str, Any]) -> Outcome:
+    """One rank of Ray Train."""
     job: WorkerJob = arguments["job"]
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
@@ -192,18 +204,15 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | UserError:
             train_room.note(job.config.run)
             stack.enter_context(client.connected())
             hooks.append(_PositionHook(client.move_to))
-        try:
-            return _train(
-                job.config,
-                setup,
-                source,
-                ProcessGroup(),
-                device,
-                hooks,
-                lambda: client.stop_requested,
-            )
-        except TrainingStopped as error:
-            return error
+        return _train(
+            job.config,
+            setup,
+            source,
+            ProcessGroup(),
+            device,
+            hooks,
+            lambda: client.stop_requested,
+        )
 
 
 def export_best(config: TrainConfig, export: str | None = None) -> str:

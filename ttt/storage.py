@@ -84,7 +84,7 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     scheme = uri.split("://", 1)[0]
     try:
         if scheme in _PYARROW_SCHEMES:
-            return pafs.FileSystem.from_uri(uri)
+            return pafs.FileSystem.from_uri(_with_retry_limit(uri))
         return pafs.PyFileSystem(pafs.FSSpecHandler(_fsspec_filesystem(scheme))), uri.split(
             "://", 1
         )[1]
@@ -92,6 +92,15 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
         raise UserError(f"{uri}: no filesystem for {scheme}:// ({error})") from error
 
 
+def _with_retry_limit(uri: str) -> str:
+    """A gs:// URI whose client gives up a try as soon as S3's does; its own limit is 15 minutes."""
+    option = "retry_limit_seconds="
+    if not uri.startswith(("gs://", "gcs://")) or option in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{option}{_GCS_RETRY_SECONDS}"
+
+
+_GCS_RETRY_SECONDS = 10
 _PYARROW_SCHEMES = {"file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"}
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from ray_jobs import decode_codes, train_decoder
@@ -221,6 +222,21 @@ def test_two_ray_workers_train_what_one_process_trains(
         [line["loss"] for line in metrics(folder) if "loss" in line] for folder in (run, finished)
     )
     assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.faults
+def test_what_no_restart_mends_ends_a_run_on_ray_at_once(
+    world: World, tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the first rank cannot write its line; the other one waits for it in the next step."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "metrics.jsonl").symlink_to(tmp_path / "no such folder" / "metrics.jsonl")
+    rooms = len(ray.util.placement_group_table())
+    error = refusal(capsys, [*world.overrides(run), *ON_RAY, "--resume"])
+    said = f"error: {run}/metrics.jsonl: could not be written (No such file or directory)"
+    assert error.strip().splitlines()[-1].startswith(said)
+    assert len(ray.util.placement_group_table()) == rooms + 1, "the workers were started again"
 
 
 def uploaded_cache(world: World, store: ObjectStore) -> str:

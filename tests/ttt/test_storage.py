@@ -82,6 +82,17 @@ def test_a_store_that_stays_away_is_a_clear_stop(store: ObjectStore) -> None:
     assert storage.read_bytes(file) == b"sound", "nothing but the old content or the new"
 
 
+def test_google_storage_that_stays_away_is_a_clear_stop_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its client goes on for 15 minutes in each try when it is not told otherwise."""
+    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,))
+    monkeypatch.setattr(storage, "_GCS_RETRY_SECONDS", 1)
+    nobody = "gs://anonymous@bucket/a.bin?scheme=http&endpoint_override=127.0.0.1:1"
+    with pytest.raises(StorageUnavailable, match=r"a\.bin.* failed 2 times in a row"):
+        storage.read_bytes(nobody)
+
+
 @pytest.mark.faults
 def test_a_store_that_is_gone_for_seconds_is_waited_for(
     object_store: ObjectStore, caplog: pytest.LogCaptureFixture
