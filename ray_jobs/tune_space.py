@@ -1,8 +1,8 @@
 """From a sweep's space to the training configuration of each trial, and what is wrong with it.
 
 A trial is a set of values: dotted key -> value. `trial_config` lays them over the sweep's own
-training configuration and checks the result as any training's; `require_valid` does so with all
-that the space can become, before anything starts.
+training configuration and checks the result as any training's; `require_valid` does so with what
+the space can become, before anything starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Values = Mapping[str, Any]
 """Dotted key of the training configuration -> value."""
 
 MOST_COMBINATIONS = 1024
-"""Up to so many combinations of choices and ends are all checked; of more, so many drawn ones."""
+"""Up to so many combinations of choices and ends are all checked; of more, so many drawn ones and
+the trials that are known before the sweep starts."""
 
 
 def trial_config(sweep: TuneConfig, values: Values, run: str) -> TrainConfig:
@@ -53,10 +54,8 @@ def drawn(sweep: TuneConfig) -> list[dict[str, Any]]:
     """
     space = sweep.space
     if sweep.search.kind == "grid":
-        combinations = itertools.product(*(values.edges() for values in space.values()))
-        listed = [dict(zip(space, values, strict=True)) for values in combinations]
         default = default_config(sweep)
-        return [v for v in listed if trial_config(sweep, v, sweep.run) != default]
+        return [v for v in _grid(sweep) if trial_config(sweep, v, sweep.run) != default]
     trials = []
     for number in range(1, (sweep.search.trials or 0) + 1):
         shares = np.random.default_rng([sweep.search.seed, number]).random(len(space))
@@ -66,13 +65,14 @@ def drawn(sweep: TuneConfig) -> list[dict[str, Any]]:
 
 
 def require_valid(sweep: TuneConfig) -> None:
-    """Check all that the space can become; raises ConfigError with every problem at once.
+    """Check what the space can become; raises ConfigError with every problem at once.
 
     An interval is checked at its ends, which is enough, because every limit of a training
-    configuration is a range. Combinations of several keys are checked together.
+    configuration is a range. Combinations of several keys are checked together; of more than
+    MOST_COMBINATIONS so many, and the trials that are drawn beforehand.
     """
     default = default_config(sweep)
-    problems: dict[str, None] = {}
+    problems = dict.fromkeys(_overlaps(sweep))
     plans: dict[str, tuple[Values, TrainConfig]] = {}
     for values in _combinations(sweep):
         config, found = _checked(sweep, values, default)
@@ -157,11 +157,24 @@ def _get(tree: Any, key: str) -> Any:
     return tree
 
 
+def _overlaps(sweep: TuneConfig) -> list[str]:
+    return [
+        f"{inner}: is part of {outer}, which varies too; put them into one group"
+        for outer, inner in itertools.permutations(sweep.space, 2)
+        if inner.startswith(f"{outer}.")
+    ]
+
+
+def _grid(sweep: TuneConfig) -> Iterator[dict[str, Any]]:
+    edges = {key: values.edges() for key, values in sweep.space.items()}
+    for values in itertools.product(*edges.values()):
+        yield dict(zip(edges, values, strict=True))
+
+
 def _combinations(sweep: TuneConfig) -> Iterator[dict[str, Any]]:
     edges = {key: values.edges() for key, values in sweep.space.items()}
-    if math.prod(map(len, edges.values())) <= MOST_COMBINATIONS:
-        for values in itertools.product(*edges.values()):
-            yield dict(zip(edges, values, strict=True))
+    if sweep.search.kind == "grid" or math.prod(map(len, edges.values())) <= MOST_COMBINATIONS:
+        yield from _grid(sweep)
         return
     first = {key: options[0] for key, options in edges.items()}
     for key, options in edges.items():
@@ -169,6 +182,8 @@ def _combinations(sweep: TuneConfig) -> Iterator[dict[str, Any]]:
     generator = np.random.default_rng(0)
     for _ in range(MOST_COMBINATIONS):
         yield {key: options[generator.integers(len(options))] for key, options in edges.items()}
+    if sweep.search.kind == "random":
+        yield from drawn(sweep)
 
 
 _SAME_MEASURE = "trials would be compared by different measures"

@@ -88,6 +88,36 @@ def test_a_space_with_more_combinations_than_can_be_checked_still_tries_every_va
     assert problems(world, f"{{{many}}}") == ("optim: weight_decay must not be negative, got -1.0",)
 
 
+def test_a_drawn_trial_is_checked_however_many_combinations_there_are(world: Path) -> None:
+    places = {"micro_batches_per_step": 0, "stages.0.clips_per_step": 0}
+
+    def space(choices: dict[str, list[int]]) -> str:
+        return ", ".join(f"curriculum.{key}: {{choice: {c}}}" for key, c in choices.items())
+
+    # Where in lists of 200 the first trial lies, and there what is wrong only together.
+    blank = {key: [*range(200)] for key in places}
+    first = tune_space.drawn(load(world, world.parent / "run", f"space={{{space(blank)}}}"))[0]
+    values = {"micro_batches_per_step": (2, 4), "stages.0.clips_per_step": (4, 2)}
+    rare = {
+        key: [other if place == first[f"curriculum.{key}"] else usual for place in range(200)]
+        for key, (usual, other) in values.items()
+    }
+    (found,) = problems(world, f"{{{space(rare)}}}", "search.trials=1")
+    assert "micro_batches_per_step" in found
+
+
+def test_a_key_inside_another_key_of_the_space_is_refused(world: Path) -> None:
+    assert problems(
+        world,
+        "{curriculum.head_only_epochs: {choice: [0, 1]}, optim.peak_lr: {choice: [1e-4]}, "
+        "curriculum: {choice: [{head_only_epochs: 1}]}, curriculum.stages: {choice: [[]]}}",
+    )[:2] == (
+        "curriculum.head_only_epochs: is part of curriculum, which varies too; put them into one "
+        "group",
+        "curriculum.stages: is part of curriculum, which varies too; put them into one group",
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
