@@ -28,7 +28,6 @@ from ray.tune.search import Searcher
 from ray_jobs import tune_trials
 from ray_jobs.train_hook import WORST_SCORE
 from ray_jobs.tune_config import RATE_FACTOR, Distribution, TuneConfig
-from ray_jobs.tune_space import trial_config
 from ray_jobs.tune_trials import Reached, Trial
 
 METRIC, MODE, TIME = "score", "max", "epochs"
@@ -62,7 +61,6 @@ class TpeSearch(Searcher):
             trial = tune_trials.read(self._sweep.run, self._again.pop(0))
         elif self._next < self._count:
             trial = Trial(self._next, self._propose(self._next))
-            trial_config(self._sweep, trial.values, self._sweep.run)
             tune_trials.write(self._sweep.run, trial)
             self._next += 1
         else:
@@ -172,9 +170,13 @@ class MedianStopping(_ByNumber, MedianStoppingRule):
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
 
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: each report was noted when it came. Ray notes the last one again, and of a trial
+        that had only its end left to note an empty one."""
+
     def tell(self, past: Any, report: dict[str, float]) -> None:
         """A report that only counts for others: this notes it and judges nothing."""
-        self.on_trial_complete(_NOBODY, past, report)
+        super().on_trial_complete(_NOBODY, past, report)
 
 
 _NOBODY: Any = None
@@ -182,12 +184,34 @@ _NOBODY: Any = None
 
 
 class Population(PopulationBasedTraining):
-    """Population based training; trial 0 keeps its schedule and is not copied."""
+    """Population based training; trial 0 keeps its schedule and is not copied.
+
+    A trial at its last epoch is left alone: from there no copy has a step to go.
+    """
+
+    def __init__(self, results: Sequence[Reached], last_epoch: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._past = {result.trial.number: _reports(result) for result in results}
+        self._last_epoch = last_epoch
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Rank the trial at once by what it reported in earlier starts."""
+        super().on_trial_add(tune_controller, trial)
+        state = self._trial_state[trial]
+        for report in self._past.get(trial.config["number"], ()):
+            epochs, since = report[TIME], report[TIME] - state.last_perturbation_time
+            due = epochs >= self._burn_in_period and since >= self._perturbation_interval
+            if due and self._ranks(trial, report):
+                state.last_score = report[METRIC]
+                state.last_train_time = state.last_perturbation_time = epochs
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if trial.config["number"] == 0:
+        if not self._ranks(trial, result):
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
+
+    def _ranks(self, trial: Any, report: dict[str, Any]) -> bool:
+        return trial.config["number"] != 0 and report.get(TIME, 0) < self._last_epoch
 
 
 def build_scheduler(
@@ -201,6 +225,8 @@ def build_scheduler(
     told: dict[str, Any] = {"time_attr": TIME, "metric": METRIC, "mode": MODE}
     if settings.kind == "pbt":
         return Population(
+            results,
+            most_epochs,
             **told,
             perturbation_interval=settings.perturb_every_epochs,
             burn_in_period=settings.grace_epochs,
@@ -227,9 +253,18 @@ def build_scheduler(
     for result in results:
         past: Any = _Numbered(result.trial.number)
         scheduler.on_trial_add(_NOBODY, past)
-        for _, loss, epochs in result.curve:
-            scheduler.tell(past, {TIME: epochs, METRIC: WORST_SCORE if loss is None else -loss})
+        for report in _reports(result):
+            scheduler.tell(past, report)
     return scheduler
+
+
+def _reports(result: Reached) -> list[dict[str, Any]]:
+    """What a trial reported in earlier starts: all but step 0, which has no checkpoint."""
+    return [
+        {TIME: epochs, METRIC: WORST_SCORE if loss is None else -loss}
+        for step, loss, epochs in result.curve
+        if step > 0
+    ]
 
 
 def _mutation(values: Distribution) -> Any:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ray.tune import Checkpoint
+from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import TrialScheduler
 
 from ray_jobs import tune_trials
 from ray_jobs.train_hook import WORST_SCORE, ReportHook
+from ray_jobs.tune_config import RATE_FACTOR
 from ray_jobs.tune_search import Limits, TpeSearch, build_scheduler
 from ray_jobs.tune_trials import Reached, Trial, best_of
 from tests.tune_world import load, write_world
@@ -87,6 +91,73 @@ def test_a_trial_that_goes_on_counts_once(world: Path) -> None:
     # One other trial is not enough to be judged by.
     assert decision(median, 1, 1, 2.0) == TrialScheduler.CONTINUE
     assert len(median._results) == 2
+
+
+def test_a_resumed_median_rule_judges_by_reports_alone(world: Path) -> None:
+    """Not by step 0, which no trial reports, and by each report once."""
+    sweep = load(world, world.parent / "run", "scheduler.kind=median")
+    live: Any = build_scheduler(sweep, [], 3)
+    for number, losses in ((1, [3.0, 1.0]), (2, [3.0, 1.0]), (4, [2.5])):
+        for epoch, loss in enumerate(losses, start=1):
+            decision(live, number, epoch, loss)
+        if len(losses) == 2:
+            live.on_trial_complete(None, Running(number), {"epochs": 2, "score": -1.0})
+    going_on = reached(4, [], state="unfinished", curve=((0, 0.5, 0), (2, 2.5, 1)))
+    told: Any = build_scheduler(
+        sweep, [reached(1, [3.0, 1.0]), reached(2, [3.0, 1.0]), going_on], 3
+    )
+    for scheduler in (live, told):
+        # It had only its end left to note.
+        scheduler.on_trial_complete(None, Running(5), {"done": True})
+        assert decision(scheduler, 3, 1, 2.5) == TrialScheduler.CONTINUE
+        assert decision(scheduler, 3, 2, 1.9) == TrialScheduler.CONTINUE
+        assert decision(scheduler, 4, 2, 2.4) == TrialScheduler.STOP
+
+
+class Controller:
+    """As much of Ray Tune's controller as population based training asks."""
+
+    search_alg = None
+
+    def __init__(self, trials: Sequence[RayTrial]) -> None:
+        self.get_trials = lambda: list(trials)
+        self.paused: list[RayTrial] = []
+
+    def pause_trial(self, trial: RayTrial, should_checkpoint: bool) -> None:
+        self.paused.append(trial)
+
+    def _schedule_trial_save(self, trial: RayTrial, result: Any) -> Checkpoint:
+        return Checkpoint("/nowhere")
+
+
+def test_a_resumed_population_ranks_by_what_it_has_reported(world: Path) -> None:
+    space = f"space={{{RATE_FACTOR}: {{uniform: [0.5, 2]}}}}"
+    sweep = load(world, world.parent / "run", "scheduler.kind=pbt", space, "search.trials=4")
+    losses = {0: [9.0, 9.0], 1: [1.5, 1.0], 2: [3.0, 2.0], 3: [8.0, 7.0], 4: [9.9], 5: []}
+    scheduler: Any = build_scheduler(sweep, [reached(n, known) for n, known in losses.items()], 3)
+    trials = [RayTrial("stub", stub=True, config={"number": n, "factor": 1.0}) for n in losses]
+    controller = Controller(trials)
+    for trial in trials:
+        scheduler.on_trial_add(controller, trial)
+    assert scheduler._quantiles() == ([trials[4]], [trials[1]])
+    assert [scheduler._trial_state[trial].last_train_time for trial in trials] == [
+        *(0, 2, 2, 2, 1, 0),
+    ]
+    for trial in trials:
+        trial.set_status(RayTrial.RUNNING)
+    # The interval counts on; a trial without a checkpoint in this start is not copied.
+    report = {"epochs": 2, "score": -9.8}
+    assert scheduler.on_trial_result(controller, trials[4], report) == TrialScheduler.CONTINUE
+    assert scheduler._trial_state[trials[4]].last_perturbation_time == 2
+    assert not controller.paused
+    # At its last epoch no trial is replaced, be it the worst beside one that could be copied.
+    scheduler._trial_state[trials[1]].last_checkpoint = Checkpoint("/nowhere")
+    last = {"epochs": 3, "score": -9.9}
+    assert scheduler.on_trial_result(controller, trials[4], last) == TrialScheduler.CONTINUE
+    assert not controller.paused
+    scheduler._trial_state[trials[4]].last_perturbation_time = 1
+    scheduler.on_trial_result(controller, trials[4], report)
+    assert controller.paused == [trials[4]], "before, it is"
 
 
 def test_a_trial_that_reaches_its_last_epoch_is_not_stopped_for_it(world: Path) -> None:
