@@ -43,8 +43,7 @@ def write(sweep: TuneConfig, ended_early: str | None) -> None:
     records.write_json(storage.join(sweep.run, "trials.json"), summary)
     _write(sweep, "best.yaml", _best_yaml(sweep, best))
     _write(sweep, "report.html", tune_report.build_report(summary))
-    place = tune_trials.folder(sweep.run, best.trial.number)
-    training = tune_space.trial_config(sweep, best.trial.values, place)
+    training = tune_space.trial_config(sweep, best.trial.values, best.place)
     export = train_worker.export_best(training, storage.join(sweep.run, "export"))
     verdict = summary["verdict"]
     if ended_early:

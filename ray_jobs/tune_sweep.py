@@ -93,7 +93,8 @@ def _run_trials(
     resources: dict[str, float] = {"cpu": cluster.cpus_per_worker, "gpu": float(cluster.use_gpu)}
     max_failures = cluster.max_failures
     if sweep.scheduler.kind == "pbt":
-        factors = {result.trial.number: _factor(result.trial) for result in left}
+        numbers = [result.trial.number for result in left]
+        factors = {number: _factor(tune_trials.read(sweep.run, number)) for number in numbers}
         space["factor"] = tune.sample_from(lambda given: factors[given["number"]])
         function = run_in_population
     elif cluster.num_workers > 1:

@@ -2,6 +2,7 @@
 
     RUN/trials/0007/trial.json   its values, and which trials it went on from (pbt)
                     end.json     how it ended; without it the trial is not over
+                    kept/        its best checkpoint, where the trial then went on from another's
                     ...          otherwise the folder of an ordinary training run
 
 These files, not Ray's own state, are what --resume reads: JSON and the runs' checkpoints.
@@ -10,6 +11,7 @@ These files, not Ray's own state, are what --resume reads: JSON and the runs' ch
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -36,6 +38,7 @@ class Reached:
     """How far a trial came."""
 
     trial: Trial
+    """What it is; where `place` is not its own folder, what it was then."""
     state: Literal["finished", "stopped", "diverged", "failed", "unfinished"]
     why: str
     """More about the state; empty where it says all."""
@@ -43,6 +46,8 @@ class Reached:
     """Lowest validation loss of a complete checkpoint; None before the first."""
     best_step: int | None
     """Where it was measured."""
+    place: str
+    """The run folder with that checkpoint: the trial's own, or `kept` below it."""
     step: int
     """Of the newest complete checkpoint; 0 before the first."""
     curve: tuple[tuple[int, float | None, int], ...]
@@ -71,7 +76,7 @@ def write(run: str, trial: Trial) -> None:
 
 def read(run: str, number: int) -> Trial:
     """The trial of that number."""
-    return from_json(records.read_json(storage.join(folder(run, number), _TRIAL)))
+    return _read(folder(run, number))
 
 
 def from_json(tree: dict[str, Any]) -> Trial:
@@ -98,26 +103,45 @@ def end(run: str, number: int, how: How, why: str = "") -> None:
         records.write_json(path, {"how": how, "why": why})
 
 
+def keep_best(run: str, number: int) -> None:
+    """Put the best checkpoint of a trial aside, before another's takes the place of all of them.
+
+    Of several, the one with the lowest loss stays. A kill in the middle leaves it where it was.
+    """
+    own = folder(run, number)
+    kept, best, (loss, step) = storage.join(own, _KEPT), checkpoint.best(own), _lowest(own)
+    if best is None or step is None or loss >= _lowest(kept)[0]:
+        return
+    snapshot = checkpoint.load(best)
+    storage.delete(storage.join(kept, "checkpoints"))
+    for name in (_TRIAL, "config.yaml", "provenance.json", METRICS):
+        storage.write_bytes(storage.join(kept, name), storage.read_bytes(storage.join(own, name)))
+    checkpoint.save(kept, snapshot)
+    checkpoint.mark_best(kept, step, loss)
+
+
 def reached(run: str, number: int) -> Reached:
     """How far a trial came."""
-    place = folder(run, number)
-    path = storage.join(place, _END)
+    own = folder(run, number)
+    path = storage.join(own, _END)
     ending: dict[str, Any] = {"how": "unfinished", "why": ""}
     if storage.exists(path):
         ending = records.read_json(path)
-    best, newest = checkpoint.best(place), checkpoint.newest_complete(place)
-    state = None if best is None else checkpoint.read_state(best)["train"]
+    newest = checkpoint.newest_complete(own)
     step = 0 if newest is None else checkpoint.read_state(newest)["train"]["step"]
+    place = min(own, storage.join(own, _KEPT), key=lambda place: _lowest(place)[0])
+    loss, best_step = _lowest(place)
     return Reached(
-        trial=read(run, number),
+        trial=_read(place),
         state=ending["how"],
         why=ending["why"],
-        loss=None if state is None else state["best_value"],
-        best_step=None if state is None else state["best_step"],
+        loss=None if best_step is None else loss,
+        best_step=best_step,
+        place=place,
         step=step,
         curve=tuple(
             (line["step"], line["loss"], line["epochs_done"])
-            for line in history(place)
+            for line in history(own)
             if line["kind"] == "validation" and line["step"] <= step
         ),
     )
@@ -144,4 +168,17 @@ def history(place: str) -> list[dict[str, Any]]:
 
 
 METRICS = "metrics.jsonl"
-_TRIAL, _END = "trial.json", "end.json"
+_TRIAL, _END, _KEPT = "trial.json", "end.json", "kept"
+
+
+def _read(place: str) -> Trial:
+    return from_json(records.read_json(storage.join(place, _TRIAL)))
+
+
+def _lowest(place: str) -> tuple[float, int | None]:
+    """The loss and the step of a run folder's best checkpoint; infinity and None without one."""
+    best = checkpoint.best(place)
+    if best is None:
+        return math.inf, None
+    state = checkpoint.read_state(best)["train"]
+    return state["best_value"], state["best_step"]

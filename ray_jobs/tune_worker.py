@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +23,29 @@ from ray_jobs.config import dump_yaml
 from ray_jobs.train_config import TrainConfig
 from ray_jobs.train_hook import ReportHook
 from ray_jobs.train_setup import loop_settings, prepare
-from ray_jobs.train_worker import Outcome
 from ray_jobs.tune_config import TuneConfig
 from ray_jobs.tune_space import trial_config
 from ray_jobs.tune_trials import METRICS, Trial
-from ttt import records, storage
+from ttt import checkpoint, records, storage
+from ttt.errors import UserError
 from ttt.snac.train_loop import Diverged
 from ttt.snac.train_state import fork
 
 
 def run_alone(given: dict[str, Any], sweep: TuneConfig) -> None:
     """A trial of one worker: the loop, here. `given` names it: {"number": 7}."""
-
-    def train(config: TrainConfig) -> Outcome:
+    with _end_noted(sweep.run, given["number"]):
+        config = begun(tune_trials.read(sweep.run, given["number"]), sweep)
         hook = ReportHook(lambda metrics, _folder: tune.report(metrics))
-        return train_worker.train_in_process(config, threading.Event(), [hook])
-
-    _run(tune_trials.read(sweep.run, given["number"]), sweep, train)
+        train_worker.train_in_process(config, threading.Event(), [hook])
 
 
 def run_with_workers(given: dict[str, Any], sweep: TuneConfig) -> None:
     """A trial of several workers: Ray Train below this function, which takes no CPU itself."""
-
-    def train(config: TrainConfig) -> Outcome:
+    with _end_noted(sweep.run, given["number"]):
+        config = begun(tune_trials.read(sweep.run, given["number"]), sweep)
         train_room.give_back(config.run)  # of a start that was killed
-        callback = TuneReportCallback()
-        return train_worker.train_on_ray(config, None, threading.Event(), [callback])
-
-    _run(tune_trials.read(sweep.run, given["number"]), sweep, train)
+        train_worker.train_on_ray(config, None, threading.Event(), [TuneReportCallback()])
 
 
 def run_in_population(given: dict[str, Any], sweep: TuneConfig) -> None:
@@ -59,33 +55,44 @@ def run_in_population(given: dict[str, Any], sweep: TuneConfig) -> None:
     When Ray Tune hands it another trial's checkpoint, it goes on from there. What it then is, a
     schedule of rate factors, is noted, so that it can be trained again as it is.
     """
-    trial = tune_trials.read(sweep.run, int(tune.get_context().get_trial_name()))
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as handed:
-            origin = records.read_json(Path(handed) / _ORIGIN)
-            if origin["trial"]["number"] != trial.number:
-                trial = _go_on_from(Path(handed), origin, trial, given["factor"], sweep)
+    number = int(tune.get_context().get_trial_name())
+    with _end_noted(sweep.run, number):
+        trial, given_checkpoint = tune_trials.read(sweep.run, number), tune.get_checkpoint()
+        if given_checkpoint is not None:
+            with given_checkpoint.as_directory() as handed:
+                trial = go_on_from(Path(handed), trial, given["factor"], sweep)
+        config = begun(trial, sweep)
 
-    def train(config: TrainConfig) -> Outcome:
-        hook = ReportHook(lambda metrics, folder: _hand_out(trial, metrics, folder, config.run))
-        return train_worker.train_in_process(config, threading.Event(), [hook])
+        def report(metrics: dict[str, float], folder: str) -> None:
+            with tempfile.TemporaryDirectory() as staged:
+                stage(Path(staged), trial, folder, config.run)
+                tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(staged))
 
-    _run(trial, sweep, train)
+        train_worker.train_in_process(config, threading.Event(), [ReportHook(report)])
 
 
-def _run(trial: Trial, sweep: TuneConfig, train: Callable[[TrainConfig], Outcome]) -> None:
-    tune_trials.begin(sweep.run, trial.number)
+@contextmanager
+def _end_noted(run: str, number: int) -> Iterator[None]:
+    """Note how the trial inside the block ends.
+
+    What only a user can mend is not raised: Ray Tune would start the trial anew to meet it anew.
+    """
+    tune_trials.begin(run, number)
+    try:
+        yield
+    except UserError as error:
+        how = "diverged" if isinstance(error, Diverged) else "failed"
+        tune_trials.end(run, number, how, str(error))
+    else:
+        tune_trials.end(run, number, "finished")
+
+
+def begun(trial: Trial, sweep: TuneConfig) -> TrainConfig:
+    """A trial's training, after its folder says what it is."""
     config = _config(trial, sweep)
     storage.write_bytes(storage.join(config.run, "config.yaml"), dump_yaml(config).encode())
     records.write_json(storage.join(config.run, "provenance.json"), records.provenance(config))
-    try:
-        train(config)
-    except Diverged as error:
-        # Raised again, Ray Tune would start the trial anew to meet it anew.
-        tune_trials.end(sweep.run, trial.number, "diverged", str(error))
-    else:
-        tune_trials.end(sweep.run, trial.number, "finished")
+    return config
 
 
 def _config(trial: Trial, sweep: TuneConfig) -> TrainConfig:
@@ -97,33 +104,32 @@ def _config(trial: Trial, sweep: TuneConfig) -> TrainConfig:
 _ORIGIN = "origin.json"
 
 
-def _hand_out(trial: Trial, metrics: dict[str, float], folder: str, run: str) -> None:
-    """Report with a whole copy of the checkpoint: its own may be gone when another trial goes on
-    from it."""
-    with tempfile.TemporaryDirectory() as staged:
-        copy = Path(staged)
-        for name in storage.list_names(folder):
-            (copy / name).write_bytes(storage.read_bytes(storage.join(folder, name)))
-        (copy / METRICS).write_bytes(storage.read_bytes(storage.join(run, METRICS)))
-        origin = {"trial": dataclasses.asdict(trial), "step": int(metrics["step"])}
-        records.write_json(copy / _ORIGIN, origin)
-        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(staged))
+def stage(copy: Path, trial: Trial, folder: str, run: str) -> None:
+    """Copy the checkpoint `folder` of `run` and what led to it: its own may be gone when another
+    trial goes on from it."""
+    for name in storage.list_names(folder):
+        (copy / name).write_bytes(storage.read_bytes(storage.join(folder, name)))
+    (copy / METRICS).write_bytes(storage.read_bytes(storage.join(run, METRICS)))
+    records.write_json(copy / _ORIGIN, dataclasses.asdict(trial))
 
 
-def _go_on_from(
-    handed: Path, origin: dict[str, Any], trial: Trial, factor: float, sweep: TuneConfig
-) -> Trial:
-    """Put another trial's checkpoint in the place of this trial's own.
+def go_on_from(handed: Path, trial: Trial, factor: float, sweep: TuneConfig) -> Trial:
+    """Put a staged checkpoint of another trial in the place of the trial's own, of which the best
+    is kept aside; returns what the trial now is. One of its own changes nothing.
 
     Stopped in the middle, the trial starts at step 0 under one of the two schedules, and comes to
     the same weights.
     """
-    donor, step = tune_trials.from_json(origin["trial"]), origin["step"]
+    donor = tune_trials.from_json(records.read_json(handed / _ORIGIN))
+    if donor.number == trial.number:
+        return trial
+    step = checkpoint.read_state(str(handed))["train"]["step"]
     heir = Trial(
         number=trial.number,
         values={**donor.values, f"optim.rate_factors.{step}": factor},
         copied=(*donor.copied, {"step": step, "from": donor.number}),
     )
+    tune_trials.keep_best(sweep.run, trial.number)
     place = tune_trials.folder(sweep.run, trial.number)
     storage.delete(storage.join(place, "checkpoints"))
     tune_trials.write(sweep.run, heir)

@@ -39,6 +39,7 @@ def reached(number: int, losses: list[float | None], **changes: Any) -> Reached:
         "why": "",
         "loss": min(known, default=None),
         "best_step": 2,
+        "place": "",
         "step": 2 * len(losses),
         "curve": curve,
     }
