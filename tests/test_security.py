@@ -376,6 +376,15 @@ def test_a_shard_with_a_type_described_wrongly(tmp_path, shape):
         build_index(cache)
 
 
+@pytest.mark.parametrize("shape", [b"", b"5", b"[" * 100_000], ids=["nothing", "number", "deep"])
+@pytest.mark.parametrize("read", [read_record, read_part, is_complete])
+def test_records_with_a_type_described_wrongly(tmp_path, read, shape):
+    table = with_tensor_type(pa.table({"status": ["ok"]}), "status", shape)
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: .*the type of a column cannot be read"):
+        read(tmp_path / "a.parquet")
+
+
 @IN_PARQUET
 def test_an_index_that_would_run_code(tmp_path, bomb, hide, said):
     cache = write_nano_cache(tmp_path / "cache", 2)

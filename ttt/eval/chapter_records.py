@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt import storage
+from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.eval.chapters import natural_key
 
@@ -210,7 +211,8 @@ class ChapterWriter:
 def read_record(path: Path) -> ChapterRecord:
     """Read a finished chapter. Raises UserError when the file is damaged or something else."""
     try:
-        table = pq.read_table(path, memory_map=False)
+        with reading_column_types():
+            table = pq.read_table(path, memory_map=False)
         details = _parse(table.schema.metadata[_KEY])
         if not table.schema.remove_metadata().equals(_SCHEMA):
             raise ValueError("other columns than a chapter's")

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt import storage
+from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 
 CODEBOOKS = 8
@@ -115,7 +116,9 @@ def read_parts(root: str | Path, task: str) -> Iterator[ItemRecord]:
 
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    with pq.ParquetFile(path, memory_map=False) as file:
+    with reading_column_types():
+        part = pq.ParquetFile(path, memory_map=False)
+    with part as file:
         if (file.schema_arrow.metadata or {})[_KEY] != _FORMAT:
             raise ValueError(f"format is not {_FORMAT.decode()}")
         # Before any value is read: one of another type may run code.

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from ttt import storage
+from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.parquet_offsets import NO_OFFSET, PREFIX_BYTES, length_prefix
@@ -30,7 +31,6 @@ from ttt.snac.shard_file import (
     SAMPLE_BYTES,
     CodecIdentity,
     in_range,
-    reading_column_types,
     shard_header,
 )
 from ttt.snac.shards import codes_uri, index_uri, read_catalogue, shard_names, shards_folder

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt.audio import to_int16
+from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.snac.clip_input import (
     MIN_TARGET_RATE,
@@ -29,7 +30,6 @@ from ttt.snac.clip_input import (
 )
 from ttt.snac.encode import Codes
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
-from ttt.snac.shard_file import reading_column_types
 
 
 def list_original(

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt import storage
+from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.ranged_file import open_seekable
@@ -113,21 +114,6 @@ def open_shard(uri: str | Path) -> Iterator[pq.ParquetFile]:
             yield shard
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{uri}: not a readable parquet file ({_first_line(error)})") from error
-
-
-@contextmanager
-def reading_column_types() -> Iterator[None]:
-    """Around the opening of a file: Ray's column types, too, fail with a pa.ArrowException.
-
-    Ray reads how a file describes them before anybody can look at its columns. Its own errors are
-    of any kind, and for a pickle they advise to switch the protection off.
-    """
-    try:
-        yield
-    except pa.ArrowException:
-        raise
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise pa.ArrowInvalid("the type of a column cannot be read") from error
 
 
 def shard_schema(header: ShardHeader) -> pa.Schema:

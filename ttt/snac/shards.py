@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt import storage
+from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.parquet_offsets import NO_OFFSET, value_offsets
@@ -38,7 +39,6 @@ from ttt.snac.shard_file import (
     interleaved_codes,
     open_shard,
     read_shard_table,
-    reading_column_types,
     shard_header,
     shard_schema,
     whole_file,
