@@ -355,6 +355,27 @@ def test_trials_of_two_workers_give_their_room_back_when_they_are_stopped(
     assert set(states) == {"finished", "stopped"}
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_lost_workers_are_started_again_by_ray_train_alone(world: Path, tmp_path: Path) -> None:
+    """Ray Tune above it would start each trial anew, as often again."""
+    run = tmp_path / "run"
+    for number in range(2):
+        (run / "trials" / f"{number:04d}").mkdir(parents=True)
+        (run / "trials" / f"{number:04d}" / "tensorboard").touch()
+    more = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5", "cluster.max_failures=1"]
+    more += ["search.trials=1", "tracking.tensorboard=true", "--resume"]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    ended = subprocess.run(
+        command(world, run, *more),
+        cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, timeout=850, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    for number in range(2):
+        assert ended.stderr.count(f"Trial task failed for trial {number:04d}") == 1
+        assert "File exists" in tune_trials.reached(str(run), number).why
+
+
 def test_ray_is_not_asked_to_read_what_it_saved() -> None:
     """Ray Tune's own restore reads pickles."""
     for path in (ROOT / "ray_jobs").glob("tune_*.py"):
