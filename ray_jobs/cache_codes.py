@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
+from ray_jobs import run_folder
 from ray_jobs.cache_plan import (
     CachePlan,
     absolute,
@@ -58,7 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(config: CacheConfig, invocation: Invocation) -> None:
     """Cache what is missing, then write manifest, index and summary."""
     plan = make_plan(config)
-    claim_output(config, plan)
+    with run_folder.locked(config.output):
+        claim_output(config, plan)
+        _cache(config, plan, invocation)
+
+
+def _cache(config: CacheConfig, plan: CachePlan, invocation: Invocation) -> None:
     pending = pending_shards(config, plan)
     summary_uri = storage.join(config.output, "summary.json")
     if pending or not storage.exists(summary_uri):

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 
+from ray_jobs import run_folder
 from ray_jobs.actors import WorkerDied, over_actors
 from ray_jobs.decoder_source import DecoderSource, absolute_uri, find_decoder
 from ray_jobs.evaluate_config import DecodeConfig
@@ -102,6 +103,13 @@ def decode(config: DecodeConfig, *, resume: bool, address: str | None) -> None:
     """
     plan = plan_decode(config)
     output = Path(config.output).expanduser().resolve()
+    with run_folder.locked(str(output)):
+        _decode(config, plan, output, resume=resume, address=address)
+
+
+def _decode(
+    config: DecodeConfig, plan: Plan, output: Path, *, resume: bool, address: str | None
+) -> None:
     there = [item for item in plan.items if (output / item.wav).exists()]
     if there and not resume:
         raise UserError(

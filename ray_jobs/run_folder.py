@@ -33,7 +33,7 @@ def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
         )
     if not before and resume:
         raise UserError(f"{run}: nothing to resume; start the run without --resume")
-    with _locked(run):
+    with locked(run):
         storage.write_bytes(storage.join(run, _WRITTEN[0]), dump_yaml(config).encode())
         records.write_json(storage.join(run, _WRITTEN[1]), records.provenance(config))
         try:
@@ -46,23 +46,9 @@ def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
             raise
 
 
-def begun(config: Config) -> bool:
-    """Whether the folder that the job writes to holds anything yet."""
-    return any(content(getattr(config, key)) for key in KEYS if hasattr(config, key))
-
-
-def content(run: str) -> list[str]:
-    """Names in the folder but for the lock and what a killed process has half written."""
-    names = storage.list_names(run)
-    return [name for name in names if name != _LOCK and not storage.is_temporary(name)]
-
-
-_LOCK = ".lock"
-_WRITTEN = ("config.yaml", "provenance.json")
-
-
 @contextmanager
-def _locked(run: str) -> Iterator[None]:
+def locked(run: str) -> Iterator[None]:
+    """Hold a folder inside the block and nothing else; how, and what is raised, is `claim`'s."""
     if not storage.is_local(run):
         yield
         return
@@ -79,9 +65,24 @@ def _locked(run: str) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise UserError(
-                f"{folder}: in use by {owner}; wait for it or choose another run folder"
+                f"{folder}: in use by {owner}; wait for it or choose another folder"
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def begun(config: Config) -> bool:
+    """Whether the folder that the job writes to holds anything yet."""
+    return any(content(getattr(config, key)) for key in KEYS if hasattr(config, key))
+
+
+def content(run: str) -> list[str]:
+    """Names in the folder but for the lock and what a killed process has half written."""
+    names = storage.list_names(run)
+    return [name for name in names if name != _LOCK and not storage.is_temporary(name)]
+
+
+_LOCK = ".lock"
+_WRITTEN = ("config.yaml", "provenance.json")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from ray_jobs import cache_codes
+from ray_jobs import cache_codes, run_folder
 from ray_jobs.cache_worker import CacheConfig, InputConfig, WorkersConfig
 from tests.object_store import ObjectStore
 from tests.ray_jobs.worker_processes import killing, worker_pids
@@ -120,10 +120,10 @@ def test_a_folder_with_everything_that_can_be_wrong(
     assert capsys.readouterr().out.startswith("ok: 9 clips, 0.00 hours")
 
     # Again: nothing is done anew, and nothing changes.
-    before, stamps = _contents(cache), {p: p.stat().st_mtime_ns for p in cache.rglob("*.*")}
+    before, stamps = _contents(cache), {p: p.stat().st_mtime_ns for p in cache.rglob("[!.]*.*")}
     assert cache_codes.main([*words, "--resume"]) == 0
     assert "already complete" in capsys.readouterr().out
-    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*.*")} == stamps
+    assert {p: p.stat().st_mtime_ns for p in cache.rglob("[!.]*.*")} == stamps
 
     # Half of a shard's files gone, another damaged: only these two are made again.
     (cache / "shards/shard-00000.jsonl").unlink()
@@ -215,6 +215,16 @@ def test_what_is_wrong_is_said_before_ray_starts(
         assert cache_codes.main([*words, "--dry-run"]) == 2
         assert sentence in capsys.readouterr().err
     assert (full / "thesis.txt").read_text() == "precious"
+
+
+def test_a_folder_in_use_is_refused(
+    tmp_path: Path, small_codec: Path, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = _words("cache_folder.yaml", small_codec, tmp_path, f"input.audio={recordings}")
+    with run_folder.locked(str(tmp_path)):
+        assert cache_codes.main(words) == 2
+    assert f"{tmp_path}: in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert os.listdir(tmp_path) == [".lock"]
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -318,8 +328,9 @@ def test_an_encoder_killed_midway_changes_no_byte(
 @pytest.mark.faults
 @pytest.mark.usefixtures("ray_local")
 def test_a_job_killed_midway_goes_on_and_changes_no_byte(
-    tmp_path: Path, small_codec: Path, four_shards: Path
+    tmp_path: Path, small_codec: Path, four_shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A second start is refused while the first lives."""
     audio = (f"input.audio={four_shards}", "clips_per_shard=2")
     assert cache_codes.main(_words("cache_folder.yaml", small_codec, tmp_path / "a", *audio)) == 0
     words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio)
@@ -330,9 +341,11 @@ def test_a_job_killed_midway_goes_on_and_changes_no_byte(
     )
     try:
         _wait_for(lambda: _first_shard_is_there(tmp_path / "b") or job.poll() is not None)
+        assert cache_codes.main(words) == 2
     finally:
         os.killpg(job.pid, signal.SIGKILL)
     job.wait()
+    assert f"{tmp_path / 'b'}: in use by process {job.pid} on " in capsys.readouterr().err
     assert not (tmp_path / "b" / "summary.json").exists()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("b/shards/*.jsonl")}
     assert before

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from ray_jobs import decode_codes
+from ray_jobs import decode_codes, run_folder
 from ray_jobs.decode_worker import decode, describe
 from ray_jobs.evaluate_config import DecodeConfig
 from ttt.errors import UserError
@@ -111,5 +111,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     command[0] = f"decoder={tmp_path / 'other'}"
     assert decode_codes.main([*command, f"input={small_cache}"]) == 2
     assert "decode it with a decoder of its own codec" in capsys.readouterr().err
+    words = [f"decoder={small_export}", f"input={small_cache}", f"output={tmp_path / 'out'}"]
+    with run_folder.locked(str(tmp_path / "out")):
+        assert decode_codes.main(words) == 2
+    assert f"{tmp_path / 'out'}: in use by process {os.getpid()} on " in capsys.readouterr().err
     with pytest.raises(ValueError, match="output must be a local folder, got s3://x"):
         DecodeConfig(decoder="d", input="i", output="s3://x")
