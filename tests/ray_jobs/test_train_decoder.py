@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -190,6 +192,22 @@ def test_a_damaged_pointer_to_the_best_is_named_and_written_again(
     assert f"{best}: damaged (" in capsys.readouterr().err
     assert train_decoder.main([*world.overrides(run), "--resume"]) == 0
     assert best.read_bytes() == (finished / "checkpoints/best.json").read_bytes()
+
+
+def test_damaged_clips_are_named_with_their_substitutes(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, run = shutil.copytree(world.folder / "cache", tmp_path / "cache"), tmp_path / "run"
+    codes = np.fromfile(cache / "codes.bin", "<i2")
+    codes[: 7 * (6 + 7 + 8 + 9)] = 99  # clip00 to clip03; the codebook has 64 codes
+    codes.tofile(cache / "codes.bin")
+    assert train_decoder.main([*world.overrides(run), f"data.train={cache}"]) == 0
+    named = [text for line in metrics(run) if line["kind"] == "step" for text in line["replaced"]]
+    said = r"clip0[0-3]: codes\.bin: a code is outside 0 to 63; used clip(0[4-9]|10)"
+    assert named
+    assert all(re.fullmatch(said, text) for text in named)
+    summary = f"0 steps were skipped (not finite) and {len(named)} damaged clips replaced; metrics"
+    assert summary in capsys.readouterr().out
 
 
 def flip_last_bit(path: Path) -> None:
