@@ -47,7 +47,7 @@ class Size:
     depformer_layers: int
     context: int
 
-    def build(self, with_ttt: bool, padding_bias: float = 0.0) -> LMModel:
+    def build(self, with_ttt: bool, padding_bias: float = 0.0, seed: int = 0) -> LMModel:
         """The model; TTT-MLP sits in the middle half of its layers."""
         lm = tiny_lm(
             context=self.context,
@@ -60,7 +60,7 @@ class Size:
             padding_bias=padding_bias,
         )
         if with_ttt:
-            torch.manual_seed(0)  # The layers are drawn, and a figure must be one to come again.
+            torch.manual_seed(seed)  # The layers are drawn, and a figure must be one to come again.
             middle = range(self.layers // 4, self.layers // 4 + self.layers // 2)
             insert_ttt(lm, middle, TTTConfig(dim=self.dim, num_heads=self.heads))
         return lm
@@ -115,7 +115,7 @@ def measure(case: Case, with_ttt: bool, quick: bool) -> str:
     fast = 256 if case.size is MID else 1280
     rounds = 5 if quick else 11
     lm = case.size.build(with_ttt, _bias_for(case, with_ttt))
-    codes = _codes(fast)
+    codes = random_codes(fast)
 
     def by_chunk() -> ChapterNLL:
         return evaluate_codes(lm, codes, text_stream=case.text, chunk=CHUNK)
@@ -139,7 +139,7 @@ def measure(case: Case, with_ttt: bool, quick: bool) -> str:
 def _difference(lm: LMModel, quick: bool) -> float:
     """The largest difference in nats between stepping and chunks, own text; quick: one window."""
     frames = int((1.1 if quick else 3.1) * (lm.context or 0))
-    codes = _codes(frames)
+    codes = random_codes(frames)
     text, nll = _step(lm, codes)
     chunked = evaluate_codes(lm, codes, chunk=CHUNK)
     if not torch.equal(chunked.text, text):
@@ -162,13 +162,14 @@ def _bias_for(case: Case, with_ttt: bool) -> float:
     for _ in range(8):
         middle = (low + high) / 2
         lm = case.size.build(with_ttt, middle)
-        text = evaluate_codes(lm, _codes(600), chunk=CHUNK).text
+        text = evaluate_codes(lm, random_codes(600), chunk=CHUNK).text
         rate = (text == lm.text_padding_token_id).float().mean().item()
         low, high = (middle, high) if rate < case.padding_rate else (low, middle)
     return (low + high) / 2
 
 
-def _codes(frames: int) -> Tensor:
+def random_codes(frames: int) -> Tensor:
+    """The same random chapter each time [1, 8, frames]."""
     draw = torch.Generator().manual_seed(5)
     return torch.randint(CARD, (1, 8, frames), generator=draw, dtype=torch.int16)
 
