@@ -1,4 +1,4 @@
-"""Processes of Ray workers below this one, for tests that kill them."""
+"""Processes of Ray workers below this one, for tests that kill them or hold them up."""
 
 import contextlib
 import os
@@ -36,6 +36,32 @@ def killing(find: Callable[[], Iterable[int]], times: int = 1) -> Iterator[None]
         over.set()
         killer.join()
     assert len(killed) == times
+
+
+@contextlib.contextmanager
+def slowed(pids: Iterable[int]) -> Iterator[None]:
+    """Processes that run for a tenth of the time only while the block runs, or until they end."""
+    over = threading.Event()
+
+    def send(number: int) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def brake() -> None:
+        while not over.is_set():
+            send(signal.SIGSTOP)
+            over.wait(0.45)
+            send(signal.SIGCONT)
+            over.wait(0.05)
+
+    braking = threading.Thread(target=brake)
+    braking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        braking.join()
 
 
 def worker_pids(title: str, below: int | None = None) -> list[int]:
