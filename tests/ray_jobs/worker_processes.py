@@ -14,9 +14,8 @@ def killing(find: Callable[[], Iterable[int]], times: int = 1) -> Iterator[None]
     """Kill -9 the first `times` processes that `find` gives, asked again and again while the block
     runs; there must have been as many in the end."""
     killed: list[int] = []
-    over = threading.Event()
 
-    def kill() -> None:
+    def kill(over: threading.Event) -> None:
         while not over.is_set():
             for pid in find():
                 if pid in killed:
@@ -28,40 +27,29 @@ def killing(find: Callable[[], Iterable[int]], times: int = 1) -> Iterator[None]
                     return
             time.sleep(0.005)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    with _beside(kill):
         yield
-    finally:
-        over.set()
-        killer.join()
     assert len(killed) == times
 
 
 @contextlib.contextmanager
 def slowed(pids: Iterable[int]) -> Iterator[None]:
     """Processes that run for a tenth of the time only while the block runs, or until they end."""
-    over = threading.Event()
 
     def send(number: int) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def brake() -> None:
+    def brake(over: threading.Event) -> None:
         while not over.is_set():
             send(signal.SIGSTOP)
             over.wait(0.45)
             send(signal.SIGCONT)
             over.wait(0.05)
 
-    braking = threading.Thread(target=brake)
-    braking.start()
-    try:
+    with _beside(brake):
         yield
-    finally:
-        over.set()
-        braking.join()
 
 
 def worker_pids(title: str, below: int | None = None) -> list[int]:
@@ -71,6 +59,19 @@ def worker_pids(title: str, below: int | None = None) -> list[int]:
     return [
         pid for pid, parents in _processes() if above in parents and title in _read(pid, "cmdline")
     ]
+
+
+@contextlib.contextmanager
+def _beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Do `work` in a thread while the block runs; it is told when that is over."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _processes() -> list[tuple[int, list[str]]]:
