@@ -7,7 +7,10 @@ from scipy import stats as scipy_stats
 from ttt.stats import (
     Interval,
     bootstrap_interval,
+    clustered_interval,
+    clustered_ratio_interval,
     difference_interval,
+    expanded_level,
     ratio_interval,
     wilson_interval,
 )
@@ -122,3 +125,29 @@ def test_wilsons_interval_of_nothing() -> None:
     assert wilson_interval(0, 0) == Interval(None, None, None, 0, "no values")
     with pytest.raises(ValueError, match="3 successes in 2 trials"):
         wilson_interval(3, 2)
+
+
+def test_the_expanded_level_by_hand() -> None:
+    five = 2 * scipy_stats.norm.cdf(2.7764451 * (5 / 4) ** 0.5) - 1
+    assert expanded_level(5) == pytest.approx(five, abs=1e-7)
+    assert expanded_level(100_000) == pytest.approx(0.95, abs=1e-5)
+    with pytest.raises(ValueError, match="1 clusters have no spread"):
+        expanded_level(1)
+
+
+def test_few_clusters_widen_a_ratio_too() -> None:
+    generator = np.random.default_rng(2)
+    names = [f"speaker {n // 4}" for n in range(24)]
+    values, baseline = generator.uniform(1, 2, (2, 24))
+    plain = ratio_interval(values, baseline, 0, 4000, 0.95, names)
+    widened = clustered_ratio_interval(values, baseline, names, 0, 4000, "speaker")
+    assert widened.mean == plain.mean
+    assert widened.low < plain.low < plain.high < widened.high  # type: ignore[operator]
+
+
+def test_fewer_than_five_clusters_give_no_interval_but_a_reason() -> None:
+    values, names = [1.0, 2.0, 3.0, 4.0], ["a", "b", "c", "d"]
+    alone = clustered_interval(values, names, 0, 100, "speaker")
+    ratio = clustered_ratio_interval(values, [2.0] * 4, names, 0, 100, "speaker")
+    assert (alone.mean, alone.low, ratio.mean, ratio.low) == (2.5, None, 1.25, None)
+    assert alone.reason == ratio.reason == "4 speakers; an interval needs 5"

@@ -15,7 +15,8 @@ import numpy as np
 from ttt.errors import UserError
 from ttt.eval.long_context import mean_curve, speaker_interval
 from ttt.eval.measures import LOSSES, ChapterMeasures, LongContextConfig
-from ttt.eval.significance import FEWEST_CLUSTERS, holm, wilcoxon_signed_rank
+from ttt.eval.significance import holm, wilcoxon_signed_rank
+from ttt.stats import FEWEST_CLUSTERS
 
 
 def compare(

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from ttt.eval.measures import LOSSES, ChapterMeasures, LongContextConfig, curve_edges
-from ttt.eval.significance import clustered_interval, with_enough_clusters
-from ttt.stats import Interval, ratio_interval
+from ttt.stats import Interval, clustered_interval, clustered_ratio_interval
 
 _TOO_SHORT = "no chapter is long enough"
 
@@ -141,10 +140,9 @@ def _utilisation(
     if not long:
         share = Interval(None, None, None, 0, _TOO_SHORT)
     elif (start - end).mean() > 0:
-        share = ratio_interval(
-            edge - end, start - end, config.seed, config.resamples, 0.95, speakers
+        share = clustered_ratio_interval(
+            edge - end, start - end, speakers, config.seed, config.resamples, "speaker"
         )
-        share = with_enough_clusters(share, len(set(speakers)), "speaker")
     return {
         "gain_within_window": speaker_interval(start - edge, speakers, config).to_dict(),  # pyright: ignore[reportArgumentType]
         "gain_beyond_window": speaker_interval(edge - end, speakers, config).to_dict(),  # pyright: ignore[reportArgumentType]

@@ -15,13 +15,8 @@ from ttt.errors import UserError
 from ttt.eval.pair_run import PairSummaryConfig
 from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs, ScoreName
 from ttt.eval.pair_summary import cluster_means
-from ttt.eval.significance import (
-    FEWEST_CLUSTERS,
-    clustered_interval,
-    holm,
-    wilcoxon_signed_rank,
-)
-from ttt.stats import Interval
+from ttt.eval.significance import holm, wilcoxon_signed_rank
+from ttt.stats import FEWEST_CLUSTERS, Interval, clustered_interval
 
 ByMetric = Mapping[str, ScoredPairs]
 

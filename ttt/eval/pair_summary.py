@@ -17,8 +17,7 @@ import numpy as np
 from ttt.eval.chapters import natural_key
 from ttt.eval.pair_run import PairSummaryConfig
 from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs, ScoreName
-from ttt.eval.significance import clustered_interval
-from ttt.stats import Interval, wilson_interval
+from ttt.stats import Interval, clustered_interval, wilson_interval
 
 LEGACY_TASKS = ("sblimp", "swuggy", "tstory", "sstory")
 """Tasks of the original evaluation, in its order."""
@@ -105,7 +104,7 @@ def _accuracy(
     if not len(of_pairs):
         nothing = Interval(None, None, None, 0, _NO_PAIR)
         return {**counted, "micro": nothing.to_dict(), "wilson": nothing.to_dict()}
-    micro = clustered_interval(of_pairs, clusters, config.seed, config.resamples, "cluster")  # pyright: ignore[reportArgumentType]
+    micro = clustered_interval(of_pairs, clusters, config.seed, config.resamples, "cluster")
     if counted["ties"]:
         reason = "ties are neither right nor wrong"
         wilson = Interval(micro.mean, None, None, micro.n, reason)

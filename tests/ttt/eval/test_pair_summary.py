@@ -15,8 +15,7 @@ from ttt.eval.pair_run import PairSummaryConfig
 from ttt.eval.pair_scores import ScoredPairs, scored_pairs
 from ttt.eval.pair_summary import cluster_means, legacy, metric_name, summarize_pairs
 from ttt.eval.pairs import Pair, Utterance
-from ttt.eval.significance import clustered_interval
-from ttt.stats import wilson_interval
+from ttt.stats import clustered_interval, wilson_interval
 
 CONFIG = PairSummaryConfig(resamples=300)
 
