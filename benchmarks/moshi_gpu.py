@@ -4,9 +4,9 @@
 
 Frames per second by chunk and batch, text known (no guessing: a random model's acceptance means
 nothing), with and without TTT-MLP in 16 of the 32 layers. Beside each figure what the device
-allows at most: the weights, rings and fast weights that a pass must read at 4.8 TB/s, or its
-arithmetic at 989 TFLOP/s, whichever takes longer (an H200's data sheet). And the memory beyond the
-weights, beside what `memory_need` computes.
+allows at most: the weights, rings and fast weights that a pass must read, or its arithmetic,
+whichever takes longer by the data sheet of the card that is there (`benchmarks.cards`; "-" where it
+is not listed). And the memory beyond the weights, beside what `memory_need` computes.
 
 A pass reads the whole ring whether it is full or not, so that a chapter's first minutes say how
 fast the rest will be.
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from moshi.models.lm import LMModel
 
+from benchmarks.cards import Card, card_named
 from ttt.layers import TTTConfig
 from ttt.moshi import Evaluation, insert_ttt, tiny_lm
 from ttt.moshi.evaluate import chunks_per_block
@@ -39,8 +40,6 @@ SHAPE_7B = {
 }
 """Moshi's published shape, as arguments of `tiny_lm`."""
 
-BYTES_PER_SECOND = 4.8e12
-OPERATIONS_PER_SECOND = 989e12
 SETTINGS = ((1, 1), (1, 16), (1, 32), (1, 64), (1, 128), (4, 1), (4, 32), (4, 64), (8, 32))
 """(batch, chunk)"""
 PASSES = 12
@@ -48,6 +47,7 @@ PASSES = 12
 
 def main() -> None:
     """Print one table."""
+    print(torch.cuda.get_device_name())
     print("TTT  batch  chunk  frames/s  at most  share  memory  computed (GB)")
     for layers in (range(0), range(8, 24)):
         lm = random_moshi("cuda", layers)
@@ -94,15 +94,19 @@ def measure(lm: LMModel, batch: int, chunk: int, passes: int = PASSES) -> str:
         seconds = time.perf_counter() - start
         speed = batch * (evaluation.frames_done - first) / seconds
     taken = f"{(torch.cuda.max_memory_allocated() - weights) / 1e9:.2f}" if on_gpu else "-"
-    most = roofline(lm, batch, chunk)
+    card = card_named(torch.cuda.get_device_name()) if on_gpu else None
+    most, share = "-", "-"
+    if card is not None:
+        allowed = roofline(lm, batch, chunk, card)
+        most, share = f"{allowed:.0f}", f"{speed / allowed:.2f}"
     return (
-        f"{len(ttt_layers(lm)):3}  {batch:5}  {chunk:5}  {speed:8.0f}  {most:7.0f}  "
-        f"{speed / most:5.2f}  {taken:>6}  {memory_need(lm, batch, chunk).total / 1e9:8.2f}"
+        f"{len(ttt_layers(lm)):3}  {batch:5}  {chunk:5}  {speed:8.0f}  {most:>7}  "
+        f"{share:>5}  {taken:>6}  {memory_need(lm, batch, chunk).total / 1e9:8.2f}"
     )
 
 
-def roofline(lm: LMModel, batch: int, chunk: int) -> float:
-    """Frames per second that bandwidth and arithmetic allow at most.
+def roofline(lm: LMModel, batch: int, chunk: int, card: Card) -> float:
+    """Frames per second that the card's bandwidth and arithmetic allow at most.
 
     A pass reads the temporal transformer, its rings and fast weights once; the depformer is read
     once for all passes of a block. Attention's and the fast weights' own arithmetic is left out.
@@ -115,5 +119,5 @@ def roofline(lm: LMModel, batch: int, chunk: int) -> float:
     learnt = sum(each.layer.state_bytes(batch) for each in ttt_layers(lm).values())
     pass_bytes = read * lm.dtype.itemsize + memory_need(lm, batch, chunk).rings + learnt
     operations = 2 * (sizes["temporal"] + sizes["depformer"]) * batch * chunk
-    seconds = max(pass_bytes / BYTES_PER_SECOND, operations / OPERATIONS_PER_SECOND)
+    seconds = max(pass_bytes / card.bytes_per_second, operations / card.operations_per_second)
     return batch * chunk / seconds

@@ -32,7 +32,7 @@ from ray_jobs.cache_plan import (
 from ray_jobs.cache_worker import CacheConfig, ShardEncoder, shard_row
 from ray_jobs.cli import Action, Invocation, run
 from ray_jobs.progress import Progress
-from ray_jobs.runtime import ray_session
+from ray_jobs.runtime import actors_that_fit, ray_session
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.cache_shard import check_manifest, merge_manifest
@@ -172,19 +172,19 @@ def _for_workers(config: CacheConfig) -> CacheConfig:
 def _count_workers(config: CacheConfig) -> int:
     import ray
 
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
     share = config.workers.num_gpus
-    room = min(cpus, int(gpus / share)) if share else cpus
+    room = actors_that_fit(nodes, 1, share)
     if config.workers.count is None:
-        count = room if share else max(1, cpus - 1)
+        count = room if share else max(1, room - 1)
     else:
         count = config.workers.count
     if count > room or room == 0:
         raise UserError(
             f"workers: {max(count, 1)} encoders need a CPU each"
             + (f" and {share:g} GPU each" if share else "")
-            + f", but Ray has {cpus} CPUs and {gpus:g} GPUs; "
+            + f", but Ray has {cpus:g} CPUs and {gpus:g} GPUs, room for {room}; "
             + "lower workers.count or workers.num_gpus"
         )
     return count

@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ttt.errors import UserError
 
@@ -66,18 +66,35 @@ def require_room(workers: int, cpus_per_worker: float, gpus_per_worker: float) -
     """
     import ray
 
-    wanted = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
-    fit = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            shares = [node["Resources"].get(k, 0.0) / need for k, need in wanted.items() if need]
-            fit += math.floor(round(min(shares), 9))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = actors_that_fit(nodes, cpus_per_worker, gpus_per_worker)
     if fit < workers:
         raise UserError(
             f"{_count(workers, 'worker')} of {cpus_per_worker:g} CPU and {gpus_per_worker:g} GPU "
             f"cannot be placed on this Ray, which has room for {fit}; lower cluster.num_workers or "
             "what each of them takes, or give Ray more"
         )
+
+
+def actors_that_fit(
+    nodes: Sequence[Mapping[str, float]], cpus_per_actor: float, gpus_per_actor: float
+) -> int:
+    """How many actors nodes of these resources hold at the same time.
+
+    CPUs are one sum per node. A share of a GPU is a share of one card: what is left of two cards
+    is not a share of a third, so that a card holds floor(1 / share).
+    """
+    fit = 0
+    for node in nodes:
+        cards, on_node = math.floor(node.get("GPU", 0.0)), []
+        if cpus_per_actor:
+            on_node.append(_whole(node.get("CPU", 0.0) / cpus_per_actor))
+        if 0 < gpus_per_actor < 1:
+            on_node.append(cards * _whole(1 / gpus_per_actor))
+        elif gpus_per_actor:
+            on_node.append(_whole(cards / gpus_per_actor))
+        fit += min(on_node)
+    return fit
 
 
 def require_free_cpu_per_node(num_workers: int, cpus_per_worker: float) -> None:
@@ -117,10 +134,15 @@ def _problem(node_cpus: Sequence[float], num_workers: int, cpus_per_worker: floa
     return None
 
 
+def _whole(number: float) -> int:
+    """The number rounded down, but for what floating point takes from a whole one (1 / 0.1)."""
+    return math.floor(round(number, 9))
+
+
 def _workers_that_fit(node_cpus: Sequence[float], cpus_per_worker: float) -> float:
     if cpus_per_worker <= 0:
         return math.inf
-    return sum(math.floor(round(cpus / cpus_per_worker, 9)) for cpus in node_cpus)
+    return sum(_whole(cpus / cpus_per_worker) for cpus in node_cpus)
 
 
 def _workers_that_starve(node_cpus: Sequence[float], cpus_per_worker: float) -> float:
@@ -132,7 +154,7 @@ def _workers_that_starve(node_cpus: Sequence[float], cpus_per_worker: float) -> 
         if cpus < 1:
             continue
         # Rounding keeps (1 - 0.7) / 0.1 from gaining or losing a worker.
-        workers = math.floor(round((cpus - 1) / cpus_per_worker, 9)) + 1
+        workers = _whole((cpus - 1) / cpus_per_worker) + 1
         if round(cpus - workers * cpus_per_worker, 9) < 0:
             return math.inf
         total += workers

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from ray_jobs.runtime import check_free_cpu, require_free_cpu_per_node
+from ray_jobs.runtime import actors_that_fit, check_free_cpu, require_free_cpu_per_node
 from ttt.errors import UserError
 
 STARVES = "can leave no whole CPU to read the data"
@@ -70,6 +70,32 @@ def test_agrees_with_trying_every_placement():
             else:
                 with pytest.raises(UserError):
                     check_free_cpu(nodes, workers, cpus)
+
+
+@pytest.mark.parametrize(
+    "nodes, cpus, gpus, fit",
+    [
+        ([(8, 2)], 1, 0.4, 4),  # of two cards 5 shares could be summed, but none lies on both
+        ([(8, 8)], 0.5, 0.6, 8),
+        ([(64, 4)], 1, 0.34, 8),
+        ([(64, 4)], 1, 0.3, 12),
+        ([(64, 1)], 1, 0.1, 10),  # 1 / 0.1 is a whole number, whatever floating point says
+        ([(64, 3)], 1, 1 / 3, 9),
+        ([(64, 2)], 1, 0.5, 4),
+        ([(64, 2)], 1, 0.51, 2),
+        ([(64, 2)], 1, 1, 2),
+        ([(64, 3)], 1, 2, 1),  # a card of its own each, and one is left
+        ([(64, 3), (64, 1)], 1, 2, 1),
+        ([(4, 2), (4, 2)], 1, 0.3, 8),  # here CPUs are what ends first
+        ([(1.5, 0), (1.5, 0)], 1, 0, 2),
+        ([(0, 4)], 1, 0.5, 0),
+        ([(4, 0)], 1, 0.5, 0),
+        ([], 1, 0.5, 0),
+    ],
+)
+def test_shares_of_a_gpu_lie_on_one_card(nodes, cpus, gpus, fit):
+    resources = [{"CPU": n_cpus, "GPU": n_gpus} for n_cpus, n_gpus in nodes]
+    assert actors_that_fit(resources, cpus, gpus) == fit
 
 
 def test_asks_the_running_ray(ray_local):
