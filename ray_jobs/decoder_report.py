@@ -238,7 +238,7 @@ def _clip_rows(
     for clip in clips:
         values = clip["systems"][system]
         cells = [
-            "–" if values[metric] is None else f"{values[metric]:.{digits(metric)}f}"
+            "–" if values.get(metric) is None else f"{values[metric]:.{digits(metric)}f}"
             for metric in metrics
         ]
         yield [clip["clip_id"], f"{clip['seconds']:.1f}", *cells]

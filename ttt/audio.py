@@ -126,6 +126,16 @@ def resample(
     )
 
 
+def through_rate(audio: torch.Tensor, rate: int, through: int) -> torch.Tensor:
+    """Audio [..., T] through a lower rate and back, same length: what no signal of that rate beats.
+
+    Down by the sharp filter, which keeps all that the rate can carry, and up by the default one,
+    as every output of a 24 kHz codec goes up.
+    """
+    limited = resample(audio, rate, through, sharp=True)
+    return resample(limited, through, rate)[..., : audio.shape[-1]]
+
+
 def to_int16(audio: np.ndarray) -> np.ndarray:
     """Float audio as int16, rounded; values past full scale saturate and never wrap round."""
     return np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)

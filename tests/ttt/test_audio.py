@@ -14,6 +14,7 @@ from ttt.audio import (
     read_audio,
     read_audio_blocks,
     resample,
+    through_rate,
     to_int16,
     write_wav,
 )
@@ -133,3 +134,17 @@ def test_blocks_are_the_whole_and_never_longer_than_asked(tmp_path: Path) -> Non
     assert np.array_equal(span, whole[:, 77:500])
     with pytest.raises(UserError, match=r"x\.flac: cut short, 1,000 of 1,200 samples"):
         list(read_audio_blocks(path, 600, stop=1200))
+
+
+def test_through_a_lower_rate_keeps_its_band_and_nothing_above() -> None:
+    time = torch.arange(48_001) / 48_000
+    tones = torch.stack([torch.sin(2 * torch.pi * hertz * time) for hertz in (11_000, 13_000)])
+    limited = through_rate(tones, 48_000, 24_000)
+    assert limited.shape == (2, 48_001)
+
+    def level(audio: torch.Tensor) -> torch.Tensor:
+        return audio[:, 1_000:-1_000].square().mean(dim=1).sqrt() * 2**0.5
+
+    assert level(limited)[1] < 0.01
+    default = level(resample(resample(tones, 48_000, 24_000), 24_000, 48_000))[0]
+    assert float(level(limited)[0]) == pytest.approx(float(default) ** 0.5, rel=0.03)  # once only

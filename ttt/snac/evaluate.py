@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttt.audio import resample, to_int16
+from ttt.audio import through_rate, to_int16
 from ttt.errors import UserError
 from ttt.snac.decode import decode_pieces
 from ttt.snac.geometry import TARGET_RATE
@@ -125,8 +125,7 @@ class Evaluator:
             pieces = [piece.cpu() for piece in decode_pieces(decoder, clip.codes)]
             yield system, torch.cat(pieces)[:samples]
         rate = self._decoders[OURS].geometry.sample_rate
-        limited = resample(torch.from_numpy(clip.audio), TARGET_RATE, rate, sharp=True)
-        yield CEILING, resample(limited, rate, TARGET_RATE)[:samples]
+        yield CEILING, through_rate(torch.from_numpy(clip.audio), TARGET_RATE, rate)
 
 
 def _same_24k(decoder: Decoder48k, untouched: Decoder48k) -> bool:

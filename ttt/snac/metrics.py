@@ -1,7 +1,9 @@
-"""What decoders are compared by: log-spectral distance by band, SI-SDR and L1.
+"""What decoders are compared by: log-spectral distance by band, envelopes above it, SI-SDR and L1.
 
 No number here stands alone. Untrained noise beats plain resampling on LSD, because it fills the
-empty high band; it loses on LSD below 12 kHz, L1 and SI-SDR. Report them together.
+empty high band; it loses on LSD below 12 kHz, L1 and SI-SDR. Noise that starts above 12 kHz loses
+on none of these: only env-r, which asks whether the energy up there comes and goes with the
+truth's, tells it from a decoder that knows. env-r in turn is blind to level. Report them together.
 
 Audio is [B, T] or [B, 1, T] at 48 kHz, two equal shapes; every metric is [B].
 """
@@ -16,6 +18,14 @@ from ttt.snac.geometry import TARGET_RATE
 CUTOFF_HZ = 12_000
 """Where the 24 kHz codec's band ends and the head's own begins."""
 
+ENVELOPE_BANDS = 16
+"""Equal bands of `envelope_correlation`, from ENVELOPE_START_HZ to the top."""
+ENVELOPE_START_HZ = 12_600
+"""Above CUTOFF_HZ by as much as a resampler's slope needs to fall."""
+
+METRICS: tuple[str, ...] = ("lsd", "lsd_lf", "lsd_hf", "env_r", "si_sdr", "l1")
+"""The keys of `all_metrics`."""
+
 
 def log_spectral_distance(
     estimate: Tensor, reference: Tensor, n_fft: int = 2048, hop: int = 512
@@ -25,20 +35,30 @@ def log_spectral_distance(
     Base-10 log of the Hann-window power spectrum clamped at 1e-8, root of the mean square
     difference over frequency, mean over frames. Raises ValueError for unequal shapes.
     """
-    return _root_mean_square(_log_difference(estimate, reference, n_fft, hop))
+    estimate_power, reference_power = _powers(estimate, reference, n_fft, hop)
+    return _root_mean_square(_logs(estimate_power) - _logs(reference_power))
 
 
 def lsd_bands(
     estimate: Tensor, reference: Tensor, n_fft: int = 2048, hop: int = 512
 ) -> dict[str, Tensor]:
     """LSD of all bins ("lsd"), of those below 12 kHz ("lsd_lf") and from there up ("lsd_hf")."""
-    difference = _log_difference(estimate, reference, n_fft, hop)
-    cutoff = CUTOFF_HZ * n_fft // TARGET_RATE
-    return {
-        "lsd": _root_mean_square(difference),
-        "lsd_lf": _root_mean_square(difference[:, :cutoff]),
-        "lsd_hf": _root_mean_square(difference[:, cutoff:]),
-    }
+    return _lsd_bands(*_powers(estimate, reference, n_fft, hop), n_fft)
+
+
+def envelope_correlation(estimate: Tensor, reference: Tensor) -> Tensor:
+    """env-r: does the energy above the codec's band move as the truth's does? 1 is best.
+
+    Pearson's correlation over time of log band energies, 16 equal bands from 12.6 to 24 kHz in
+    Hann frames of 2,048 every 512 samples, mean over bands. Scaling a signal changes nothing, and
+    what ignores the reference is at 0 on average.
+
+    A band's energy is the mean power of its bins, not below 1e-8. An envelope that moves by less
+    than 0.01 dB (standard deviation) is constant. Bands in which the reference is constant are
+    left out, NaN when all are: there is nothing to follow. In the others a constant estimate,
+    such as silence, follows nothing and counts 0. NaN in the estimate gives NaN.
+    """
+    return _envelope_correlation(*_powers(estimate, reference, _N_FFT, _HOP))
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -66,29 +86,85 @@ def l1(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def all_metrics(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """Everything a report shows together: "lsd", "lsd_lf", "lsd_hf", "si_sdr", "l1"."""
+    """Everything a report shows together, by the names in METRICS."""
+    powers = _powers(estimate, reference, _N_FFT, _HOP)
     return {
-        **lsd_bands(estimate, reference),
+        **_lsd_bands(*powers, _N_FFT),
+        "env_r": _envelope_correlation(*powers),
         "si_sdr": si_sdr(estimate, reference),
         "l1": l1(estimate, reference),
     }
 
 
-def _log_difference(estimate: Tensor, reference: Tensor, n_fft: int, hop: int) -> Tensor:
-    """[B, n_fft // 2 + 1, frames]."""
+def band_energies(power: Tensor) -> Tensor:
+    """The mean of power [..., 1025, frames] over each band of env-r: [..., bands, frames].
+
+    Linear: it may be taken of cross terms, before they are added up.
+    """
+    hertz = torch.arange(power.shape[-2], dtype=torch.float64) * TARGET_RATE / _N_FFT
+    width = (TARGET_RATE / 2 - ENVELOPE_START_HZ) / ENVELOPE_BANDS
+    band = ((hertz - ENVELOPE_START_HZ) / width).floor().clamp(max=ENVELOPE_BANDS - 1).long()
+    # [bands, bins], one over the band's number of bins where the bin is in it.
+    member = (band == torch.arange(ENVELOPE_BANDS)[:, None]).to(power)
+    return member / member.sum(dim=1, keepdim=True) @ power
+
+
+def correlate_envelopes(estimate: Tensor, reference: Tensor) -> Tensor:
+    """env-r [...] of band energies [..., bands, frames]; see `envelope_correlation`."""
+    ours, truth = (_centred_logs(energies) for energies in (estimate, reference))
+    ours_spread, truth_spread = (
+        logs.square().mean(dim=-1, keepdim=True).sqrt() for logs in (ours, truth)
+    )
+    correlation = (ours * truth).mean(dim=-1, keepdim=True) / (ours_spread * truth_spread)
+    follows = torch.where(ours_spread < _CONSTANT_DECADES, 0.0, correlation)
+    told = truth_spread >= _CONSTANT_DECADES
+    return torch.where(told, follows, 0.0).sum(dim=(-2, -1)) / told.sum(dim=(-2, -1))
+
+
+_N_FFT, _HOP = 2048, 512
+_FLOOR = 1e-8
+_CONSTANT_DECADES = 1e-3
+
+
+def _centred_logs(energies: Tensor) -> Tensor:
+    logs = _logs(energies).double()
+    return logs - logs.mean(dim=-1, keepdim=True)
+
+
+def _powers(estimate: Tensor, reference: Tensor, n_fft: int, hop: int) -> tuple[Tensor, Tensor]:
+    """Power spectra [B, n_fft // 2 + 1, frames] of both."""
     estimate, reference = _rows(estimate, reference)
     if estimate.shape[1] <= n_fft // 2:
         raise ValueError(
             f"{estimate.shape[1]} samples are too short for frames of {n_fft}; "
             f"give more than {n_fft // 2}"
         )
-    return _log_power(estimate, n_fft, hop) - _log_power(reference, n_fft, hop)
+    first, second = (spectrum(audio, n_fft, hop) for audio in (estimate, reference))
+    return first.abs().square(), second.abs().square()
 
 
-def _log_power(audio: Tensor, n_fft: int, hop: int) -> Tensor:
+def spectrum(audio: Tensor, n_fft: int = _N_FFT, hop: int = _HOP) -> Tensor:
+    """The Hann-window spectrum that the metrics are made from: complex [B, bins, frames]."""
     window = torch.hann_window(n_fft, dtype=audio.dtype, device=audio.device)
-    spectrum = torch.stft(audio, n_fft, hop, window=window, return_complex=True)
-    return spectrum.abs().square().clamp(min=1e-8).log10()
+    return torch.stft(audio, n_fft, hop, window=window, return_complex=True)
+
+
+def _lsd_bands(estimate: Tensor, reference: Tensor, n_fft: int) -> dict[str, Tensor]:
+    difference = _logs(estimate) - _logs(reference)
+    cutoff = CUTOFF_HZ * n_fft // TARGET_RATE
+    return {
+        "lsd": _root_mean_square(difference),
+        "lsd_lf": _root_mean_square(difference[:, :cutoff]),
+        "lsd_hf": _root_mean_square(difference[:, cutoff:]),
+    }
+
+
+def _envelope_correlation(estimate: Tensor, reference: Tensor) -> Tensor:
+    return correlate_envelopes(band_energies(estimate), band_energies(reference))
+
+
+def _logs(power: Tensor) -> Tensor:
+    return power.clamp(min=_FLOOR).log10()
 
 
 def _root_mean_square(difference: Tensor) -> Tensor:

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ttt.audio import resample
+from ttt.audio import through_rate
 from ttt.snac.communicator import Communicator
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.losses import LossConfig, reconstruction_loss
-from ttt.snac.metrics import all_metrics
+from ttt.snac.metrics import METRICS, all_metrics
 from ttt.snac.model import Decoder48k, deterministic
 from ttt.snac.train_step import DecodedWindows, Precision, decode_windows
-from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS
+from ttt.snac.verdict import BASELINE, CEILING, OURS
 from ttt.snac.window_reader import MicroBatch, WindowReader
 from ttt.snac.windows import Windows
 
@@ -139,8 +139,7 @@ def _sums(
     if with_references:
         assert windows.resampled_24k is not None
         estimates[BASELINE] = windows.resampled_24k
-        limited = resample(windows.target, TARGET_RATE, geometry.sample_rate)
-        estimates[CEILING] = resample(limited, geometry.sample_rate, TARGET_RATE)
+        estimates[CEILING] = through_rate(windows.target, TARGET_RATE, geometry.sample_rate)
     for row, estimate in estimates.items():
         for name, pair in _metric_sums(estimate, windows.target, valid.tolist()).items():
             sums[f"{row}/{name}"] = pair
@@ -151,7 +150,7 @@ def _metric_sums(
     estimate: Tensor, target: Tensor, valid: list[int]
 ) -> dict[str, tuple[float, float]]:
     """Metric -> (weighted sum, weight); values that are undefined (silence) carry no weight."""
-    sums = dict.fromkeys(METRIC_NAMES, (0.0, 0.0))
+    sums = dict.fromkeys(METRICS, (0.0, 0.0))
     for length in sorted(set(valid)):
         rows = [index for index, count in enumerate(valid) if count == length]
         if length < _SHORTEST_SAMPLES:

@@ -33,10 +33,11 @@ METRIC_NAMES = {
     "lsd": "LSD",
     "lsd_lf": "LSD-LF",
     "lsd_hf": "LSD-HF",
+    "env_r": "env-r",
     "si_sdr": "SI-SDR (dB)",
     "l1": "L1",
 }
-"""Every column: key -> words. All fall as audio improves, except SI-SDR, which rises."""
+"""Every column: key -> words. All fall as audio improves, except env-r and SI-SDR, which rise."""
 
 GUARDS = {"lsd_lf": 1.02, "l1": 1.01}
 """How far above resampling's (as a ratio) these may lie before a lower LSD counts for nothing."""
@@ -141,7 +142,7 @@ def _holds(metric: str, ratio: Interval) -> bool:
 
 
 def _values(rows: Sequence[ClipRow], system: str, metric: str) -> list[float]:
-    values = [row[system][metric] for row in rows if system in row]
+    values = [row[system].get(metric) for row in rows if system in row]
     return [value for value in values if value is not None and math.isfinite(value)]
 
 

@@ -8,7 +8,15 @@ import scipy.signal
 import torch
 
 from ttt.audio import resample
-from ttt.snac.metrics import all_metrics, l1, log_spectral_distance, lsd_bands, si_sdr
+from ttt.snac.metrics import (
+    METRICS,
+    all_metrics,
+    envelope_correlation,
+    l1,
+    log_spectral_distance,
+    lsd_bands,
+    si_sdr,
+)
 
 
 def scipy_log_power(x, n_fft, hop):
@@ -61,10 +69,77 @@ def test_silence_is_eight_decades_below_power_one():
 def test_shapes_with_and_without_a_channel_are_the_same():
     estimate, reference = torch.randn(2, 3, 9000)
     expected = all_metrics(estimate, reference)
-    assert expected.keys() == {"lsd", "lsd_lf", "lsd_hf", "si_sdr", "l1"}
+    assert tuple(expected) == METRICS
     for name, value in all_metrics(estimate[:, None], reference[:, None]).items():
         assert value.shape == (3,)
         assert torch.equal(value, expected[name])
+
+
+def slow_env_r(estimate, reference):
+    """Band by band and frame by frame."""
+    envelopes = []
+    for x in (estimate, reference):
+        x = np.pad(x, 1024, mode="reflect")
+        hann = scipy.signal.get_window("hann", 2048)
+        bands = [[] for _ in range(16)]
+        for start in range(0, len(x) - 2047, 512):
+            power = np.abs(np.fft.rfft(x[start : start + 2048] * hann)) ** 2
+            for k, band in enumerate(bands):
+                low, high = 12_600 + k * 712.5, 12_600 + (k + 1) * 712.5
+                bins = [b for b in range(1025) if low <= b * 48_000 / 2048 < high]
+                bins += [1024] * (k == 15)
+                band.append(math.log10(max(1e-8, np.mean(power[bins]))))
+        envelopes.append(bands)
+    found = []
+    for ours, truth in zip(*envelopes, strict=True):
+        if np.std(truth) >= 1e-3:
+            found.append(0.0 if np.std(ours) < 1e-3 else np.corrcoef(ours, truth)[0, 1])
+    return np.mean(found) if found else math.nan
+
+
+def pulsing(samples, seed=0, dtype=torch.float64):
+    """Noise that comes and goes over all bands."""
+    generator = torch.Generator().manual_seed(seed)
+    swell = 1 + torch.sin(torch.arange(samples, dtype=dtype) / 3_000)
+    return 0.1 * swell * torch.randn(samples, generator=generator, dtype=dtype)
+
+
+def test_env_r_equals_a_slow_oracle():
+    truth = pulsing(14_000)
+    other = 0.3 * truth + 0.02 * torch.randn(14_000, dtype=torch.float64)
+    partly = torch.cat([torch.zeros(9_000, dtype=torch.float64), truth[9_000:]])
+    spectrum = torch.fft.rfft(truth)
+    spectrum[5_000:] = 0  # from 17.1 kHz on at the floor, where the envelope is constant
+    low_band = torch.fft.irfft(spectrum, len(truth))
+    for estimate, reference in (
+        (other, truth), (truth, other), (partly, truth), (truth, partly), (low_band, truth),
+        (truth, low_band),
+    ):  # fmt: skip
+        found = envelope_correlation(estimate[None], reference[None])
+        assert found.item() == pytest.approx(slow_env_r(estimate.numpy(), reference.numpy()))
+
+
+def test_env_r_is_blind_to_level_and_cannot_be_won_by_hiss():
+    truth = pulsing(96_000, dtype=torch.float32)[None]
+    assert envelope_correlation(truth, truth).item() == pytest.approx(1)
+    assert envelope_correlation(0.1 * truth, truth).item() == pytest.approx(1, abs=1e-6)
+    right_envelope = pulsing(96_000, seed=1, dtype=torch.float32)[None]
+    assert envelope_correlation(right_envelope, truth) > 0.5
+    for level in (1e-4, 1e-2, 1):
+        assert abs(envelope_correlation(level * torch.randn(1, 96_000), truth)) < 0.1
+
+
+def test_env_r_where_it_is_undefined():
+    """Nothing to follow is no number; following nothing is 0; no number stays none."""
+    truth = pulsing(20_000)[None]
+    silence = torch.zeros_like(truth)
+    assert envelope_correlation(truth, silence).isnan().all()
+    assert envelope_correlation(silence, silence).isnan().all()
+    assert envelope_correlation(silence, truth).item() == 0
+    broken = truth.clone()
+    broken[0, 5] = math.nan
+    assert envelope_correlation(broken, truth).isnan().all()
+    assert all_metrics(broken, truth)["lsd"].isnan().all()
 
 
 def test_si_sdr_by_hand():

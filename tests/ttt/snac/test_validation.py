@@ -19,6 +19,7 @@ from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
 from ttt.snac.split import held_out_rows
 from ttt.snac.validation import ValidationSet, validate
+from ttt.snac.verdict import CEILING
 from ttt.snac.window_reader import WindowReader
 from ttt.snac.windows import WindowPlan, validation_windows
 
@@ -63,6 +64,11 @@ def test_rows_are_the_whole_decodes_metrics_weighted_by_samples(tmp_path: Path, 
                 begin = geometry.samples_48k(2 * start)
                 end = min(begin + geometry.samples_48k(2), real)
                 target = truth[begin:end][None] / 32768
+                limited = resample(target, 48_000, 24_000, sharp=True)
+                ceiling = resample(limited, 24_000, 48_000)[0, : end - begin]
+                entry = expected.setdefault("resampled_true24/lsd_lf", [])
+                value = all_metrics(ceiling[None], target)["lsd_lf"]
+                entry.append((float(value), end - begin))
                 for name, estimate in (("ours_48k", y48[0, 0]), ("resampled_decode24", baseline)):
                     metrics = all_metrics(estimate[begin:end][None], target)
                     for metric, value in metrics.items():
@@ -83,6 +89,7 @@ def test_rows_are_the_whole_decodes_metrics_weighted_by_samples(tmp_path: Path, 
     for name in ("ours_48k", "resampled_decode24"):
         for metric, value in result.rows[name].items():
             assert value == pytest.approx(mean(f"{name}/{metric}"), rel=1e-3), (name, metric)
+    assert result.rows[CEILING]["lsd_lf"] == pytest.approx(mean(f"{CEILING}/lsd_lf"), rel=0.05)
     if init == "interp":
         assert result.rows["ours_48k"] == pytest.approx(result.rows["resampled_decode24"], rel=1e-3)
     assert [example.clip_id for example in result.examples] == ["clip02", "clip02"]
