@@ -26,6 +26,7 @@ from ray_jobs.cache_plan import (
     absolute,
     claim_output,
     describe,
+    has_facts,
     make_plan,
     pending_shards,
 )
@@ -146,6 +147,7 @@ def _statuses(
         statuses = rows.map_batches(
             ShardEncoder,
             fn_constructor_args=(_for_workers(config), counter),
+            fn_constructor_kwargs={"with_facts": has_facts(config)},
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),

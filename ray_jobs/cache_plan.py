@@ -11,22 +11,23 @@ import hashlib
 import os
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from ray_jobs.cache_worker import CacheConfig
+from ray_jobs.cache_worker import INPUT_FOLDERS, CacheConfig
 from ray_jobs.config import dump_yaml
 from ttt import records, storage
 from ttt.audio import read_header
 from ttt.errors import UserError
 from ttt.snac.cache_shard import is_finished
-from ttt.snac.clip_input import ClipInput
+from ttt.snac.clip_input import ClipFacts, ClipInput
 from ttt.snac.clip_sources import list_folder, list_pairs
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.load import load_codec
 from ttt.snac.original_cache import list_original
 from ttt.snac.shards import CodecIdentity
+from ttt.snac.speakers import with_speakers
 
 _HEADERS_SAMPLED = 200
 
@@ -59,6 +60,7 @@ def make_plan(config: CacheConfig) -> CachePlan:
             f"{TARGET_RATE:,} Hz; use one of 24,000 Hz"
         )
     inputs, notes = _list_inputs(config, geometry)
+    inputs = with_speakers(inputs, config.input.speaker)
     size = config.clips_per_shard
     shards = tuple(tuple(inputs[at : at + size]) for at in range(0, len(inputs), size))
     identity = CodecIdentity(codec.name, codec.weights_sha256)
@@ -98,6 +100,14 @@ def claim_output(config: CacheConfig, plan: CachePlan) -> None:
     records.write_json(_claim_uri(config), _identity(config, plan))
 
 
+def has_facts(config: CacheConfig) -> bool:
+    """Whether the shards of the claimed output tell of each clip what ClipFacts names.
+
+    A cache that was begun before there were any goes on without them.
+    """
+    return bool(records.read_json(_claim_uri(config)).get("facts"))
+
+
 def pending_shards(config: CacheConfig, plan: CachePlan) -> list[int]:
     """Numbers of the shards that are not finished."""
     return [
@@ -132,10 +142,11 @@ def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
             )
         return False
     found, wanted = records.read_json(_claim_uri(config)), _identity(config, plan)
-    if found != wanted:
+    wanted["facts"] = found.get("facts")  # What the shards tell is decided when they are begun.
+    if differences := _differences(found, wanted):
         raise UserError(
             f"{config.output}: holds a cache made with other settings or inputs "
-            f"({'; '.join(_differences(found, wanted))}); choose another output or delete it"
+            f"({'; '.join(differences)}); choose another output or delete it"
         )
     return True
 
@@ -143,15 +154,17 @@ def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
 def _identity(config: CacheConfig, plan: CachePlan) -> dict[str, Any]:
     """Everything that the bytes of the shards depend on."""
     tree = config.to_dict()
+    folders = {key for keys in INPUT_FOLDERS.values() for key in keys}
     digest = hashlib.sha256()
     for inputs in plan.shards:
         for clip in inputs:
             digest.update(f"{clip.clip_id}\0{clip.problem}\n".encode())
     return {
         "input": {
-            key: absolute(value) if key != "kind" and value else value
+            key: absolute(value) if key in folders and value else value
             for key, value in tree["input"].items()
         },
+        "facts": [field.name for field in fields(ClipFacts)],
         "inputs": plan.n_inputs,
         "inputs_sha256": digest.hexdigest(),
         "codec": {"name": plan.codec.name, "weights_sha256": plan.codec.weights_sha256},

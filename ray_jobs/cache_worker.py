@@ -14,6 +14,7 @@ import torch
 from ttt.config import Config
 from ttt.snac.align import AlignConfig
 from ttt.snac.cache_shard import Prepare, cache_shard
+from ttt.snac.clip_facts import add_facts
 from ttt.snac.clip_input import ClipInput, QualityConfig
 from ttt.snac.clip_sources import prepare_pair, prepare_recording
 from ttt.snac.encode import ClipEncoder, EncodeConfig
@@ -21,11 +22,12 @@ from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import load_codec
 from ttt.snac.original_cache import prepare_original
 from ttt.snac.shards import CodecIdentity
+from ttt.snac.speakers import folder_number
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle  # Reading a configuration must not cost the import.
 
-_INPUT_KEYS = {
+INPUT_FOLDERS = {
     "folder": ("audio",),
     "pair": ("source_24k", "target_48k"),
     "original": ("codes", "audio_48k"),
@@ -48,10 +50,15 @@ class InputConfig(Config):
     """Kind original: the folder with codes_batch_gpu*.parquet."""
     audio_48k: str | None = None
     """Kind original: the folder with the 48 kHz wavs that file_path names."""
+    speaker: str | None = None
+    """folder:N writes each clip's N-th folder below the input (from 1) as its speaker, so that
+    evaluation can count speakers; null leaves them unknown."""
 
     def __post_init__(self) -> None:
-        wanted = _INPUT_KEYS[self.kind]
-        for key in (key for keys in _INPUT_KEYS.values() for key in keys):
+        if self.speaker is not None:
+            folder_number(self.speaker)
+        wanted = INPUT_FOLDERS[self.kind]
+        for key in (key for keys in INPUT_FOLDERS.values() for key in keys):
             is_set = getattr(self, key) is not None
             if key in wanted and not is_set:
                 raise ValueError(f"{key} must name a folder for kind {self.kind}")
@@ -161,7 +168,8 @@ and may be set back."""
 class ShardEncoder:
     """A Ray actor: holds the encoder, turns one row (a shard's inputs) into files and a status."""
 
-    def __init__(self, config: CacheConfig, counter: ActorHandle) -> None:
+    def __init__(self, config: CacheConfig, counter: ActorHandle, *, with_facts: bool) -> None:
+        """`with_facts` is false for a cache whose other shards tell no ClipFacts."""
         device = "cuda" if config.workers.num_gpus else "cpu"
         # The same codes on every run: no fast approximations, and one thread on a CPU.
         torch.backends.cudnn.allow_tf32 = False
@@ -174,7 +182,8 @@ class ShardEncoder:
         self._counter = counter
         self._encoder = ClipEncoder(codec.model, config.encode)
         self._codec = CodecIdentity(codec.name, codec.weights_sha256)
-        self._prepare = prepare_function(config, codec.geometry)
+        prepare = prepare_function(config, codec.geometry)
+        self._prepare = functools.partial(add_facts, prepare) if with_facts else prepare
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Cache the shards of `rows` (shard_rows) and report on each."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ttt.config import Config
 from ttt.snac.clip_input import QualityConfig
+from ttt.snac.speakers import folder_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +17,22 @@ class EvaluationDataConfig(Config):
     """Folder of recordings of at least 44.1 kHz, any depth; encoded here by the codec."""
     cache: str | None = None
     """Cache written by ray_jobs.cache_codes, folder or URI; every clip of it counts."""
+    speaker: str | None = None
+    """With audio: folder:N takes each clip's N-th folder below it (from 1) as its speaker; a cache
+    knows its own speakers."""
     limit: int | None = None
     """Measure the first so many clips, for trials; null takes all."""
 
     def __post_init__(self) -> None:
         if self.audio is not None and self.cache is not None:
             raise ValueError("audio and cache are both set; set one of them to null")
+        if self.speaker is not None:
+            folder_number(self.speaker)
+            if self.audio is None:
+                raise ValueError(
+                    "speaker has no effect without audio; a cache knows its own, written with "
+                    "input.speaker"
+                )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 or null, got {self.limit}")
 

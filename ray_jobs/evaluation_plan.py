@@ -15,6 +15,7 @@ from ttt.snac.clip_input import ClipInput
 from ttt.snac.clip_sources import list_folder
 from ttt.snac.evaluation_clips import CachedClip
 from ttt.snac.load import LoadedCodec
+from ttt.snac.speakers import with_speakers
 from ttt.snac.split import held_out_rows
 
 Item = ClipInput | CachedClip
@@ -48,7 +49,7 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
     if config.data.audio is not None:
         items: Sequence[Item] = [
             replace(item, source=os.path.abspath(item.source))
-            for item in list_folder(config.data.audio)
+            for item in with_speakers(list_folder(config.data.audio), config.data.speaker)
         ]
         kind, data, cache = "folder of audio", config.data.audio, None
     elif config.data.cache is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from ray_jobs.cache_worker import CacheConfig, InputConfig, WorkersConfig
 from tests.object_store import ObjectStore
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt import records, storage
-from ttt.snac.shards import read_shard_table
+from ttt.snac.cache import open_cache
+from ttt.snac.shards import build_index, read_shard_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+WRITTEN_BY_8B30563 = Path(__file__).resolve().parents[1] / "written_by_8b30563"
 BYTES_THAT_MUST_AGREE = ("shards/*.parquet", "shards/*.jsonl", "manifest.jsonl", "index.arrow")
 
 
@@ -375,3 +378,70 @@ def _wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def _old_cache(folder: Path) -> tuple[Path, Path, list[str]]:
+    """A cache that commit 8b30563 wrote, its audio, and the words that go on with it."""
+    audio, cache = folder / "audio", folder / "cache"
+    names = ("anna/a", "anna/b", "bela/a", "bela/b")
+    for seed, name in enumerate(names):
+        _write(audio / f"{name}.wav", _noise((12_000 + 1000 * seed) / 48_000, seed))
+    shutil.copytree(WRITTEN_BY_8B30563 / "cache", cache)
+    claim = cache / "cache.json"
+    claim.write_text(claim.read_text().replace("/data/speech", str(audio)))
+    words = _words("cache_folder.yaml", Path("tiny"), cache, f"input.audio={audio}")
+    return audio, cache, [*words, "clips_per_shard=2"]
+
+
+def test_an_old_cache_is_read_and_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, cache, words = _old_cache(tmp_path)
+    before = _contents(cache)
+    assert open_cache(cache).catalogue.speakers[:] == [None] * 4
+    assert cache_codes.main(["--verify", str(cache)]) == 0
+    assert cache_codes.main(words) == 0
+    assert "already complete" in capsys.readouterr().out
+    build_index(cache)
+    assert _contents(cache) == before
+    assert cache_codes.main([*words, "input.speaker=folder:1"]) == 2
+    assert "input.speaker was None, is folder:1" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_an_old_cache_goes_on_as_it_was_begun(tmp_path: Path) -> None:
+    _, cache, words = _old_cache(tmp_path)
+    before = _contents(cache)
+    lines = _manifest(cache)
+    for name in ("shards/shard-00001.jsonl", "shards/shard-00001.parquet", "summary.json"):
+        (cache / name).unlink()
+    assert cache_codes.main(words) == 0
+    after = _contents(cache)
+    assert after["shards/shard-00000.parquet"] == before["shards/shard-00000.parquet"]
+    assert _manifest(cache) == lines
+    made, old = (
+        pq.read_schema(folder / "shards/shard-00001.parquet")
+        for folder in (cache, WRITTEN_BY_8B30563 / "cache")
+    )
+    assert made.equals(old, check_metadata=True)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_speakers_stand_in_index_manifest_and_summary(
+    tmp_path: Path, small_codec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio, cache = tmp_path / "audio", tmp_path / "cache"
+    for seed, name in enumerate(("anna/1", "anna/x/2", "bela/1", "3")):
+        _write(audio / f"{name}.wav", _noise(0.5, seed))
+    words = _words("cache_folder.yaml", small_codec, cache, f"input.audio={audio}")
+    assert cache_codes.main([*words, "input.speaker=folder:3"]) == 2
+    assert "none of the 4 inputs has them" in capsys.readouterr().err
+    assert cache_codes.main([*words, "input.speaker=folder:1"]) == 0
+    manifest = _manifest(cache)
+    assert manifest.pop("3.wav")["reason"] == "no speaker"
+    speakers = {name: line["speaker"] for name, line in manifest.items()}
+    assert speakers == {"anna/1.wav": "anna", "anna/x/2.wav": "anna", "bela/1.wav": "bela"}
+    assert open_cache(cache).catalogue.speakers[:] == list(speakers.values())
+    assert records.read_json(cache / "summary.json")["speakers"] == 2
+    assert cache_codes.main(["--verify", str(cache)]) == 0
+    assert "folder:1, is None" not in capsys.readouterr().err
+    assert cache_codes.main(words) == 2
+    assert "input.speaker was folder:1, is None" in capsys.readouterr().err

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +22,16 @@ import pyarrow as pa
 from ttt import storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.snac.catalogue import Catalogue
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.parquet_offsets import NO_OFFSET, PREFIX_BYTES, length_prefix
 from ttt.snac.ranged_file import OpenFiles, RangedFile, open_ranged
 from ttt.snac.row_groups import RowGroups
 from ttt.snac.shard_file import (
+    FACT_COLUMNS,
     SAMPLE_BYTES,
     CodecIdentity,
+    facts_in,
     in_range,
     shard_header,
 )
@@ -43,36 +45,6 @@ Result = TypeVar("Result")
 
 class DamagedClip(Exception):
     """A clip cannot be read; the text is the reason, with the file."""
-
-
-class ClipIds(Sequence[str]):
-    """The ids of all clips, read from the index as they are asked for."""
-
-    def __init__(self, ids: pa.ChunkedArray) -> None:
-        self._ids = ids
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return self._ids.take(pa.array(range(len(self))[row], pa.int64())).to_pylist()
-        return self._ids[row].as_py()
-
-
-@dataclass(frozen=True, eq=False)
-class Catalogue:
-    """The clips of a cache, in the order of the shards."""
-
-    clip_ids: ClipIds
-    n_coarse: np.ndarray
-    """Coarsest tokens; int32 [clips]."""
-    n_samples: np.ndarray
-    """Real samples at 48 kHz; int32 [clips]."""
 
 
 def open_cache(uri: str | Path) -> CodeCache:
@@ -96,9 +68,7 @@ class CodeCache:
         self.uri = uri
         self.geometry: CodeGeometry = header.geometry
         self.codec: CodecIdentity = header.codec
-        self.catalogue = Catalogue(
-            ClipIds(table["clip_id"]), _column(table, "n_coarse"), _column(table, "n_samples")
-        )
+        self.catalogue = Catalogue.of(table)
         self._shard = _column(table, "shard")
         self._shard_row = _column(table, "row")
         self._audio_offset = _column(table, "audio_offset")
@@ -297,9 +267,10 @@ def _load_index(cache_uri: str | Path) -> pa.Table:
             table = pa.ipc.open_file(source).read_all()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{uri}: damaged ({error}); build the index again") from error
+    wanted = {**_INDEX_COLUMNS, **{name: FACT_COLUMNS[name] for name in facts_in(table.schema)}}
     bad = [
         name
-        for name, kind in _INDEX_COLUMNS.items()
+        for name, kind in wanted.items()
         if name not in table.schema.names or table.schema.field(name).type != kind
     ]
     if bad:

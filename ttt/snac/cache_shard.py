@@ -13,7 +13,7 @@ import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,14 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
     """Join the shards' lines to manifest.jsonl, in input order, and count them.
 
     Returns inputs, cached, left_out, left_out_by_reason, hours, hours_left_out (of those whose
-    length is known) and, where targets were aligned, the lags and gains that were found.
+    length is known), speakers (null when none is known) and, where targets were aligned, the lags
+    and gains that were found.
     """
     counts: Counter[str] = Counter()
     seconds_cached, seconds_left_out = 0.0, 0.0
     gains: list[float] = []
     lags: list[int] = []
+    speakers: set[str | None] = set()
     with whole_file(storage.join(cache_uri, "manifest.jsonl")) as sink:
         for number in range(n_shards):
             lines = read_part(cache_uri, number)
@@ -114,6 +116,7 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
                 if line["status"] == "cached":
                     counts["cached"] += 1
                     seconds_cached += line["seconds"]
+                    speakers.add(line.get("speaker"))
                     if line["lag_samples"] is not None:
                         gains.append(line["gain_db"])
                         lags.append(line["lag_samples"])
@@ -129,6 +132,7 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
         "left_out_by_reason": dict(sorted(counts.items())),
         "hours": seconds_cached / 3600,
         "hours_left_out": seconds_left_out / 3600,
+        "speakers": len(speakers - {None}) or None,
         "alignment": _alignment(gains, lags),
     }
 
@@ -191,6 +195,7 @@ def _clip(prepared: PreparedClip, codes: Codes) -> Clip:
         n_samples=len(prepared.audio),
         gain_db=prepared.gain_db or 0.0,
         lag_samples=prepared.lag_samples or 0,
+        **({} if prepared.facts is None else asdict(prepared.facts)),
     )
 
 
@@ -214,6 +219,7 @@ def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict
         "seconds": len(outcome.audio) / TARGET_RATE,
         "gain_db": outcome.gain_db,
         "lag_samples": outcome.lag_samples,
+        **({} if outcome.facts is None else asdict(outcome.facts)),
     }
 
 

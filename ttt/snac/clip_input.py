@@ -31,6 +31,7 @@ Reason = Literal[
     "silent",
     "clipped",
     "no partner",
+    "no speaker",
     "duplicate",
     "lag not found",
     "misaligned codes",
@@ -51,10 +52,22 @@ class ClipInput:
     """The file with the 48 kHz audio, where it is another one."""
     row: int = -1
     """The row of `source`, where it is a parquet file."""
+    speaker: str | None = None
+    """Who speaks; None when that is unknown."""
     problem: Reason | None = None
     """Why this input cannot be used, where that was known before opening it."""
     problem_note: str = ""
     """The details of `problem`."""
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What a cache tells of a clip besides its codes and audio."""
+
+    speaker: str | None = None
+    """Who speaks; None when that is unknown."""
+    bandwidth_hz: int | None = None
+    """How far up its sound reaches; None when that is unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +86,8 @@ class PreparedClip:
     """48 kHz samples by which the audio was late; None when it was not measured."""
     notes: tuple[str, ...] = ()
     """What was done to the audio, for the manifest."""
+    facts: ClipFacts | None = None
+    """For the shard and the manifest; None in a cache whose other shards have none."""
 
 
 class LeftOut(Exception):

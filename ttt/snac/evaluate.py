@@ -43,6 +43,8 @@ class EvaluationClip:
     """Interleaved codes of the whole clip [n, codes_per_coarse], integers."""
     audio: np.ndarray
     """The true audio at 48 kHz, float32 [T], real samples only; T <= samples_48k(n)."""
+    speaker: str | None = None
+    """Who speaks; None when that is unknown."""
 
     @property
     def seconds(self) -> float:

@@ -52,12 +52,15 @@ class ClipReader:
             clip.clip_id,
             self._cache.read_codes(clip.row, 0, int(catalogue.n_coarse[clip.row])),
             from_int16(self._cache.read_audio(clip.row, 0, n_samples)),
+            catalogue.speakers[clip.row],
         )
 
     def _from_file(self, clip: ClipInput) -> EvaluationClip:
+        if clip.problem is not None:
+            raise LeftOut(clip.problem, clip.problem_note)
         prepared = prepare_recording(clip, self._geometry, self._quality)
         assert prepared.source is not None
         (scales,) = self._encoder.encode([prepared.source])
         n_coarse = self._geometry.n_coarse_of([len(scale) for scale in scales])
         rows = np.concatenate([scale.reshape(n_coarse, -1) for scale in scales], axis=1)
-        return EvaluationClip(clip.clip_id, rows, from_int16(prepared.audio))
+        return EvaluationClip(clip.clip_id, rows, from_int16(prepared.audio), clip.speaker)

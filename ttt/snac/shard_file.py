@@ -5,7 +5,9 @@ clip are contiguous in the file and a window of them is one read (ttt.snac.parqu
 
 Columns, none nullable: clip_id string, n_coarse int32, n_samples int32, codes_0/1/2 list<int16>,
 audio binary (int16 little-endian mono), gain_db float32, lag_samples int32, crc32 uint32. The
-schema metadata name the geometry, the codec and the format version.
+schema metadata name the geometry, the codec and the format version. Two more columns may follow,
+which are null where nothing is known and absent where nothing is known of any clip of the shard:
+speaker string, bandwidth_hz int32 (how far up the clip's sound reaches).
 
 Shapes: n = coarsest tokens of a clip; scale k holds n * tokens_per_coarse[k] codes; audio holds
 samples_48k(n) samples, of which the first n_samples are real and the rest zeros.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +41,8 @@ ROW_GROUP_BYTES = 512 * 2**20
 MAX_CLIP_BYTES = 2**31 - 2**20
 """Parquet counts the bytes of a page in 31 bits, and one page holds a row group's audio."""
 SAMPLE_BYTES = 2
+FACT_COLUMNS: dict[str, pa.DataType] = {"speaker": pa.string(), "bandwidth_hz": pa.int32()}
+"""Columns of what may be unknown; a shard without a column knows it of no clip."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class Clip:
     """Gain that was applied to the audio so that it matches the codes' source."""
     lag_samples: int = 0
     """48 kHz samples by which the audio was shifted so that it matches the codes' source."""
+    speaker: str | None = None
+    """Who speaks; None when that is unknown."""
+    bandwidth_hz: int | None = None
+    """How far up the audio's sound reaches; None when that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,8 @@ def write_shard(
     Audio shorter than the codes is padded with zeros at its end. Raises UserError for a clip
     that does not fit the geometry, naming it.
     """
-    schema = shard_schema(ShardHeader(geometry, codec))
+    known = [name for name in FACT_COLUMNS if any(getattr(c, name) is not None for c in clips)]
+    schema = shard_schema(ShardHeader(geometry, codec), known)
     with (
         whole_file(uri) as sink,
         pq.ParquetWriter(
@@ -116,8 +125,8 @@ def open_shard(uri: str | Path) -> Iterator[pq.ParquetFile]:
         raise UserError(f"{uri}: not a readable parquet file ({_first_line(error)})") from error
 
 
-def shard_schema(header: ShardHeader) -> pa.Schema:
-    """The columns of a shard, with the header in the metadata."""
+def shard_schema(header: ShardHeader, facts: Collection[str] = ()) -> pa.Schema:
+    """The columns of a shard, `facts` of FACT_COLUMNS among them; the header in the metadata."""
     codes = [
         pa.field(name, pa.list_(pa.field("element", pa.int16(), False)), False)
         for name in code_columns(header.geometry)
@@ -132,6 +141,7 @@ def shard_schema(header: ShardHeader) -> pa.Schema:
             pa.field("gain_db", pa.float32(), False),
             pa.field("lag_samples", pa.int32(), False),
             pa.field("crc32", pa.uint32(), False),
+            *(pa.field(name, kind) for name, kind in FACT_COLUMNS.items() if name in facts),
         ],
         metadata={
             "ttt.format_version": str(FORMAT_VERSION),
@@ -160,7 +170,7 @@ def shard_header(schema: pa.Schema, uri: str | Path) -> ShardHeader:
 
 def check_columns(schema: pa.Schema, header: ShardHeader, uri: str | Path) -> None:
     """Raises UserError that names a shard's missing or differently typed columns."""
-    wanted = shard_schema(header)
+    wanted = shard_schema(header, facts_in(schema))
     bad = [
         field.name
         for field in wanted
@@ -168,6 +178,11 @@ def check_columns(schema: pa.Schema, header: ShardHeader, uri: str | Path) -> No
     ]
     if bad:
         raise UserError(f"{uri}: columns missing or of another type: {', '.join(bad)}")
+
+
+def facts_in(schema: pa.Schema) -> list[str]:
+    """Which of FACT_COLUMNS a shard or an index has."""
+    return [name for name in FACT_COLUMNS if name in schema.names]
 
 
 def code_columns(geometry: CodeGeometry) -> tuple[str, ...]:
@@ -259,6 +274,7 @@ def _row(clip: Clip, geometry: CodeGeometry) -> dict[str, Any]:
         "gain_db": clip.gain_db,
         "lag_samples": clip.lag_samples,
         "crc32": clip_crc32(together, audio.data),
+        **{name: getattr(clip, name) for name in FACT_COLUMNS},
     }
 
 

@@ -28,6 +28,7 @@ from ttt.snac.geometry import CodeGeometry
 from ttt.snac.parquet_offsets import NO_OFFSET, value_offsets
 from ttt.snac.ranged_file import open_ranged, open_seekable, read_at
 from ttt.snac.shard_file import (
+    FACT_COLUMNS,
     SAMPLE_BYTES,
     Clip,
     CodecIdentity,
@@ -35,6 +36,7 @@ from ttt.snac.shard_file import (
     check_columns,
     clip_crc32,
     code_columns,
+    facts_in,
     in_range,
     interleaved_codes,
     open_shard,
@@ -87,8 +89,9 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
     """What index.arrow holds, read from the shards: one row per clip, in one chunk.
 
     Columns: clip_id, shard (number), row (in the shard), audio_offset (bytes), n_coarse,
-    n_samples, codes_offset (coarsest tokens before this clip). The metadata are a shard's and
-    `ttt.shards`, the list of [name, bytes]. With a `codes_sink` all codes are written to it and
+    n_samples, codes_offset (coarsest tokens before this clip), and those of FACT_COLUMNS that tell
+    something of at least one clip. The metadata are a shard's and `ttt.shards`, the list of
+    [name, bytes]. With a `codes_sink` all codes are written to it and
     the audio is located; without, audio_offset is -1, which means: read the row group.
     """
     header: ShardHeader | None = None
@@ -112,9 +115,13 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
         tables.append(table)
         shards.append([name, storage.file_bytes(uri)])
     assert header is not None  # shard_names raises when there is none
-    table = pa.concat_tables(tables)
-    n_coarse = table["n_coarse"].to_numpy().astype(np.int64)
+    joined = pa.concat_tables(tables)
+    n_coarse = joined["n_coarse"].to_numpy().astype(np.int64)
+    table = joined.drop_columns(list(FACT_COLUMNS))
     table = table.append_column("codes_offset", pa.array(np.cumsum(n_coarse) - n_coarse))
+    for name in FACT_COLUMNS:
+        if joined[name].null_count < len(joined):
+            table = table.append_column(name, joined[name])
     metadata = {**(shard_schema(header).metadata or {}), b"ttt.shards": json.dumps(shards).encode()}
     return table.combine_chunks().replace_schema_metadata(metadata)
 
@@ -182,7 +189,7 @@ def _shard_catalogue(
     shard: pq.ParquetFile, number: int, geometry: CodeGeometry, uri: str, *, located: bool
 ) -> tuple[pa.Table, np.ndarray]:
     """A shard's part of the catalogue, and its codes interleaved (none when not `located`)."""
-    columns = ["clip_id", "n_coarse", "n_samples"]
+    columns = ["clip_id", "n_coarse", "n_samples", *facts_in(shard.schema_arrow)]
     table = shard.read([*columns, *code_columns(geometry)] if located else columns)
     n_coarse = table["n_coarse"].to_numpy().astype(np.int64)
     offsets = np.full(len(n_coarse), NO_OFFSET, np.int64)
@@ -210,6 +217,10 @@ def _shard_catalogue(
             "audio_offset": pa.array(offsets),
             "n_coarse": table["n_coarse"],
             "n_samples": table["n_samples"],
+            **{
+                name: table[name] if name in table.schema.names else pa.nulls(len(table), kind)
+                for name, kind in FACT_COLUMNS.items()
+            },
         }
     )
     return catalogue, codes
