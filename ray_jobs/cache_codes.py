@@ -23,7 +23,6 @@ import pyarrow as pa
 from ray_jobs import run_folder
 from ray_jobs.cache_plan import (
     CachePlan,
-    absolute,
     claim_output,
     describe,
     has_facts,
@@ -167,8 +166,8 @@ def _statuses(
 def _for_workers(config: CacheConfig) -> CacheConfig:
     """The configuration with paths that mean the same in a worker's folder."""
     name = config.codec.name
-    codec = replace(config.codec, name=absolute(name) if os.path.isdir(name) else name)
-    return replace(config, output=absolute(config.output), codec=codec)
+    codec = replace(config.codec, name=storage.absolute(name) if os.path.isdir(name) else name)
+    return replace(config, output=storage.absolute(config.output), codec=codec)
 
 
 def _count_workers(config: CacheConfig) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import random
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -117,18 +116,14 @@ def pending_shards(config: CacheConfig, plan: CachePlan) -> list[int]:
     ]
 
 
-def absolute(path: str) -> str:
-    """A local path that means the same in a worker's folder; URIs as they are."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
-
-
 def _list_inputs(config: CacheConfig, geometry: CodeGeometry) -> tuple[list[ClipInput], list[str]]:
     where = config.input
     if where.audio is not None:
-        return list_folder(absolute(where.audio)), []
+        return list_folder(storage.absolute(where.audio)), []
     if where.source_24k is not None and where.target_48k is not None:
-        return list_pairs(absolute(where.source_24k), absolute(where.target_48k)), []
-    return list_original(absolute(str(where.codes)), absolute(str(where.audio_48k)), geometry)
+        return list_pairs(*map(storage.absolute, (where.source_24k, where.target_48k))), []
+    codes, audio = (storage.absolute(str(folder)) for folder in (where.codes, where.audio_48k))
+    return list_original(codes, audio, geometry)
 
 
 def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
@@ -161,7 +156,7 @@ def _identity(config: CacheConfig, plan: CachePlan) -> dict[str, Any]:
             digest.update(f"{clip.clip_id}\0{clip.problem}\n".encode())
     return {
         "input": {
-            key: absolute(value) if key in folders and value else value
+            key: storage.absolute(value) if key in folders and value else value
             for key, value in tree["input"].items()
         },
         "facts": [field.name for field in fields(ClipFacts)],

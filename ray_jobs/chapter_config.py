@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from ray_jobs import yaml_tree
 from ray_jobs.original_keys import ORIGINAL_KEYS
+from ttt import uris
 from ttt.config import Config
 from ttt.eval.chapters import ChapterConfig
 from ttt.eval.measures import LongContextConfig
@@ -194,7 +195,7 @@ class EvaluateChaptersConfig(Config):
         if not 0 <= self.min_coverage <= 1:
             raise ValueError("min_coverage must lie between 0 and 1")
         for name in ("output", "codes_cache"):
-            if "://" in (getattr(self, name) or ""):
+            if not uris.is_local(getattr(self, name) or "."):
                 raise ValueError(f"{name} must be a folder that all nodes see, not a URI")
         controls = self.controls
         if self.model.ttt is None and (controls.updates_off or controls.reset_every_frames):

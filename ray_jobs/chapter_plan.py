@@ -13,11 +13,11 @@ from moshi.models.loaders import FRAME_RATE
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.held_models import (
     Weights,
-    absolute,
     outlines,
     wanted_weights,
     with_absolute_paths,
 )
+from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.chapter_records import leftovers, record_path
 from ttt.eval.chapters import Chapter, Unreadable, find_chapters
@@ -112,7 +112,7 @@ def make_plan(config: EvaluateChaptersConfig) -> Plan:
     """Find chapters and models. Raises UserError for what cannot be found or does not fit."""
     config = with_absolute_paths(config)
     if config.data is not None:
-        config = replace(config, data=replace(config.data, root=absolute(config.data.root)))
+        config = replace(config, data=replace(config.data, root=storage.absolute(config.data.root)))
     recordings, unreadable = _recordings(config)
     listeners = _listeners(config)
     longest_first = sorted(recordings, key=lambda item: -heard_frames(item, config.max_frames))

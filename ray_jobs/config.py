@@ -64,7 +64,7 @@ def validate_tree(config_class: type[C], tree: Mapping[str, Any]) -> tuple[C | N
     if misused:
         return None, misused
     tree = getattr(config_class, "__complete__", dict)(tree)
-    unwritable = config_problems.not_finite(tree)
+    unwritable = [*config_problems.not_finite(tree), *config_problems.misread_uris(tree)]
     if unwritable:
         return None, unwritable
     try:

@@ -17,7 +17,9 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from ray_jobs import yaml_tree
+from ttt import uris
 from ttt.config import Config
+from ttt.errors import UserError
 
 _UNKNOWN = "unexpected_keyword_argument"
 
@@ -67,15 +69,36 @@ def without_unknown_keys(tree: Mapping[str, Any], errors: Sequence[ErrorDetails]
     return known
 
 
-def not_finite(tree: Any, key: str = "") -> list[str]:
+def not_finite(tree: Any) -> list[str]:
     """A line for each NaN or infinity in `tree`: no record of a run could hold them."""
-    if isinstance(tree, float) and not math.isfinite(tree):
-        return [f"{key}: must be a finite number, got {yaml_tree.show(tree)}"]
+    return [
+        f"{key}: must be a finite number, got {yaml_tree.show(value)}"
+        for key, value in _leaves(tree, "")
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+
+
+def misread_uris(tree: Any) -> list[str]:
+    """A line for each URI in `tree` that would lead elsewhere than it seems (`ttt.uris`)."""
+    lines = []
+    for key, value in _leaves(tree, ""):
+        if isinstance(value, str) and value:
+            try:
+                uris.check(value)
+            except UserError as error:
+                lines.append(f"{key}: {error}")
+    return lines
+
+
+def _leaves(tree: Any, key: str) -> list[tuple[str, Any]]:
+    """Every value in `tree` that is neither a group nor a list, by its dotted key."""
     if isinstance(tree, Mapping):
         items = list(tree.items())
+    elif isinstance(tree, list):
+        items = list(enumerate(tree))
     else:
-        items = list(enumerate(tree)) if isinstance(tree, list) else []
-    return [line for part, item in items for line in not_finite(item, _join(key, part))]
+        return [(key, tree)]
+    return [leaf for part, item in items for leaf in _leaves(item, _join(key, part))]
 
 
 def _retired(key: str, value: Any, retired: Mapping[str, str]) -> list[tuple[str, str]]:

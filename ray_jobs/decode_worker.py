@@ -13,7 +13,7 @@ import torch
 
 from ray_jobs import run_folder
 from ray_jobs.actors import WorkerDied, over_actors
-from ray_jobs.decoder_source import DecoderSource, absolute_uri, find_decoder
+from ray_jobs.decoder_source import DecoderSource, find_decoder
 from ray_jobs.evaluate_config import DecodeConfig
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
@@ -59,9 +59,10 @@ class Failed:
 def plan_decode(config: DecodeConfig) -> Plan:
     """Find decoder and codes. Raises UserError when there is nothing to decode."""
     decoder = find_decoder(config.decoder)
-    files = [] if "://" in config.input else find_code_files(Path(config.input).expanduser())
+    local = storage.is_local(config.input)
+    files = find_code_files(storage.local_path(config.input)) if local else []
     if files:
-        root = Path(config.input).expanduser()
+        root = storage.local_path(config.input)
         ids = [file.relative_to(root).as_posix() if root.is_dir() else file.name for file in files]
         items = [
             CodesItem(clip_id, wav, file=file.resolve())
@@ -80,7 +81,7 @@ def plan_decode(config: DecodeConfig) -> Plan:
         for row, (clip_id, wav) in enumerate(zip(ids, wav_names(ids), strict=True))
     ]
     _check_cache(config, decoder)
-    return Plan(decoder, absolute_uri(config.input), tuple(items[: config.limit]))
+    return Plan(decoder, storage.absolute(config.input), tuple(items[: config.limit]))
 
 
 def describe(config: DecodeConfig) -> str:
@@ -102,7 +103,7 @@ def decode(config: DecodeConfig, *, resume: bool, address: str | None) -> None:
     everything else written, when some codes could not be decoded.
     """
     plan = plan_decode(config)
-    output = Path(config.output).expanduser().resolve()
+    output = storage.local_path(config.output).resolve()
     with run_folder.locked(str(output)):
         _decode(config, plan, output, resume=resume, address=address)
 

@@ -111,11 +111,6 @@ def find_decoder(path: str) -> DecoderSource:
     return DecoderSource(path, None, best, path, training)
 
 
-def absolute_uri(uri: str) -> str:
-    """A local path made absolute, so that workers in another folder find it; URIs as they are."""
-    return str(storage.local_path(uri)) if storage.is_local(uri) else uri
-
-
 def weights_file_sha256(folder: Path) -> str:
     """64 hex digits that identify an export's weights file."""
     with open(folder / "model.safetensors", "rb") as file:

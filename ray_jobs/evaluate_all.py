@@ -38,7 +38,7 @@ def execute(config: EvaluateAllConfig, invocation: cli.Invocation) -> None:
 
     Raises UserError at the end, with everything written, when one of them failed.
     """
-    output, problems = Path(config.output), []
+    output, problems = storage.local_path(config.output), []
     with run_folder.claim(config.output, config, resume=invocation.resume):
         for name, pool in _POOLS.items():
             part = getattr(config, name)

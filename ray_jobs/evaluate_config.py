@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ttt import uris
 from ttt.config import Config
 from ttt.snac.clip_input import QualityConfig
 from ttt.snac.speakers import folder_number
@@ -141,7 +142,7 @@ class EvaluateConfig(Config):
     def __post_init__(self) -> None:
         if not 0 <= self.min_coverage <= 1:
             raise ValueError(f"min_coverage must lie between 0 and 1, got {self.min_coverage}")
-        if "://" in self.output:
+        if not uris.is_local(self.output):
             raise ValueError(f"output must be a local folder, got {self.output}")
 
 
@@ -163,5 +164,5 @@ class DecodeConfig(Config):
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 or null, got {self.limit}")
-        if "://" in self.output:
+        if not uris.is_local(self.output):
             raise ValueError(f"output must be a local folder, got {self.output}")

@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
     written, when fewer clips than `min_coverage` were measured.
     """
     plan = plan_evaluation(config)
-    output = Path(config.output)
+    output = storage.local_path(config.output)
     codec = load_codec(plan.codec)
     check_codec(plan, codec)
     with run_folder.claim(config.output, config, resume=resume):
@@ -124,7 +124,7 @@ def _measure(
                 left_out.append({"clip_id": item.clip_id, "reason": result.reason})
             else:
                 line = {"decoder": sha256, **result}
-                records.append_jsonl(Path(config.output) / "results.jsonl", line)
+                records.append_jsonl(storage.local_path(config.output) / "results.jsonl", line)
                 clips.append(line)
             progress.advance(1, left_out=len(left_out))
     left_out.sort(key=lambda entry: entry["clip_id"])

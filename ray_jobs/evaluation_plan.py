@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ray_jobs.decoder_source import DecoderSource, absolute_uri, find_decoder
+from ray_jobs.decoder_source import DecoderSource, find_decoder
 from ray_jobs.evaluate_config import EvaluateConfig
+from ttt import storage
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
 from ttt.snac.clip_input import ClipInput
@@ -47,10 +48,8 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
             "of the codec it was trained from"
         )
     if config.data.audio is not None:
-        items: Sequence[Item] = [
-            replace(item, source=os.path.abspath(item.source))
-            for item in with_speakers(list_folder(config.data.audio), config.data.speaker)
-        ]
+        found = list_folder(storage.absolute(config.data.audio))
+        items: Sequence[Item] = with_speakers(found, config.data.speaker)
         kind, data, cache = "folder of audio", config.data.audio, None
     elif config.data.cache is not None:
         kind, data, cache = "cache", config.data.cache, config.data.cache
@@ -63,7 +62,7 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
     if Path(codec).is_dir():
         codec = os.path.abspath(codec)
     if cache is not None:
-        cache = absolute_uri(cache)
+        cache = storage.absolute(cache)
     return Plan(decoder, codec, kind, data, cache, tuple(items))
 
 

@@ -13,6 +13,7 @@ from moshi.models.lm import LMModel
 
 from ray_jobs.chapter_config import ChapterModelsConfig, EvaluateChaptersConfig
 from ray_jobs.pair_config import EvaluatePairsConfig
+from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.run_description import ModelIdentity
 from ttt.moshi.codes import silence_codes
@@ -114,17 +115,12 @@ def with_absolute_paths(config: C) -> C:
     """
     names, model = ("weights", "ttt_weights", "mimi"), config.model
     model = replace(model, **{name: _absolute(getattr(model, name)) for name in names})
-    model = replace(model, ttt=None if model.ttt is None else absolute(model.ttt))
-    output, cache = absolute(config.output), config.codes_cache
-    cache = os.path.join(output, "codes") if cache is None else absolute(cache)
+    model = replace(model, ttt=None if model.ttt is None else storage.absolute(model.ttt))
+    output, cache = storage.absolute(config.output), config.codes_cache
+    cache = os.path.join(output, "codes") if cache is None else storage.absolute(cache)
     return replace(config, model=model, output=output, codes_cache=cache)
-
-
-def absolute(path: str) -> str:
-    """A path made absolute, `~` included."""
-    return os.path.abspath(os.path.expanduser(path))
 
 
 def _absolute(name: str | None) -> str | None:
     folder = name is not None and os.path.isdir(os.path.expanduser(name))
-    return absolute(name) if name is not None and folder else name
+    return storage.absolute(name) if name is not None and folder else name

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from ray_jobs.chapter_config import ChapterActorsConfig, ChapterModelsConfig
 from ray_jobs.key_aliases import Alias
 from ray_jobs.original_keys import ORIGINAL_KEYS
+from ttt import uris
 from ttt.config import Config
 from ttt.eval.pair_run import PairSummaryConfig, Setting
 from ttt.eval.pairs import TASKS
@@ -173,5 +174,5 @@ class EvaluatePairsConfig(Config):
             raise ValueError("min_coverage must lie between 0 and 1")
         if self.silence_seconds is not None and not 0 < self.silence_seconds <= 60:
             raise ValueError("silence_seconds must be above 0 and at most 60, or null")
-        if "://" in self.output:
+        if not uris.is_local(self.output):
             raise ValueError("output must be a folder that all nodes see, not a URI")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ray_jobs.held_models import (
     Weights,
-    absolute,
     outlines,
     wanted_weights,
     with_absolute_paths,
 )
 from ray_jobs.pair_config import EvaluatePairsConfig, PairTaskConfig
+from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.pair_records import is_complete, part_path
 from ttt.eval.pair_run import PlannedTask, Setting, items_root, run_key
@@ -110,8 +110,8 @@ def _absolute(task: PairTaskConfig | None) -> PairTaskConfig | None:
     """With absolute paths."""
     if task is None:
         return None
-    gold = None if task.gold is None else absolute(task.gold)
-    return replace(task, root=absolute(task.root), gold=gold)
+    gold = None if task.gold is None else storage.absolute(task.gold)
+    return replace(task, root=storage.absolute(task.root), gold=gold)
 
 
 def _find(

@@ -28,7 +28,7 @@ from ray_jobs.cli import INTERRUPTED_EXIT, USER_ERROR_EXIT
 from ray_jobs.config import load_config
 from ray_jobs.schema import JOB_CONFIGS, config_class
 from ray_jobs.upload import describe_upload, files_to_upload
-from ttt import records
+from ttt import records, storage
 from ttt.config import Config
 from ttt.errors import UserError
 
@@ -98,7 +98,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 def _require_shared_output(config: Config) -> None:
     for name in run_folder.KEYS:
         path = getattr(config, name, "/")
-        if "://" not in path and not path.startswith(("/", "~")):
+        if storage.is_local(path) and not path.startswith(("/", "~", "file://")):
             raise UserError(
                 f"{name}={path}: would lie in the copy of these files that Ray makes and deletes; "
                 "give an absolute path that all nodes share, or a URI"

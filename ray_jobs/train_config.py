@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ttt import uris
 from ttt.checkpoint import CheckpointConfig
 from ttt.config import Config
 from ttt.snac.curriculum import CurriculumConfig
@@ -158,7 +159,7 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        if self.tracking.tensorboard and "://" in self.run:
+        if self.tracking.tensorboard and not uris.is_local(self.run):
             raise ValueError(
                 "tracking.tensorboard writes to a folder and run is a URI; set it to false"
             )

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ray_jobs import trackers
-from ray_jobs.decoder_source import absolute_uri
 from ray_jobs.train_config import TrainConfig
-from ttt import checkpoint
+from ttt import checkpoint, storage
 from ttt.errors import UserError
 from ttt.snac.cache import CodeCache, open_cache
 from ttt.snac.curriculum import Epoch, plan_epochs, require_even_shares
@@ -171,13 +170,13 @@ def with_absolute_paths(config: C) -> C:
     """Ray's workers run in folders of their own."""
     data = dataclasses.replace(
         config.data,
-        train=absolute_uri(config.data.train),
-        validation=config.data.validation and absolute_uri(config.data.validation),
+        train=storage.absolute(config.data.train),
+        validation=config.data.validation and storage.absolute(config.data.validation),
     )
     codec = config.codec
     if Path(codec).expanduser().is_dir():
-        codec = absolute_uri(codec)
-    return dataclasses.replace(config, run=absolute_uri(config.run), codec=codec, data=data)
+        codec = storage.absolute(codec)
+    return dataclasses.replace(config, run=storage.absolute(config.run), codec=codec, data=data)
 
 
 def _open(uri: str, codec: LoadedCodec) -> CodeCache:

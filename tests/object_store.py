@@ -26,6 +26,7 @@ class ObjectStore:
         self.requests: list[tuple[str, str]] = []
         self.refused = 0
         self.fails: Callable[[str, str], bool] = lambda _method, _path: False
+        self.status = "418 Down"
         self._app = DomainDispatcherApplication(create_backend_app)
         self._port = 0
         self.open()
@@ -74,6 +75,6 @@ class ObjectStore:
         if self.fails(method, path):
             self.refused += 1
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            start_response("418 Down", [("Content-Length", "0")])
+            start_response(self.status, [("Content-Length", "0")])
             return []
         return self._app(environ, start_response)

@@ -25,6 +25,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from ttt import store_errors, uris
 from ttt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -36,16 +37,21 @@ RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 ten seconds); drawn out or cut by up to a quarter, so that workers do not all come back at once."""
 
 
+CONTINUE = "what was saved is safe: when the storage answers again, continue with --resume"
+"""What to do when a store that has answered before stays away."""
+
+
 class StorageUnavailable(UserError):
     """An object store still erred at the last try: the file may well be sound."""
 
 
-def patiently(uri: str | Path, call: Callable[[], T]) -> T:
+def patiently(uri: str | Path, call: Callable[[], T], *, at_last: str = CONTINUE) -> T:
     """What `call` returns, which is made again while the object store of `uri` errs.
 
     `call` must do the same when it is repeated. What is missing raises FileNotFoundError at once,
-    like every error of a local disk. Raises StorageUnavailable after the last try, and at once
-    where waiting cannot help (credentials, no such bucket).
+    like every error of a local disk. Raises StorageUnavailable, which ends in the advice
+    `at_last`, after the last try, and at once where waiting cannot help (credentials, no such
+    bucket, another region).
     """
     if is_local(uri):
         return call()
@@ -55,13 +61,14 @@ def patiently(uri: str | Path, call: Callable[[], T]) -> T:
         except FileNotFoundError:
             raise
         except OSError as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            if isinstance(error, PermissionError) or any(word in reason for word in _FINAL):
-                raise StorageUnavailable(f"{uri}: the storage refuses ({reason})") from error
+            reason = store_errors.reason(error)
+            if advice := store_errors.lasting(error):
+                raise StorageUnavailable(
+                    f"{uri}: the storage refuses ({reason}); {advice}"
+                ) from error
             if tries > len(RETRY_PAUSES_SECONDS):
                 raise StorageUnavailable(
-                    f"{uri}: the storage failed {tries} times in a row ({reason}); what was saved "
-                    "is safe: when the storage answers again, continue with --resume"
+                    f"{uri}: the storage failed {tries} times in a row ({reason}); {at_last}"
                 ) from error
         pause = RETRY_PAUSES_SECONDS[tries - 1] * random.SystemRandom().uniform(0.75, 1.25)
         logger.warning("%s: %s; trying again in %.1f s", uri, reason, pause)
@@ -69,27 +76,37 @@ def patiently(uri: str | Path, call: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-_FINAL = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
-"""Of AWS's errors, as pyarrow names them."""
-
-
 def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     """The filesystem of `uri` and the path inside it.
 
-    Raises UserError when the scheme is unknown or its package is not installed.
+    An s3:// URI without a region asks its bucket for it, again while the store errs. Raises
+    UserError when the URI has parts whose meaning is not the same to all (`ttt.uris`), when the
+    scheme is unknown or its package is not installed, and when the store does not answer.
     """
     uri = str(uri)
-    if "://" not in uri:
+    uris.check(uri)
+    if not uris.is_uri(uri):
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    scheme = uri.split("://", 1)[0]
+    parsed = uris.parse(uri)
     try:
-        if scheme in _PYARROW_SCHEMES:
-            return pafs.FileSystem.from_uri(_with_retry_limit(uri))
-        return pafs.PyFileSystem(pafs.FSSpecHandler(_fsspec_filesystem(scheme))), uri.split(
-            "://", 1
-        )[1]
-    except (ValueError, ImportError, pa.ArrowInvalid) as error:
-        raise UserError(f"{uri}: no filesystem for {scheme}:// ({error})") from error
+        if parsed.scheme in _PYARROW_SCHEMES:
+            text = _with_retry_limit(uri)
+            ask = functools.partial(pafs.FileSystem.from_uri, text)
+            return patiently(uri, ask, at_last=_first_question(parsed))
+        options = tuple(sorted(parsed.options.items()))
+        handler = pafs.FSSpecHandler(_fsspec_filesystem(parsed.scheme, options))
+        return pafs.PyFileSystem(handler), parsed.inside
+    except (ValueError, TypeError, ImportError, pa.ArrowInvalid) as error:
+        raise UserError(f"{uri}: no filesystem for {parsed.scheme}:// ({error})") from error
+
+
+def _first_question(uri: uris.Uri) -> str:
+    if uri.scheme == "s3" and "region" not in uri.options:
+        return (
+            "correct the bucket's name, or name its region, which is then not asked for: "
+            f"{uri.base}?region=..."
+        )
+    return "correct the URI, or try again when the storage answers"
 
 
 def _with_retry_limit(uri: str) -> str:
@@ -105,13 +122,15 @@ _PYARROW_SCHEMES = {"file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"
 
 
 @functools.cache
-def _fsspec_filesystem(scheme: str) -> fsspec.AbstractFileSystem:
-    return fsspec.filesystem(scheme)
+def _fsspec_filesystem(
+    scheme: str, options: tuple[tuple[str, str], ...]
+) -> fsspec.AbstractFileSystem:
+    return fsspec.filesystem(scheme, **dict(options))
 
 
 def is_local(uri: str | Path) -> bool:
     """Whether `uri` is a path of this machine, so that it can be mapped, renamed and pread."""
-    return "://" not in str(uri) or str(uri).startswith("file://")
+    return uris.is_local(str(uri))
 
 
 def local_path(uri: str | Path) -> Path:
@@ -119,23 +138,34 @@ def local_path(uri: str | Path) -> Path:
     return Path(resolve(uri)[1])
 
 
+def absolute(uri: str | Path) -> str:
+    """A local path that means the same in a worker's folder; URIs as they are."""
+    return str(local_path(uri)) if is_local(uri) else str(uri)
+
+
 def join(uri: str | Path, *parts: str) -> str:
     """`uri/part/part`, whatever the scheme; options after a `?` of a URI stay at its end."""
-    path, options = _split_options(str(uri))
-    return "/".join([path.rstrip("/"), *parts]) + options
+    uri = str(uri)
+    if not uris.is_uri(uri):
+        return "/".join([uri.rstrip("/"), *parts])
+    parsed = uris.parse(uri)
+    return "/".join([parsed.base.rstrip("/"), *map(uris.escaped, parts)]) + parsed.query
 
 
 def name(uri: str | Path) -> str:
     """The last part of a path or URI."""
-    return _split_options(str(uri))[0].rstrip("/").rpartition("/")[2]
+    uri = str(uri)
+    path = uris.parse(uri).inside if uris.is_uri(uri) else uri
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def parent(uri: str | Path) -> str:
-    """The folder around a path or URI."""
+    """The folder around a path or URI; a bucket's is the bucket itself."""
     if is_local(uri):
         return str(local_path(uri).parent)
-    path, options = _split_options(str(uri))
-    return path.rstrip("/").rpartition("/")[0] + options
+    parsed = uris.parse(str(uri))
+    folder = parsed.base.rstrip("/").rpartition("/")[0]
+    return (parsed.base if folder.endswith("/") else folder) + parsed.query
 
 
 def exists(uri: str | Path) -> bool:
@@ -263,12 +293,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _split_options(uri: str) -> tuple[str, str]:
-    """A URI and its options with their `?`; a path may hold a `?` of its own."""
-    path, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
-    return path, mark + options
 
 
 def _info(uri: str | Path) -> pafs.FileInfo:

@@ -1,7 +1,7 @@
 """Every refusal with its exact sentence, and the way from YAML to dataclasses and back."""
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +9,7 @@ import pytest
 
 from ray_jobs import yaml_tree
 from ray_jobs.config import ConfigError, dump_yaml, load_config
+from ray_jobs.schema import JOB_CONFIGS, config_class
 from ttt.config import Config
 from ttt.errors import UserError
 
@@ -194,6 +195,19 @@ def test_refusals(load, override, line):
     with pytest.raises(ConfigError) as caught:
         load("name: a\nscales: [1]\n", override)
     assert str(caught.value).splitlines() == ["job.yaml: 1 problem", line]
+
+
+@pytest.mark.parametrize("job", JOB_CONFIGS)
+def test_uris_that_would_lead_elsewhere_are_refused_by_every_job(job):
+    kind = config_class(job)
+    keys = [f.name for f in fields(kind) if f.name in ("run", "output", "input", "decoder")]
+    with pytest.raises(ConfigError) as caught:
+        load_config(kind, None, [f"{key}=s3://bucket/run#2" for key in keys])
+    assert caught.value.problems == tuple(
+        f"{key}: s3://bucket/run#2: what follows a # would be dropped; rename it, or write %23 "
+        "for a #"
+        for key in keys
+    )
 
 
 def test_base_merges_deep_and_null_switches_off(load):

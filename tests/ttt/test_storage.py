@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 
 from tests.object_store import ObjectStore
@@ -118,6 +119,122 @@ def test_what_waiting_cannot_mend_is_refused_at_once(store: ObjectStore) -> None
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(store.uri("absent"))
     assert len(store.requests) - before < TRIES
+
+
+def test_names_with_special_characters_come_back_as_they_were(store: ObjectStore) -> None:
+    names = sorted(["a b", "100%", "run#2", "why?", "ü", "a%20b"])
+    for name in names:
+        storage.write_bytes(storage.join(store.uri("folder"), name), name.encode())
+    assert storage.list_names(store.uri("folder")) == names
+    for name in names:
+        assert storage.read_bytes(storage.join(store.uri("folder"), name)) == name.encode()
+
+
+def test_a_uri_with_a_hash_overwrites_nothing(store: ObjectStore) -> None:
+    """The client would drop what follows the #, and make one object of all files of a run."""
+    storage.write_bytes(store.uri("run"), b"sound")
+    for run in (store.uri("run#2"), store.uri("run") + "#2"):
+        with pytest.raises(UserError, match="write %23"):
+            storage.write_bytes(f"{run}/config.yaml", b"other")
+    assert storage.list_names(store.uri("")) == ["run"]
+    assert storage.read_bytes(store.uri("run")) == b"sound"
+
+
+def without_region(uri: str) -> str:
+    return uri.replace("&region=us-east-1", "")
+
+
+def test_a_uri_without_a_region_works(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a server in the URI, and with one in the environment."""
+    bare = store.uri("a.bin").partition("?")[0]
+    storage.write_bytes(without_region(store.uri("a.bin")), b"there")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{store.host}")
+    assert storage.read_bytes(bare) == b"there"
+    store.fail_for(TRIES - 1)
+    assert storage.file_bytes(bare) == 5
+
+
+NOT_RESOLVED = (
+    "When resolving region for bucket 'b': AWS Error NETWORK_CONNECTION during HeadBucket "
+    "operation: curlCode: 6, Could not resolve hostname"
+)
+
+
+class FirstQuestion:
+    """pyarrow's from_uri where the store answers the question for a bucket's region so."""
+
+    def __init__(self, *errors: OSError) -> None:
+        self.errors = list(errors)
+        self.asked = 0
+        self._real = pafs.FileSystem
+
+    def from_uri(self, uri: str) -> tuple[pafs.FileSystem, str]:
+        self.asked += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self._real.from_uri(f"{uri}?region=us-east-1")
+
+
+@pytest.mark.parametrize(
+    "errors, asked",
+    [
+        ([OSError(NOT_RESOLVED)] * (TRIES - 1), TRIES),
+        ([OSError("When resolving region for bucket 'b': AWS Error UNKNOWN (HTTP status 503)")], 2),
+    ],
+)
+def test_the_first_question_to_a_store_is_asked_again(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, errors: list[OSError], asked: int
+) -> None:
+    first = FirstQuestion(*errors)
+    monkeypatch.setattr(storage.pafs, "FileSystem", first)
+    assert storage.resolve("s3://b/x")[1] == "b/x"
+    assert first.asked == asked
+
+
+@pytest.mark.parametrize(
+    "error, tries, sentence",
+    [
+        (NOT_RESOLVED, TRIES, r"correct the bucket's name, or name its region.*s3://b/x\?region="),
+        ("Bucket 'b' not found", 1, "there is no such bucket: correct its name or create it"),
+        (
+            "When resolving region for bucket 'b': AWS Error ACCESS_DENIED during HeadBucket",
+            1,
+            "give this machine credentials",
+        ),
+        ("Unable to load libjvm" + " no such file" * 999, 1, "install what this library"),
+    ],
+)
+def test_a_first_question_that_fails_is_one_sentence(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: str, tries: int, sentence: str
+) -> None:
+    first = FirstQuestion(*[OSError(error)] * TRIES)
+    monkeypatch.setattr(storage.pafs, "FileSystem", first)
+    with pytest.raises(StorageUnavailable, match=sentence) as caught:
+        storage.exists("s3://b/x")
+    assert first.asked == tries
+    assert len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize(
+    "status, sentence",
+    [("403 Forbidden", "give this machine credentials"), ("301 Moved", "lies in another region")],
+)
+def test_a_store_that_refuses_or_lies_elsewhere_is_not_asked_again(
+    store: ObjectStore, status: str, sentence: str
+) -> None:
+    store.status = status
+    store.fails = lambda _method, _path: True
+    file = store.uri("a.bin")
+    for operation in (
+        lambda: storage.exists(file),
+        lambda: storage.read_bytes(file),
+        lambda: storage.list_names(store.uri("folder")),
+        lambda: storage.write_bytes(file, b"x"),
+    ):
+        before = len(store.requests)
+        with pytest.raises(StorageUnavailable, match=sentence):
+            operation()
+        assert len(store.requests) - before < TRIES
 
 
 def test_a_file_that_is_not_finished_is_never_seen(store: ObjectStore) -> None:

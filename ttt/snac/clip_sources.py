@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
+from ttt import storage
 from ttt.audio import resample, to_int16
 from ttt.errors import UserError
 from ttt.snac.align import AlignConfig, align_pair
@@ -121,7 +122,7 @@ def prepare_pair(
 
 def _audio_files(folder: str) -> list[str]:
     """Paths of audio files below `folder` with forward slashes, sorted."""
-    if "://" in folder:
+    if not storage.is_local(folder):
         raise UserError(f"{folder}: input folders must be local paths; mount or copy it first")
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; give the folder that holds the audio")

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttt import storage
 from ttt.audio import to_int16
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
@@ -163,7 +164,7 @@ def _is_plain(kind: pa.DataType, name: str) -> bool:
 
 def _codes_files(folder: str) -> list[str]:
     """codes_batch_gpu{g}_{n}.parquet in `folder`, by g and n as numbers."""
-    if "://" in folder:
+    if not storage.is_local(folder):
         raise UserError(f"{folder}: input folders must be local paths; mount or copy it first")
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; give the folder with codes_batch_gpu*.parquet")
