@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_jobs.decoder_source import DecoderSource, find_decoder
@@ -48,8 +48,11 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
             "of the codec it was trained from"
         )
     if config.data.audio is not None:
-        found = list_folder(storage.absolute(config.data.audio))
-        items: Sequence[Item] = with_speakers(found, config.data.speaker)
+        found = list_folder(os.path.expanduser(config.data.audio))
+        items: Sequence[Item] = [
+            replace(item, source=storage.absolute(item.source))
+            for item in with_speakers(found, config.data.speaker)
+        ]
         kind, data, cache = "folder of audio", config.data.audio, None
     elif config.data.cache is not None:
         kind, data, cache = "cache", config.data.cache, config.data.cache
