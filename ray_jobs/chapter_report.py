@@ -173,9 +173,12 @@ def _slopes(summary: Mapping[str, Any]) -> Markup:
                 ]
             )
     header = ["Model and loss", "per million frames", "per doubling of the position"]
+    starts = sorted({model["settled_from"] for model in summary["models"].values()})
     explained = (
-        "Least squares per chapter beyond the model's window, in nats; below 0 the loss still "
-        "falls."
+        f"Least squares per chapter from frame {' or '.join(f'{n:,}' for n in starts)} on, in "
+        "nats; below 0 the loss is lower late than early, and start-up that reaches so far falls "
+        "as learning does. Chapters weigh by what their slope knows (frames cubed), and no "
+        "speaker more than twice the mean speaker."
     )
     return report.section("Slopes", report.table(header, rows), note(explained), id_="slopes")
 

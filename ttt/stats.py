@@ -135,6 +135,56 @@ def clustered_ratio_interval(
     return with_enough_clusters(interval, count, unit)
 
 
+def clustered_weighted_interval(
+    values: Values, weights: Values, clusters: Sequence[Hashable], unit: str, level: float = 0.95
+) -> Interval:
+    """sum(weights * values) / sum(weights) with its interval, for clusters that weigh unequally.
+
+    Resampling such clusters covers too rarely, since one heavy cluster draws the mean to itself.
+    So this is Student's t: squared residuals of clusters are enlarged by what each drew away (as
+    CR2 does), and the degrees of freedom are one less than `effective_count` of the clusters.
+    None below five clusters.
+
+    Args:
+        weights: above 0.
+        unit: what a cluster is called where there are too few, such as speaker.
+
+    Source: Bell and McCaffrey (2002), Survey Methodology 28.
+    """
+    numbers, heavy = _paired(values, weights)
+    if len(numbers) == 0:
+        return Interval(None, None, None, 0, "no values")
+    if heavy.min() <= 0:
+        raise ValueError(f"weights must be above 0, got {heavy.min()}")
+    sums = _cluster_sums(np.stack([heavy * numbers, heavy], axis=1), clusters)
+    mean = float(sums[:, 0].sum() / sums[:, 1].sum())
+    if len(sums) < 2:
+        return with_enough_clusters(Interval(mean, None, None, len(numbers)), len(sums), unit)
+    shares = sums[:, 1] / sums[:, 1].sum()
+    residuals = (sums[:, 0] - mean * sums[:, 1]) / sums[:, 1].sum()
+    error = math.sqrt(float((residuals**2 / (1 - shares)).sum()))
+    reach = error * _t_quantile(0.5 + level / 2, max(1.0, effective_count(shares) - 1))
+    interval = Interval(mean, mean - reach, mean + reach, len(numbers))
+    return with_enough_clusters(interval, len(sums), unit)
+
+
+def effective_count(weights: Values) -> float:
+    """How many equal weights would average as well as these: their number, if they are equal.
+
+    Source: Kish (1965), Survey Sampling, section 11.7.
+    """
+    numbers = _finite(weights, "weights")
+    return float(numbers.sum() ** 2 / (numbers**2).sum())
+
+
+def _t_quantile(share: float, degrees: float) -> float:
+    """Student's t between whole degrees of freedom, on a straight line that errs on the wide."""
+    whole = math.floor(degrees)
+    low = student_t_quantile(share, whole)
+    part = degrees - whole
+    return low if part == 0 else (1 - part) * low + part * student_t_quantile(share, whole + 1)
+
+
 def with_enough_clusters(interval: Interval, clusters: int, unit: str) -> Interval:
     """The interval as it is, or without its ends where fewer than five clusters are behind it."""
     if interval.mean is None or clusters >= FEWEST_CLUSTERS:

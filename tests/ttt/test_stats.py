@@ -9,7 +9,9 @@ from ttt.stats import (
     bootstrap_interval,
     clustered_interval,
     clustered_ratio_interval,
+    clustered_weighted_interval,
     difference_interval,
+    effective_count,
     expanded_level,
     ratio_interval,
     wilson_interval,
@@ -151,3 +153,44 @@ def test_fewer_than_five_clusters_give_no_interval_but_a_reason() -> None:
     ratio = clustered_ratio_interval(values, [2.0] * 4, names, 0, 100, "speaker")
     assert (alone.mean, alone.low, ratio.mean, ratio.low) == (2.5, None, 1.25, None)
     assert alone.reason == ratio.reason == "4 speakers; an interval needs 5"
+
+
+def test_equal_weights_give_students_t_of_the_clusters() -> None:
+    values = np.random.default_rng(11).normal(size=9)
+    ours = clustered_weighted_interval(values, np.full(9, 3.0), list(range(9)), "speaker")
+    theirs = scipy_stats.t.interval(
+        0.95, 8, loc=values.mean(), scale=values.std(ddof=1) / np.sqrt(len(values))
+    )
+    assert (ours.mean, ours.low, ours.high) == pytest.approx((values.mean(), *theirs), rel=1e-9)
+    # Two equal halves of every cluster say nothing new.
+    halves = clustered_weighted_interval(
+        np.repeat(values, 2), np.full(18, 0.5), list(np.repeat(np.arange(9), 2)), "speaker"
+    )
+    assert (halves.low, halves.high) == pytest.approx((ours.low, ours.high), rel=1e-9)
+
+
+def test_a_heavy_cluster_counts_as_the_few_it_leaves() -> None:
+    assert effective_count([2, 2, 2]) == pytest.approx(3)
+    assert effective_count([8, 1, 1]) == pytest.approx(100 / 66)
+    rng = np.random.default_rng(12)
+    weights = np.array([6.0, 3, 1, 1, 1, 1, 1, 1])
+    held = 0
+    for _ in range(1000):
+        values = rng.normal(size=8) / np.sqrt(weights)
+        found = clustered_weighted_interval(values, weights, list(range(8)), "speaker")
+        assert found.mean == pytest.approx(np.average(values, weights=weights))
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 0 <= found.high
+    assert held >= 930
+
+
+def test_a_weighted_interval_needs_five_clusters_and_weights_above_zero() -> None:
+    four = clustered_weighted_interval([1.0, 2, 3, 4], [1.0] * 4, list("abcd"), "speaker")
+    assert (four.mean, four.low) == (2.5, None)
+    assert four.reason == "4 speakers; an interval needs 5"
+    one = clustered_weighted_interval([1.0, 2.0], [1.0, 3.0], ["a", "a"], "speaker")
+    assert (one.mean, one.low) == (1.75, None)
+    assert clustered_weighted_interval([], [], [], "speaker").reason == "no values"
+    with pytest.raises(ValueError, match="weights must be above 0"):
+        clustered_weighted_interval([1.0, 2.0], [1.0, 0.0], ["a", "b"], "speaker")

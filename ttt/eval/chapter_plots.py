@@ -69,12 +69,16 @@ def difference_plot(
     loss: str,
     image_format: ImageFormat,
 ) -> bytes:
-    """The paired difference of two models against position; below 0 the second has less loss."""
+    """The paired difference of two models against position; below 0 the second has less loss.
+
+    As in `loss_plot`, the same chapters stand behind every point.
+    """
     line = compared["losses"][loss]["curve"]
     second = summary["models"][compared["second"]]
+    label = f"{compared['second']} minus {compared['first']} (n = {line['n'][0]})"
     return curves(
         [
-            _curve(f"{compared['second']} minus {compared['first']}", line),
+            _curve(label, line),
             Curve(label="no difference", x=line["frame"], y=[0.0] * len(line["n"]), dashed=True),
         ],
         x_label="position in the chapter (frames, 12.5 per second)",

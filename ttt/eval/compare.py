@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import UserError
-from ttt.eval.long_context import mean_curve, speaker_interval
-from ttt.eval.measures import LOSSES, ChapterMeasures, LongContextConfig
+from ttt.eval.long_context import longer_half, mean_curve, speaker_interval
+from ttt.eval.measures import LOSSES, SLOPES, ChapterMeasures, LongContextConfig
 from ttt.eval.significance import holm, wilcoxon_signed_rank
+from ttt.eval.slopes import slope_interval, speaker_slopes
 from ttt.stats import FEWEST_CLUSTERS
 
 
@@ -26,8 +27,10 @@ def compare(
 ) -> dict[str, Any]:
     """Loss -> measures and curve of the difference second - first; ready for JSON.
 
-    The mean is over chapters, its interval resamples speakers; Wilcoxon's test is on the speakers'
-    mean differences; `p_holm` is adjusted over all measures of one loss.
+    The mean is over chapters (of slopes, weighted as in `ttt.eval.slopes`), its interval is by
+    speakers; Wilcoxon's test is on the speakers' mean differences; `p_holm` is adjusted over all
+    measures of one loss. The curve is of the longer half of the chapters. `equivalence` says
+    whether the settled frames differ by less than `config.equivalence_margin`; None without one.
 
     Raises:
         UserError: the chapters are not the same, or their codes differ.
@@ -42,7 +45,11 @@ def compare(
         adjusted = holm([row["p_wilcoxon"] for row in rows.values()])
         for row, p_holm in zip(rows.values(), adjusted, strict=True):
             row["p_holm"] = p_holm
-        compared[loss] = {"measures": rows, "curve": _difference_curve(pairs, loss, config)}
+        compared[loss] = {
+            "measures": rows,
+            "curve": _difference_curve(pairs, loss, config),
+            "equivalence": _equivalence(pairs, loss, config),
+        }
     return {"chapters": len(pairs), "losses": compared}
 
 
@@ -67,20 +74,61 @@ def _difference(
     name: str,
     config: LongContextConfig,
 ) -> dict[str, Any]:
-    differences, speakers = [], []
-    for before, after in pairs:
-        old, new = before.values[loss][name], after.values[loss][name]
-        if old is not None and new is not None:
-            differences.append(new - old)
-            speakers.append(before.speaker)
-    interval = speaker_interval(differences, speakers, config)
-    by_speaker = _speaker_means(differences, speakers)
+    there = _with_measure(pairs, loss, name)
+    differences = [new.values[loss][name] - old.values[loss][name] for old, new in there]  # pyright: ignore[reportOperatorIssue]
+    speakers = [old.speaker for old, _ in there]
+    if name in SLOPES:
+        known = [_information(old, new, name) for old, new in there]
+        found = slope_interval(differences, known, speakers)
+        by_speaker = speaker_slopes(differences, known, speakers)
+    else:
+        found = speaker_interval(differences, speakers, config).to_dict()
+        by_speaker = _speaker_means(differences, speakers)
     enough = len(by_speaker) >= FEWEST_CLUSTERS
     return {
-        **interval.to_dict(),
+        **found,
         "speakers": len(by_speaker),
         "p_wilcoxon": wilcoxon_signed_rank(by_speaker) if enough else None,
     }
+
+
+def _equivalence(
+    pairs: Sequence[tuple[ChapterMeasures, ChapterMeasures]], loss: str, config: LongContextConfig
+) -> dict[str, Any] | None:
+    """The mean difference over settled frames, and whether its interval lies inside the margin.
+
+    A 95 % interval inside is two one-sided tests at 2.5 % each. None of `equivalent`: no interval.
+    Source: Schuirmann (1987), Journal of Pharmacokinetics and Biopharmaceutics 15.
+    """
+    margin = config.equivalence_margin
+    if margin is None:
+        return None
+    there = _with_measure(pairs, loss, "settled")
+    differences = [new.values[loss]["settled"] - old.values[loss]["settled"] for old, new in there]  # pyright: ignore[reportOperatorIssue]
+    interval = speaker_interval(differences, [old.speaker for old, _ in there], config)
+    inside = None
+    if interval.low is not None and interval.high is not None:
+        inside = -margin < interval.low and interval.high < margin
+    return {**interval.to_dict(), "margin": margin, "equivalent": inside}
+
+
+def _with_measure(
+    pairs: Sequence[tuple[ChapterMeasures, ChapterMeasures]], loss: str, name: str
+) -> list[tuple[ChapterMeasures, ChapterMeasures]]:
+    """Those chapters that are long enough for a measure under both models."""
+    return [
+        (old, new)
+        for old, new in pairs
+        if old.values[loss][name] is not None and new.values[loss][name] is not None
+    ]
+
+
+def _information(old: ChapterMeasures, new: ChapterMeasures, name: str) -> float:
+    """Of the difference of two slopes: noises add up."""
+    before, after = old.slope_information[name], new.slope_information[name]
+    assert before is not None
+    assert after is not None
+    return 1 / (1 / before + 1 / after)
 
 
 def _difference_curve(
@@ -88,12 +136,17 @@ def _difference_curve(
     loss: str,
     config: LongContextConfig,
 ) -> dict[str, list[Any]]:
+    """Of the longer half of the chapters, as far as all of them reach.
+
+    Whoever reaches a point differs from point to point, and could draw a fall that is in none.
+    """
+    panel = [pairs[n] for n in longer_half([min(old.frames, new.frames) for old, new in pairs])]
     lines = [
         # Not strict: a run with a preset may lack a chapter's last frames, and so a bin.
         [new - old for old, new in zip(before.curves[loss], after.curves[loss], strict=False)]
-        for before, after in pairs
+        for before, after in panel
     ]
-    return mean_curve(lines, [before.speaker for before, _ in pairs], config)
+    return mean_curve(lines, [before.speaker for before, _ in panel], config, balanced=True)
 
 
 def _speaker_means(differences: Sequence[float], speakers: Sequence[str]) -> list[float]:

@@ -1,8 +1,8 @@
 """Does the loss keep falling along a chapter? Means over chapters, with honest intervals.
 
-Chapters count equally. Intervals resample whole speakers, because chapters of one reader resemble
-each other, and are widened as few speakers need it. With fewer than five speakers there is no
-interval; the reason is given in its place.
+Chapters count equally, in slopes by what they know (see `ttt.eval.slopes`). Intervals are by whole
+speakers, because chapters of one reader resemble each other, and are widened as few speakers need
+it. With fewer than five speakers there is no interval; the reason is given in its place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ttt.eval.measures import LOSSES, ChapterMeasures, LongContextConfig, curve_edges
+from ttt.eval.measures import LOSSES, SLOPES, ChapterMeasures, LongContextConfig, curve_edges
+from ttt.eval.slopes import slope_interval
 from ttt.stats import Interval, clustered_interval, clustered_ratio_interval
 
 _TOO_SHORT = "no chapter is long enough"
@@ -29,6 +30,7 @@ def summarize(
         "frames": sum(chapter.frames for chapter in chapters),
         "context": context,
         "weights": config.weights,
+        "settled_from": config.settled_from(context),
         "losses": {name: _summarize_loss(chapters, name, context, config) for name in LOSSES},
     }
 
@@ -56,6 +58,14 @@ def speaker_interval(
     if not len(values):
         return Interval(None, None, None, 0, _TOO_SHORT)
     return clustered_interval(values, speakers, config.seed, config.resamples, "speaker")
+
+
+def longer_half(frames: Sequence[int]) -> list[int]:
+    """Places of the longer half of the chapters: the same ones at every point of a curve."""
+    if not frames:
+        return []
+    shortest = sorted(frames, reverse=True)[(len(frames) - 1) // 2]
+    return [place for place, each in enumerate(frames) if each >= shortest]
 
 
 def mean_curve(
@@ -92,13 +102,13 @@ def _summarize_loss(
 ) -> dict[str, Any]:
     measures = {
         name: _measure(chapters, loss, name, config)
-        for name in ("mean", "beyond_window", "slope_per_frame", "slope_per_doubling")
+        for name in ("mean", "beyond_window", "settled", *SLOPES)
     }
     positions = {
         str(position): _measure(chapters, loss, f"at_{position}", config)
         for position in config.positions
     }
-    panel = _panel(chapters)
+    panel = [chapters[place] for place in longer_half([c.frames for c in chapters])]
     return {
         "measures": measures,
         "positions": positions,
@@ -114,13 +124,12 @@ def _summarize_loss(
 def _measure(
     chapters: Sequence[ChapterMeasures], loss: str, name: str, config: LongContextConfig
 ) -> dict[str, Any]:
-    there = [
-        (value, chapter.speaker)
-        for chapter in chapters
-        if (value := chapter.values[loss][name]) is not None
-    ]
-    values, speakers = [value for value, _ in there], [speaker for _, speaker in there]
-    return speaker_interval(values, speakers, config).to_dict()
+    there = [chapter for chapter in chapters if chapter.values[loss][name] is not None]
+    values = [chapter.values[loss][name] for chapter in there]
+    speakers = [chapter.speaker for chapter in there]
+    if name in SLOPES:
+        return slope_interval(values, [c.slope_information[name] for c in there], speakers)  # pyright: ignore[reportArgumentType]
+    return speaker_interval(values, speakers, config).to_dict()  # pyright: ignore[reportArgumentType]
 
 
 def _utilisation(
@@ -148,15 +157,6 @@ def _utilisation(
         "gain_beyond_window": speaker_interval(edge - end, speakers, config).to_dict(),  # pyright: ignore[reportArgumentType]
         "share_beyond_window": share.to_dict(),
     }
-
-
-def _panel(chapters: Sequence[ChapterMeasures]) -> list[ChapterMeasures]:
-    """The longer half of the chapters: the same ones at every point of the balanced curve."""
-    by_length = sorted(chapters, key=lambda chapter: -chapter.frames)
-    if not by_length:
-        return []
-    shortest = by_length[(len(by_length) - 1) // 2].frames
-    return [chapter for chapter in chapters if chapter.frames >= shortest]
 
 
 def _curve(

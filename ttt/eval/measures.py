@@ -31,6 +31,7 @@ LOSSES: dict[str, tuple[float, ...]] = {
     "semantic": (1.0, *[0.0] * 7),
     "acoustic": (0.0, *[1 / 7] * 7),
 }
+SLOPES = ("slope_per_frame", "slope_per_doubling")
 _FIRST_BIN = 16
 
 
@@ -48,6 +49,10 @@ class LongContextConfig(Config):
     """Points of the curve between a position and its double."""
     min_slope_frames: int = 500
     """Frames beyond the model's window that a chapter needs to have a slope."""
+    startup_frames: int = 0
+    """Frames of a chapter's beginning that are known to be start-up; slopes begin behind them."""
+    equivalence_margin: float | None = None
+    """Nats between two models that would not matter; set it before the run. None: not tested."""
     resamples: int = 2000
     """Bootstrap resamples of every interval."""
     seed: int = 0
@@ -65,6 +70,14 @@ class LongContextConfig(Config):
             raise ValueError("bins_per_octave and resamples must be 1 or more")
         if self.min_slope_frames < 3:
             raise ValueError("min_slope_frames must be 3 or more: a line needs points")
+        if self.startup_frames < 0:
+            raise ValueError("startup_frames must not be negative")
+        if self.equivalence_margin is not None and not self.equivalence_margin > 0:
+            raise ValueError("equivalence_margin must be above 0, or null")
+
+    def settled_from(self, context: int) -> int:
+        """The first frame behind the model's window and what is known to be start-up."""
+        return max(context, self.startup_frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +92,9 @@ class ChapterMeasures:
     """Loss -> measure -> value; None where the chapter is too short for it."""
     curves: dict[str, tuple[float, ...]]
     """Loss -> mean of every whole bin of `curve_edges` that the chapter fills."""
+    slope_information: dict[str, float | None]
+    """Slope -> sum of squared distances from the mean position: a slope's variance is that of the
+    noise over this. None where there is no slope."""
 
 
 def measure_chapter(
@@ -86,18 +102,20 @@ def measure_chapter(
 ) -> ChapterMeasures:
     """All measures of one chapter.
 
-    mean, beyond_window (frames from `context` on), at_P for each position, slope_per_frame and
-    slope_per_doubling (least squares on the frame and on its base-2 logarithm beyond `context`),
-    and start, edge, end: the first frames, the last within the window, the last of the chapter.
+    mean, beyond_window (frames from `context` on), settled (frames from `config.settled_from` on),
+    at_P for each position, slope_per_frame and slope_per_doubling (least squares on the settled
+    frames' number and on its base-2 logarithm), and start, edge, end: the first frames, the last
+    within the window, the last of the chapter.
 
     Args:
         context: frames that the model's attention reaches back.
     """
     nll = record.nll.astype(np.float64)
     values, curves = {}, {}
+    lines = _slope_lines(nll.shape[1], context, config)
     for name, weights in LOSSES.items():
         loss = np.asarray(weights) @ nll
-        values[name] = _values(loss, context, config)
+        values[name] = _values(loss, context, config, lines)
         edges = _edges_within(len(loss), config.bins_per_octave)
         curves[name] = tuple(float(loss[low:high].mean()) for low, high in pairwise(edges))
     details = record.details
@@ -108,6 +126,9 @@ def measure_chapter(
         frames=record.frames,
         values=values,
         curves=curves,
+        slope_information={
+            name: None if line is None else float(line @ line) for name, line in lines.items()
+        },
     )
 
 
@@ -118,33 +139,41 @@ def curve_edges(bins_per_octave: int) -> Iterator[int]:
         yield round(_FIRST_BIN * 2 ** (step / bins_per_octave))
 
 
-def _values(loss: Floats, context: int, config: LongContextConfig) -> dict[str, float | None]:
+def _slope_lines(frames: int, context: int, config: LongContextConfig) -> dict[str, Floats | None]:
+    """Slope -> distances of the settled frames' positions from their mean; None: too few."""
+    settled = np.arange(config.settled_from(context), frames, dtype=np.float64)
+    if len(settled) < config.min_slope_frames:
+        return dict.fromkeys(SLOPES)
+    doublings = np.log2(settled)
+    return {
+        "slope_per_frame": settled - settled.mean(),
+        "slope_per_doubling": doublings - doublings.mean(),
+    }
+
+
+def _values(
+    loss: Floats, context: int, config: LongContextConfig, lines: dict[str, Floats | None]
+) -> dict[str, float | None]:
     frames, half = len(loss), config.window_frames // 2
+    settled = loss[config.settled_from(context) :]
     measures: dict[str, float | None] = {
         "mean": float(loss.mean()),
         "beyond_window": float(loss[context:].mean()) if frames > context else None,
+        "settled": float(settled.mean()) if len(settled) else None,
     }
     for position in config.positions:
         reached = position + half <= frames
         measures[f"at_{position}"] = (
             float(loss[position - half : position + half].mean()) if reached else None
         )
-    beyond = np.arange(context, frames, dtype=np.float64)
-    long_enough = len(beyond) >= config.min_slope_frames
-    tail = loss[context:]
-    measures["slope_per_frame"] = _slope(beyond, tail) if long_enough else None
-    measures["slope_per_doubling"] = _slope(np.log2(beyond), tail) if long_enough else None
+    for name, line in lines.items():
+        measures[name] = None if line is None else float(line @ settled / (line @ line))
     short = max(1, min(config.window_frames, context // 2))
     whole = frames >= context + short
     measures["start"] = float(loss[:short].mean()) if whole else None
     measures["edge"] = float(loss[context - short : context].mean()) if whole else None
     measures["end"] = float(loss[-short:].mean()) if whole else None
     return measures
-
-
-def _slope(x: Floats, y: Floats) -> float:
-    centred = x - x.mean()
-    return float(centred @ y / (centred @ centred))
 
 
 def _edges_within(frames: int, bins_per_octave: int) -> list[int]:

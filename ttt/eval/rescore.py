@@ -19,7 +19,7 @@ from ttt.errors import UserError
 from ttt.eval.chapter_plots import chapter_plots
 from ttt.eval.chapter_records import ChapterDetails, read_records
 from ttt.eval.compare import compare
-from ttt.eval.long_context import legacy, summarize
+from ttt.eval.long_context import legacy, longer_half, summarize
 from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
 from ttt.eval.run_description import RunDescription, refuse_other_rounding, write_summary
 from ttt.records import read_jsonl
@@ -94,7 +94,7 @@ def _summary(folder: str | Path, run: RunDescription, config: LongContextConfig)
             **_effort(chapters, details),
             **_coverage(run, chapters, failures[model.model]),
             "verification": verified.get(model.model),
-            "activity": _activity(details),
+            "activity": _activity(chapters, details),
             "values": [asdict(chapter) for chapter in chapters],
         }
     return {
@@ -211,18 +211,27 @@ def _together(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _activity(details: Sequence[ChapterDetails]) -> dict[str, dict[str, list[float]]]:
-    """Layer -> mean size of its fast weights' change by frame, and of how many chapters."""
+def _activity(
+    chapters: Sequence[ChapterMeasures], details: Sequence[ChapterDetails]
+) -> dict[str, dict[str, list[Any]]]:
+    """Layer -> mean size of its fast weights' change by frame, and of how many chapters.
+
+    Of the longer half of the chapters, at frames that all of them measured: means over whoever is
+    still there would change with who that is.
+    """
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for chapter in details:
+    panel = [details[place] for place in longer_half([chapter.frames for chapter in chapters])]
+    for chapter in panel:
         for layer, line in chapter.activity.items():
             for frame, change in zip(chapter.activity_frames, line, strict=True):
                 points[layer][frame].append(change)
-    return {
-        layer: {
-            "frame": sorted(by_frame),
-            "mean": [float(np.mean(by_frame[frame])) for frame in sorted(by_frame)],
-            "n": [len(by_frame[frame]) for frame in sorted(by_frame)],
-        }
-        for layer, by_frame in sorted(points.items(), key=lambda item: int(item[0]))
-    }
+    means: dict[str, dict[str, list[Any]]] = {}
+    for layer, by_frame in sorted(points.items(), key=lambda item: int(item[0])):
+        shared = sorted(frame for frame in by_frame if len(by_frame[frame]) == len(panel))
+        if shared:
+            means[layer] = {
+                "frame": shared,
+                "mean": [float(np.mean(by_frame[frame])) for frame in shared],
+                "n": [len(panel)] * len(shared),
+            }
+    return means

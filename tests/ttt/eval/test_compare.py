@@ -60,6 +60,70 @@ def test_the_curve_of_differences_is_paired() -> None:
     assert curve["high"][-1] < -0.09
 
 
+@pytest.mark.parametrize(
+    ("lengths", "differences", "drawn", "counted"),
+    [
+        # Whoever reaches a bin, averaged: a drop at 64 frames that is in no chapter.
+        ([64] * 6 + [400] * 6, [0.0] * 6 + [-0.2] * 6, -0.2, 6),
+        ([400] * 6 + [64] * 6, [0.0] * 6 + [-0.2] * 6, 0.0, 6),
+        ([400] * 8 + [64] * 4, [0.1] * 8 + [-0.2] * 4, 0.1, 8),
+        ([64] * 8 + [400] * 4, [-0.3] * 12, -0.3, 12),  # the median is short, and all reach it
+        ([64, 80, 100, 140, 200, 400] * 2, [-0.1] * 12, -0.1, 6),
+    ],
+)
+def test_the_curve_of_differences_has_the_same_chapters_at_every_point(
+    lengths: list[int], differences: list[float], drawn: float, counted: int
+) -> None:
+    rng = np.random.default_rng(7)
+    losses = [rng.normal(3, 0.5, n) for n in lengths]
+    other = [loss + d for loss, d in zip(losses, differences, strict=True)]
+    curve = compare(_measured(losses), _measured(other), CONFIG)["losses"]["moshi"]["curve"]
+    assert curve["mean"] == pytest.approx([drawn] * len(curve["mean"]), abs=1e-6)
+    assert set(curve["n"]) == {counted}
+
+
+@pytest.mark.parametrize(
+    ("shift", "scatter", "margin", "expected"),
+    [
+        (0.0005, 0.0005, 0.002, True),  # a difference that is there, and too small to matter
+        (0.0, 0.0, 0.002, True),
+        (0.0019, 0.001, 0.002, False),  # the mean is inside, the interval is not
+        (0.0, 0.02, 0.002, False),  # nothing known
+        (-0.003, 0.0001, 0.002, False),
+        (0.003, 0.0001, 0.02, True),
+    ],
+)
+def test_two_models_are_equivalent_only_where_the_whole_interval_is(
+    shift: float, scatter: float, margin: float, expected: bool
+) -> None:
+    config = dataclasses.replace(CONFIG, startup_frames=50, equivalence_margin=margin)
+    rng = np.random.default_rng(8)
+    losses = _noise(8)
+
+    def measured(moved: bool) -> list[ChapterMeasures]:
+        found = []
+        for k, loss in enumerate(losses):
+            # Before frame 50 the second model pays much, and that is start-up.
+            paid = np.where(np.arange(150) < 50, 1.0, shift + scatter * rng.normal())
+            there = loss + paid if moved else loss
+            found.append(measure_chapter(record(there, f"c{k}", f"s{k}"), 30, config))
+        return found
+
+    told = compare(measured(False), measured(True), config)["losses"]["semantic"]["equivalence"]
+    assert told["equivalent"] is expected
+    assert told["margin"] == margin
+    assert told["mean"] == pytest.approx(shift, abs=max(scatter, 1e-6))
+
+
+def test_equivalence_is_not_said_unasked_nor_of_few_speakers() -> None:
+    chapters = _measured(_noise(9))
+    assert compare(chapters, chapters, CONFIG)["losses"]["moshi"]["equivalence"] is None
+    config = dataclasses.replace(CONFIG, equivalence_margin=0.1)
+    few = [c for c in chapters if c.speaker < "speaker 4"]
+    told = compare(few, few, config)["losses"]["moshi"]["equivalence"]
+    assert (told["low"], told["equivalent"]) == (None, None)
+
+
 def test_a_run_that_lacks_the_last_frames_lacks_a_bin() -> None:
     losses = _noise(6)
     whole, cut = _measured(losses), _measured([loss[:127] + 1 for loss in losses])

@@ -1,5 +1,6 @@
 """Long-context numbers against hand values, numpy and simulation."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_slopes_are_numpys_beyond_the_window() -> None:
     assert (
         measure_chapter(record(loss[:39]), 30, SMALL).values["semantic"]["slope_per_frame"] is None
     )
+
+
+@pytest.mark.parametrize("startup", [0, 29, 30, 60, 120])
+def test_slopes_begin_behind_the_window_and_behind_start_up(startup: int) -> None:
+    loss = np.where(np.arange(200) < 60, 5.0, 3.0)  # flat, but for what is start-up until frame 60
+    config = dataclasses.replace(SMALL, startup_frames=startup)
+    chapters = [measure_chapter(record(loss, f"{k}/c", str(k)), 30, config) for k in range(5)]
+    summary = summarize(chapters, 30, config)
+    found = summary["losses"]["moshi"]["measures"]
+    assert summary["settled_from"] == max(30, startup)
+    flat = startup >= 60
+    for name in ("slope_per_frame", "slope_per_doubling"):
+        assert (abs(found[name]["mean"]) < 1e-12) == flat, name
+    assert (found["settled"]["mean"] == pytest.approx(3.0)) == flat
+    assert found["beyond_window"]["mean"] == pytest.approx(3 + 2 * 30 / 170)
 
 
 @pytest.mark.parametrize("speakers", [5, 12])
@@ -168,6 +184,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
     for wrong in (
         {"positions": (100,), "window_frames": 1000}, {"window_frames": 7}, {"resamples": 0},
         {"bins_per_octave": 0}, {"min_slope_frames": 2}, {"positions": ()},
+        {"startup_frames": -1}, {"equivalence_margin": 0.0}, {"equivalence_margin": -0.002},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=list(wrong)[-1]):
             LongContextConfig(**wrong)  # type: ignore[arg-type]
