@@ -194,8 +194,8 @@ def _claim_uri(config: CacheConfig) -> str:
 
 def _mean_seconds(plan: CachePlan) -> float:
     """Mean length of the audio, from the headers of some inputs, always the same ones."""
-    paths = [clip.target or clip.source for shard in plan.shards for clip in shard]
-    paths = [path for path in paths if path]
+    clips = [clip for shard in plan.shards for clip in shard if clip.problem is None]
+    paths = [clip.target or clip.source for clip in clips]
     seconds = []
     for path in random.Random(0).sample(paths, min(_HEADERS_SAMPLED, len(paths))):
         try:

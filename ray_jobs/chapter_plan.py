@@ -19,7 +19,7 @@ from ray_jobs.held_models import (
 )
 from ttt import storage
 from ttt.errors import UserError
-from ttt.eval.chapter_records import leftovers, record_path
+from ttt.eval.chapter_records import file_stem, leftovers, record_path
 from ttt.eval.chapters import Chapter, Unreadable, find_chapters
 from ttt.moshi.memory import memory_need
 from ttt.moshi.original import WARNING
@@ -41,6 +41,7 @@ class MadeChapter:
 
 
 Recording = Chapter | MadeChapter
+_LONGEST_STATE_STEM = 255 - len("..safetensors.12345678.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ class Work:
     @property
     def state_name(self) -> str:
         """Path of its state below the run's folder."""
-        return f"state/{self.listener.name}/{self.recordings[0].chapter_id}.safetensors"
+        stem = file_stem(self.recordings[0].chapter_id, _LONGEST_STATE_STEM)
+        return f"state/{self.listener.name}/{stem}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,18 @@ class Plan:
     unreadable: tuple[Unreadable, ...]
     work: tuple[Work, ...]
     """Model by model, the longest chapters first."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence where descriptions of chapters were not taken as they stand."""
+        changed = [(each, note) for each in self.recordings for note in _notes(each)]
+        if not changed:
+            return ()
+        chapter, note = changed[0]
+        return (
+            f"descriptions not taken as they stand: {len(changed):,}, the first "
+            f"{chapter.chapter_id}: {note}",
+        )
 
     def frames(self, recording: Recording) -> int:
         """How many frames of it are heard."""
@@ -143,6 +157,7 @@ def describe(config: EvaluateChaptersConfig) -> str:
     if plan.unreadable:
         first = plan.unreadable[0]
         lines.append(f"  unreadable: {len(plan.unreadable):,}, the first {first.reason}")
+    lines += [f"  {note}" for note in plan.notes]
     streams, cluster = config.streams, config.cluster
     lines += [
         f"  streams: text {streams.text}, other {streams.other}, the recording is {streams.voice}",
@@ -168,6 +183,10 @@ def heard_frames(recording: Recording, max_frames: int | None) -> int:
 def records_root(output: str, model: str) -> Path:
     """Folder of one model's records, as `RunDescription.records_root` has it."""
     return Path(output) / "records" / model
+
+
+def _notes(recording: Recording) -> tuple[str, ...]:
+    return recording.notes if isinstance(recording, Chapter) else ()
 
 
 def _recordings(

@@ -164,7 +164,7 @@ def _describe(plan: Plan, worker: Any) -> RunDescription:
         streams={"text": streams.text, "other": streams.other, "voice": streams.voice},
         summary=config.summary,
         provenance=records.provenance(config),
-        warnings=(WARNING,) if config.preset == "original" else (),
+        warnings=((WARNING,) if config.preset == "original" else ()) + plan.notes,
     )
 
 

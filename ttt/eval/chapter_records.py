@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from ttt import storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
-from ttt.eval.chapters import natural_key
+from ttt.file_walk import fitting_name, natural_key
 
 CODEBOOKS = 8
 Floats = npt.NDArray[np.float32]
@@ -48,6 +48,9 @@ _SCHEMA = pa.schema(
 _ROW_GROUP = 1 << 12
 _FORMAT = 1
 _KEY = b"chapter"
+_LONGEST_NAME = 255  # Bytes that a file system takes.
+_LONGEST_STEM = _LONGEST_NAME - len("..parquet.12345678.tmp")  # While it is being written.
+_LONGEST_PATH = 2048  # Half of what the system takes: it lies below another folder.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +108,22 @@ class NonFiniteLoss(Exception):
 
 
 def record_path(root: str | Path, chapter_id: str) -> Path:
-    """Where the finished record of a chapter lies."""
-    return Path(root) / f"{chapter_id}.parquet"
+    """Where the finished record of a chapter lies: under its id, as far as disks take names so
+    long; which chapter a record is of stands in it."""
+    return Path(root) / f"{file_stem(chapter_id, _LONGEST_STEM)}.parquet"
+
+
+def file_stem(chapter_id: str, longest: int) -> str:
+    """A chapter's id as a relative path, with a digest for what is too long of it.
+
+    Args:
+        longest: bytes for the last part, which suffixes are added to.
+    """
+    *folders, name = chapter_id.split("/")
+    stem = "/".join([*(fitting_name(folder, _LONGEST_NAME) for folder in folders), name])
+    if len(stem.encode()) > _LONGEST_PATH:
+        return fitting_name(chapter_id.replace("/", "_"), longest)
+    return "/".join([*stem.split("/")[:-1], fitting_name(name, longest)])
 
 
 def leftovers(root: str | Path, chapter_ids: Iterable[str], state_path: Path) -> list[Path]:
@@ -226,7 +243,7 @@ def read_records(root: str | Path) -> Iterator[ChapterRecord]:
     """All finished chapters below a folder, one at a time, in natural order of their ids."""
     paths = sorted(Path(root).rglob("*.parquet"), key=lambda path: natural_key(str(path)))
     for path in paths:
-        if not path.name.startswith("."):  # A writer's temporary file.
+        if path.is_file() and not path.name.startswith("."):  # A writer's temporary file.
             yield read_record(path)
 
 

@@ -10,15 +10,17 @@ Light's `small/`, LibriSpeech's `test-clean/`) only lengthen the chapter's id:
               file is a chapter of its own
     flat      *.flac in one folder; the speaker is the "speaker" of the .json beside it, if any
 
+Folders are walked by `ttt.file_walk`: through links, past hidden files. A file that cannot be read,
+a link to nothing, spans that make no sense: each is an unreadable chapter with its reason.
+
 Sources: libri-light data_preparation (README.md, cut_by_vad.py); openslr.org/12.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -27,6 +29,10 @@ from typing import Literal
 from ttt.audio import read_header
 from ttt.config import Config
 from ttt.errors import UserError
+from ttt.eval.voice_activity import description_beside, read_speaker, read_voice_activity
+from ttt.file_errors import reading
+from ttt.file_walk import FoundFile, find_files
+from ttt.file_walk import natural_key as natural_key
 
 UNKNOWN_SPEAKER = "unknown"
 """Chapters of nobody in particular: statistics treat them as one speaker."""
@@ -91,6 +97,8 @@ class Chapter:
     book: str
     pieces: tuple[Piece, ...]
     """In order; where one follows another is a join."""
+    notes: tuple[str, ...] = ()
+    """What was made of its description, where that was not taken as it stands."""
 
     @property
     def seconds(self) -> float:
@@ -119,11 +127,12 @@ def find_chapters(config: ChapterConfig) -> tuple[list[Chapter], list[Unreadable
     root = Path(config.root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of chapters")
-    files = sorted(_audio_files(root), key=lambda path: natural_key(str(path.relative_to(root))))
-    if not files:
+    found = find_files(root, _SUFFIXES)
+    if not found:
         raise UserError(f"{root}: holds no audio ({', '.join(sorted(_SUFFIXES))})")
+    files = [root / each.path for each in found if each.problem is None]
     layout = _detect(root, files) if config.layout == "auto" else config.layout
-    sources = [_source(root, paths, layout) for paths in _grouped(files, layout)]
+    sources = [_source(root, group, layout) for group in _grouped(root, found, layout)]
     _refuse_same_names(sources)
     sources = _chosen(sources, config)
     read = [_read(source, config.pauses) for source in sources]
@@ -140,14 +149,6 @@ def find_chapters(config: ChapterConfig) -> tuple[list[Chapter], list[Unreadable
     return chapters, unreadable
 
 
-def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key that puts chapter_2 before chapter_10."""
-    return tuple(
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in _NUMBERS.split(text)
-    )
-
-
-_NUMBERS = re.compile(r"(\d+)", re.ASCII)
 _SUFFIXES = {".flac", ".wav", ".ogg", ".opus", ".mp3"}
 _PIECE = re.compile(r"(.+)_\d{4,}", re.ASCII)
 _LIBRISPEECH = re.compile(r"(\d+)-\d+[-_]\d+", re.ASCII)
@@ -159,73 +160,64 @@ class _Source:
     speaker: str
     book: str
     paths: tuple[Path, ...]
-
-
-def _audio_files(root: Path) -> Iterable[Path]:
-    for path in root.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix.lower() in _SUFFIXES and not hidden and path.is_file():
-            yield path
+    problem: str | None
+    """Why it cannot be read, where that is known before it is opened."""
 
 
 def _detect(root: Path, files: Sequence[Path]) -> str:
-    if all(path.parent == root for path in files):
+    if files and all(path.parent == root for path in files):
         return "flat"
     if all(_LIBRISPEECH.fullmatch(path.stem) for path in files):
         return "librispeech"
     # cut_by_vad.py writes no .json; a chapter whose own name ends in four digits has one.
-    if all(_PIECE.fullmatch(p.stem) and not p.with_suffix(".json").exists() for p in files):
+    if all(_PIECE.fullmatch(p.stem) and not description_beside(p).exists() for p in files):
         return "cut"
     return "chapters"
 
 
-def _grouped(files: Sequence[Path], layout: str) -> list[tuple[Path, ...]]:
+def _grouped(root: Path, found: Sequence[FoundFile], layout: str) -> list[tuple[FoundFile, ...]]:
     """Files that make one chapter."""
     if layout != "cut":
-        return [(path,) for path in files]
-    groups: dict[Path, list[Path]] = defaultdict(list)
-    for path in files:
+        return [(each,) for each in found]
+    groups: dict[Path, list[FoundFile]] = defaultdict(list)
+    for each in found:
+        path = root / each.path
         match = _PIECE.fullmatch(path.stem)
-        if match is None:
+        if match is None and each.problem is None:
             raise UserError(f"{path}: not named like a piece (chapter_0000), as layout: cut needs")
-        groups[path.with_name(match[1])].append(path)
-    return [tuple(paths) for paths in groups.values()]
+        groups[path if match is None else path.with_name(match[1])].append(each)
+    return [tuple(group) for group in groups.values()]
 
 
-def _source(root: Path, paths: tuple[Path, ...], layout: str) -> _Source:
+def _source(root: Path, group: tuple[FoundFile, ...], layout: str) -> _Source:
+    paths = tuple(root / each.path for each in group)
     first = paths[0].relative_to(root)
-    stem = first.stem if layout != "cut" else first.stem.rpartition("_")[0]
+    stem = first.stem
+    if layout == "cut" and _PIECE.fullmatch(stem):
+        stem = stem.rpartition("_")[0]
     folders = first.parts[:-1]
     book = folders[-1] if folders else ""
     speaker = folders[-2] if len(folders) > 1 else book
+    problem = next((f"{root / each.path}: {each.problem}" for each in group if each.problem), None)
     librispeech = _LIBRISPEECH.fullmatch(stem)
     if librispeech is not None:
         speaker = librispeech[1]
-    elif not folders:
-        speaker = _speaker_beside(paths[0])
-    return _Source("/".join([*folders, stem]), speaker, book, paths)
+    elif not folders and problem is None:
+        try:
+            speaker = _speaker_beside(paths[0])
+        except UserError as error:
+            speaker, problem = UNKNOWN_SPEAKER, str(error)
+    return _Source("/".join([*folders, stem]), speaker, book, paths, problem)
 
 
 def _speaker_beside(path: Path) -> str:
-    beside = path.with_suffix(".json")
-    if not beside.exists():
-        return UNKNOWN_SPEAKER
-    return str(_read_json(beside).get("speaker", UNKNOWN_SPEAKER))
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(described, dict):
-        raise UserError(f"{path}: holds no description of a chapter")
-    return described
+    beside = description_beside(path)
+    return read_speaker(beside, UNKNOWN_SPEAKER) if beside.exists() else UNKNOWN_SPEAKER
 
 
 def _refuse_same_names(sources: list[_Source]) -> None:
     seen: dict[str, Path] = {}
-    for source in sources:
+    for source in (source for source in sources if source.problem is None):
         other = seen.setdefault(source.chapter_id, source.paths[0])
         if other is not source.paths[0]:
             raise UserError(
@@ -252,32 +244,29 @@ def _chosen(sources: list[_Source], config: ChapterConfig) -> list[_Source]:
 
 
 def _read(source: _Source, pauses: str) -> Chapter | Unreadable:
+    pieces: list[Piece] = []
+    notes: list[str] = []
     try:
-        pieces = [piece for path in source.paths for piece in _pieces(path, pauses)]
+        if source.problem is not None:
+            raise UserError(source.problem)
+        for path in source.paths:
+            with reading(path, "audio"):
+                pieces += _pieces(path, pauses, notes)
     except UserError as error:
         return Unreadable(source.chapter_id, str(error))
-    return Chapter(source.chapter_id, source.speaker, source.book, tuple(pieces))
+    return Chapter(source.chapter_id, source.speaker, source.book, tuple(pieces), tuple(notes))
 
 
-def _pieces(path: Path, pauses: str) -> list[Piece]:
+def _pieces(path: Path, pauses: str, notes: list[str]) -> list[Piece]:
     header = read_header(path)
     if header.samples == 0:
         raise UserError(f"{path}: holds no audio")
     if pauses == "keep":
         return [Piece(str(path), 0, header.samples, header.rate)]
-    beside = path.with_suffix(".json")
-    spans = _read_json(beside).get("voice_activity")
-    try:
-        samples = [(round(on * header.rate), round(off * header.rate)) for on, off in spans]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{beside}: has no voice_activity of [on, off] in seconds") from error
-    pieces = [
-        Piece(str(path), max(on, 0), min(off, header.samples), header.rate) for on, off in samples
-    ]
-    pieces = [piece for piece in pieces if piece.stop > piece.start]
-    if not pieces:
-        raise UserError(f"{beside}: names no voice activity inside the recording")
-    return pieces
+    spans = read_voice_activity(description_beside(path), header.rate, header.samples)
+    if spans.changed is not None:
+        notes.append(spans.changed)
+    return [Piece(str(path), start, stop, header.rate) for start, stop in spans.samples]
 
 
 def _concatenate(read: list[Chapter | Unreadable], seconds: float) -> list[Chapter | Unreadable]:
@@ -294,7 +283,12 @@ def _concatenate(read: list[Chapter | Unreadable], seconds: float) -> list[Chapt
             first_name = last.chapter_id.rpartition("/")[2].partition("..")[0]
             name = f"{first_name}..{chapter.chapter_id.rpartition('/')[2]}"
             joined_id = "/".join([*_folder(last), name])
-            done[-1] = replace(last, chapter_id=joined_id, pieces=last.pieces + chapter.pieces)
+            done[-1] = replace(
+                last,
+                chapter_id=joined_id,
+                pieces=last.pieces + chapter.pieces,
+                notes=last.notes + chapter.notes,
+            )
         else:
             done.append(chapter)
     return done

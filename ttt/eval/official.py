@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import UserError
-from ttt.eval.chapters import natural_key
 from ttt.eval.gold import FREQUENCY_BANDS, PAIR_KEYS, Row, frequency_band, read_gold
+from ttt.file_walk import natural_key
 
 
 def official_scores(task: str, gold_csv: str | Path, scores_txt: str | Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ttt.eval.chapters import natural_key
 from ttt.eval.pair_run import PairSummaryConfig
 from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs, ScoreName
+from ttt.file_walk import natural_key
 from ttt.stats import Interval, clustered_interval, wilson_interval
 
 LEGACY_TASKS = ("sblimp", "swuggy", "tstory", "sstory")

@@ -24,9 +24,9 @@ from typing import Protocol, cast, get_args
 
 from ttt.errors import UserError
 from ttt.eval import tasks
-from ttt.eval.chapters import natural_key
 from ttt.eval.official import official_scores as official_scores
 from ttt.eval.pair_records import Role
+from ttt.file_walk import natural_key, same_name_key, shown
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Candidate:
     voice: str = ""
     strata: Mapping[str, str] = field(default_factory=dict)
     """The pair takes those of its positive half."""
+    problem: str | None = None
+    """Why the recording cannot be read, where that is known before it is opened."""
 
 
 class _Task(Protocol):
@@ -99,7 +101,7 @@ class _Task(Protocol):
     TITLE: str
     HAS_GOLD: bool
 
-    def candidates(self, root: Path, gold: Path | None) -> Iterable[Candidate]: ...
+    def candidates(self, root: Path, gold: Path | None) -> Iterable[Candidate | LeftOut]: ...
 
 
 TASKS = tuple(module.name for module in pkgutil.iter_modules(tasks.__path__))
@@ -125,13 +127,20 @@ def find_pairs(task: str, root: str | Path, gold: str | Path | None = None) -> P
     if gold is not None and not module.HAS_GOLD:
         raise UserError(f"{gold}: {module.TITLE} has no gold table; its file names say it all")
     halves: dict[str, list[Candidate]] = defaultdict(list)
+    pairs: list[Pair] = []
+    left_out: list[LeftOut] = []
     for candidate in module.candidates(root, None if gold is None else Path(gold)):
-        halves[candidate.pair_id].append(candidate)
+        if isinstance(candidate, LeftOut):
+            left_out.append(candidate)
+        else:
+            halves[candidate.pair_id].append(candidate)
     on_disk = _OnDisk()
-    pairs, left_out = [], []
     for pair_id in sorted(sorted(halves), key=natural_key):  # 01 and 1 are equal to it.
         made = _pair(task, halves[pair_id], on_disk)
-        (pairs if isinstance(made, Pair) else left_out).append(made)
+        if isinstance(made, Pair):
+            pairs.append(made)
+        else:
+            left_out.append(made)
     if not pairs:
         why = left_out[0].reason if left_out else f"see ttt/eval/tasks/{task}.py for its layout"
         raise UserError(f"{root}: holds no pair of {module.TITLE} ({why})")
@@ -173,12 +182,26 @@ def _module(task: str) -> _Task:
     return cast(_Task, importlib.import_module(f"{tasks.__name__}.{task}"))
 
 
-class _OnDisk(dict[Path, set[str]]):
-    """Folder -> names in it: one look per folder, not one per file of a hundred thousand."""
+class _OnDisk(dict[Path, dict[str, list[str]]]):
+    """Folder -> its names by `same_name_key`: one look per folder, not one per file of a hundred
+    thousand."""
 
-    def __missing__(self, folder: Path) -> set[str]:
-        self[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+    def __missing__(self, folder: Path) -> dict[str, list[str]]:
+        try:
+            names = os.listdir(folder) if folder.is_dir() else []
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+        self[folder] = defaultdict(list)
+        for name in names:
+            self[folder][same_name_key(shown(name))].append(name)
         return self[folder]
+
+    def find(self, path: Path) -> Path | None:
+        """The file that `path` means: itself, else the only one that differs in case or accents."""
+        names = self[path.parent].get(same_name_key(path.name), [])
+        if path.name in names:
+            return path
+        return path.with_name(names[0]) if len(names) == 1 else None
 
 
 def _pair(task: str, halves: list[Candidate], on_disk: _OnDisk) -> Pair | LeftOut:
@@ -191,18 +214,25 @@ def _pair(task: str, halves: list[Candidate], on_disk: _OnDisk) -> Pair | LeftOu
             names = ", ".join(sorted(half.utterance.item_id for half in side))
             reason = f"{len(side)} {role} recordings: {names}"
             return LeftOut(first.split, first.pair_id, reason)
+    found: dict[Role, Utterance] = {}
     for half in halves:
-        audio = half.utterance.audio
-        if audio.name not in on_disk[audio.parent]:
-            return LeftOut(first.split, first.pair_id, f"no such recording: {audio.name}")
-    (positive,), (negative,) = sides["positive"], sides["negative"]
+        utterance = half.utterance
+        if half.problem is not None:
+            reason = f"{utterance.audio.name} {half.problem}"
+            return LeftOut(first.split, first.pair_id, reason)
+        audio = on_disk.find(utterance.audio)
+        if audio is None:
+            reason = f"no such recording: {utterance.audio.name}"
+            return LeftOut(first.split, first.pair_id, reason)
+        found[half.role] = replace(utterance, audio=audio)
+    (positive,) = sides["positive"]
     return Pair(
         task=task,
         split=positive.split,
         pair_id=positive.pair_id,
         cluster_id=positive.cluster_id,
         voice=positive.voice,
-        positive=positive.utterance,
-        negative=negative.utterance,
+        positive=found["positive"],
+        negative=found["negative"],
         strata=positive.strata,
     )

@@ -8,14 +8,17 @@ Folder: one recording of at least 44.1 kHz per clip; its 48 kHz version is the t
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Any
 
 import torch
 
 from ttt import storage
 from ttt.audio import resample, to_int16
 from ttt.errors import UserError
+from ttt.file_walk import find_files
 from ttt.snac.align import AlignConfig, align_pair
 from ttt.snac.clip_input import (
     MIN_TARGET_RATE,
@@ -43,26 +46,31 @@ NOTABLE_GAIN_DB = 1.0
 def list_folder(folder: str) -> list[ClipInput]:
     """Every audio file below `folder`, sorted by path, which is the clip id.
 
-    Raises UserError when the folder is missing or holds no audio file.
+    What `ttt.file_walk` finds a problem with is an input with that problem. Raises UserError when
+    the folder is missing or holds no audio file.
     """
     return [
-        ClipInput(clip_id=path, source=os.path.join(folder, path)) for path in _audio_files(folder)
+        ClipInput(clip_id=path, source=os.path.join(folder, path), **_problem(note))
+        for path, note in _audio_files(folder).items()
     ]
 
 
 def list_pairs(source_folder: str, target_folder: str) -> list[ClipInput]:
     """Every file of both folders, joined where the paths without suffix agree.
 
-    Files without a partner, and paths that occur with two suffixes, are inputs with a problem.
-    Sorted by path; a clip's id is its source's path. Raises UserError as `list_folder` does.
+    Files without a partner, and paths that occur with two suffixes, are inputs with a problem, as
+    in `list_folder`. Sorted by path; a clip's id is its source's path. Raises UserError as
+    `list_folder` does.
     """
     sources, targets = _audio_files(source_folder), _audio_files(target_folder)
     target_of = {_stem(path): path for path in targets}
     n_sources, n_targets = Counter(map(_stem, sources)), Counter(map(_stem, targets))
     inputs = []
-    for path in sources:
+    for path, problem in sources.items():
         stem, source = _stem(path), os.path.join(source_folder, path)
-        if n_sources[stem] > 1 or n_targets[stem] > 1:
+        if problem is not None:
+            clip = ClipInput(clip_id=path, source=source, **_problem(f"source: {problem}"))
+        elif n_sources[stem] > 1 or n_targets[stem] > 1:
             note = f"{n_sources[stem]} sources and {n_targets[stem]} targets are named {stem}"
             clip = ClipInput(clip_id=path, source=source, problem="duplicate", problem_note=note)
         elif stem not in target_of:
@@ -70,7 +78,9 @@ def list_pairs(source_folder: str, target_folder: str) -> list[ClipInput]:
             clip = ClipInput(clip_id=path, source=source, problem="no partner", problem_note=note)
         else:
             target = os.path.join(target_folder, target_of[stem])
-            clip = ClipInput(clip_id=path, source=source, target=target)
+            problem = targets[target_of[stem]]
+            note = None if problem is None else f"target: {problem}"
+            clip = ClipInput(clip_id=path, source=source, target=target, **_problem(note))
         inputs.append(clip)
     for path in targets:
         if _stem(path) not in n_sources:
@@ -120,45 +130,29 @@ def prepare_pair(
     )
 
 
-def _audio_files(folder: str) -> list[str]:
-    """Paths of audio files below `folder` with forward slashes, sorted."""
+def _audio_files(folder: str) -> dict[str, str | None]:
+    """Path below `folder` -> why it cannot be read, or None; sorted by path.
+
+    A cache's shards are cut in this order, so it stays what it was for caches made before.
+    """
     if not storage.is_local(folder):
         raise UserError(f"{folder}: input folders must be local paths; mount or copy it first")
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; give the folder that holds the audio")
-    paths = []
-    for parent, names in _walk(folder):
-        for name in names:
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in AUDIO_SUFFIXES:
-                continue
-            path = Path(parent, name).relative_to(folder).as_posix()
-            try:
-                path.encode()
-            except UnicodeEncodeError as error:
-                shown = path.encode(errors="backslashreplace").decode()
-                raise UserError(f"{folder}: rename {shown}, its name is not UTF-8") from error
-            paths.append(path)
-    if not paths:
+    found = {each.path: each.problem for each in find_files(folder, AUDIO_SUFFIXES)}
+    if not found:
         raise UserError(
             f"{folder}: holds no audio file, at any depth; files count as audio by their suffix "
             "(.wav, .flac, .ogg, .opus, .mp3, .aiff, ...)"
         )
-    return sorted(paths)
+    return dict(sorted(found.items()))
 
 
-def _walk(folder: str) -> list[tuple[str, list[str]]]:
-    """Every folder below `folder`, links followed but none visited twice, with its files."""
-    seen, found = set(), []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        found.append((parent, names))
-    return found
+def _problem(note: str | None) -> dict[str, Any]:
+    """The fields of an input that cannot be read; none where nothing is wrong."""
+    return {} if note is None else {"problem": "unreadable", "problem_note": note}
 
 
 def _stem(path: str) -> str:
-    return PurePosixPath(path).with_suffix("").as_posix()
+    """By which a source and its target know each other, whoever wrote the accents of the name."""
+    return unicodedata.normalize("NFC", PurePosixPath(path).with_suffix("").as_posix())

@@ -6,6 +6,8 @@
 | .npy | integers interleaved [n, 7]: a row is one coarsest token with all the codes of its time |
 | .pt | a list of integer tensors, coarsest first, each [L_k] or [1, L_k]; no code in it is run |
 
+Suffixes may be written in capitals. Whatever else a file holds is its reason not to be read.
+
 Inside the project a clip's codes are one interleaved array [n, codes_per_coarse]; for strides
 (4, 2, 1) a row is 1 coarse, 2 middle and 4 fine codes, in this order.
 """
@@ -14,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -25,8 +26,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ttt.errors import UserError
+from ttt.file_errors import cause, reading
+from ttt.file_walk import FoundFile, find_files, same_name_key, suffix_of
 from ttt.snac.geometry import CodeGeometry
+from ttt.torch_files import read_tensors
 
 CODE_SUFFIXES = (".npy", ".pt", ".safetensors")
 
@@ -34,48 +37,63 @@ CODE_SUFFIXES = (".npy", ".pt", ".safetensors")
 def read_codes(path: Path, geometry: CodeGeometry) -> np.ndarray:
     """The codes of one file, interleaved int16 [n, codes_per_coarse].
 
-    Raises UserError with the file and the reason: not readable, another layout, scales that do
-    not cover the same time, or codes outside the codebook.
+    Raises UserError with the file and the reason, whatever the file holds: not readable, another
+    layout, scales that do not cover the same time, or codes outside the codebook.
     """
-    try:
-        if path.suffix == ".npy":
-            codes = _from_rows(np.load(path, allow_pickle=False), geometry)
-        elif path.suffix == ".pt":
-            codes = _from_scales(torch.load(path, weights_only=True, map_location="cpu"), geometry)
-        elif path.suffix == ".safetensors":
-            codes = _from_scales(_numbered(safetensors.torch.load_file(path)), geometry)
+    suffix = suffix_of(path.name)
+    with reading(path):
+        if suffix == ".npy":
+            codes = _from_rows(_read_array(path), geometry)
+        elif suffix == ".pt":
+            codes = _from_scales(read_tensors(path), geometry)
+        elif suffix == ".safetensors":
+            codes = _from_scales(_numbered(_read_named(path)), geometry)
         else:
-            raise UserError(f"{path}: not a file of codes; known are {', '.join(CODE_SUFFIXES)}")
+            raise ValueError(f"not a file of codes; known are {', '.join(CODE_SUFFIXES)}")
         return _checked(codes, geometry)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: holds more than tensors and is not read, since it could run code; "
-            "save a plain list of tensors"
-        ) from error
-    except (OSError, EOFError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: {_first_line(error)}") from error
 
 
 def find_code_files(folder: Path) -> list[Path]:
-    """Every file of codes below `folder`, sorted; `folder` may be one file."""
+    """Every file of codes below `folder` that can be opened; `folder` may be one file."""
+    root = folder if folder.is_dir() else folder.parent
+    return [root / found.path for found in list_code_files(folder) if found.problem is None]
+
+
+def list_code_files(folder: Path) -> list[FoundFile]:
+    """What `ttt.file_walk` finds of codes below `folder`; `folder` may be one file."""
     if folder.is_file():
-        return [folder]
-    return sorted(path for path in folder.rglob("*") if path.suffix in CODE_SUFFIXES)
+        return [FoundFile(folder.name)]
+    return find_files(folder, CODE_SUFFIXES) if folder.is_dir() else []
 
 
 def wav_names(clip_ids: Sequence[str]) -> list[str]:
     """A relative .wav path for each clip id: safe on any disk, all different, sub-folders kept.
 
     An id cannot leave the output folder: roots, `..` and control characters are dropped or
-    replaced. Ids that would share a name, on a disk that ignores case too, each get eight hex
-    digits of their own.
+    replaced, and what is too long is cut. Ids that would share a name, on a disk that ignores case
+    or how accents are written too, each get eight hex digits of their own.
     """
     plain = [_safe_stem(clip_id) for clip_id in clip_ids]
-    shared = Counter(stem.casefold() for stem in plain)
+    shared = Counter(map(same_name_key, plain))
     return [
-        f"{stem}-{_digest(clip_id)}.wav" if shared[stem.casefold()] > 1 else f"{stem}.wav"
+        f"{stem}-{_digest(clip_id)}.wav" if shared[same_name_key(stem)] > 1 else f"{stem}.wav"
         for stem, clip_id in zip(plain, clip_ids, strict=True)
     ]
+
+
+def _read_array(path: Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        if file.read(len(_NUMPY_MAGIC)) != _NUMPY_MAGIC:
+            raise ValueError("not a NumPy array (.npy): empty, damaged or of another program")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_named(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"damaged or no safetensors file ({cause(error)})") from error
 
 
 def _from_rows(rows: np.ndarray, geometry: CodeGeometry) -> np.ndarray:
@@ -92,6 +110,9 @@ def _from_scales(scales: object, geometry: CodeGeometry) -> np.ndarray:
         raise ValueError(f"holds a {type(scales).__name__}; needed is a list of tensors")
     if len(scales) != len(geometry.strides):
         raise ValueError(f"holds {len(scales)} codebooks; the decoder has {len(geometry.strides)}")
+    for scale in scales:
+        if scale.is_floating_point() or scale.is_complex():
+            raise ValueError(f"holds {str(scale.dtype).removeprefix('torch.')}; codes are integers")
     arrays = [scale.numpy() for scale in scales]
     arrays = [array[0] if array.ndim == 2 and len(array) == 1 else array for array in arrays]
     if any(array.ndim != 1 for array in arrays):
@@ -123,13 +144,17 @@ def _checked(codes: np.ndarray, geometry: CodeGeometry) -> np.ndarray:
 
 _AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus"}
 _LONGEST_PART = 120
+_LONGEST_PATH = 2048
+_NUMPY_MAGIC = b"\x93NUMPY"
 
 
 def _safe_stem(clip_id: str) -> str:
     stem, suffix = os.path.splitext(clip_id)
-    known = suffix.lower() in _AUDIO_SUFFIXES or suffix in CODE_SUFFIXES
+    known = suffix.lower() in _AUDIO_SUFFIXES or suffix.lower() in CODE_SUFFIXES
     parts = [_safe_part(part) for part in (stem if known else clip_id).split("/")]
-    return "/".join(part for part in parts if part) or f"clip-{_digest(clip_id)}"
+    safe = "/".join(part for part in parts if part)
+    # Below another folder it may come to no more than the system's 4,096 bytes.
+    return safe if 0 < len(safe.encode()) <= _LONGEST_PATH else f"clip-{_digest(clip_id)}"
 
 
 def _safe_part(part: str) -> str:
@@ -141,8 +166,4 @@ def _safe_part(part: str) -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +49,9 @@ def list_original(
         names = _open(path, geometry).read(["file_path"])["file_path"].to_pylist()
         for row, name in enumerate(names):
             place = f"row {row} of {os.path.basename(path)}"
+            if not name:
+                inputs.append(_nameless(place))
+                continue
             clip = ClipInput(
                 clip_id=name, source=path, target=os.path.join(audio_folder, name), row=row
             )
@@ -95,6 +97,10 @@ def prepare_original(
         audio=to_int16(audio),
         notes=(*notes, *saturation_notes(audio)),
     )
+
+
+def _nameless(place: str) -> ClipInput:
+    return ClipInput(clip_id=f"({place})", problem="no partner", problem_note="names no wav")
 
 
 def _read_row(path: str, row: int, geometry: CodeGeometry) -> tuple[Codes, int]:
@@ -168,11 +174,14 @@ def _codes_files(folder: str) -> list[str]:
         raise UserError(f"{folder}: input folders must be local paths; mount or copy it first")
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; give the folder with codes_batch_gpu*.parquet")
-    names = [path.name for path in Path(folder).glob("codes_batch_gpu*.parquet")]
+    names = [name for name in os.listdir(folder) if _CODES_FILE.fullmatch(name)]
     if not names:
         raise UserError(f"{folder}: holds no codes_batch_gpu*.parquet")
     names.sort(key=lambda name: ([int(digits) for digits in re.findall(r"\d+", name)], name))
     return [os.path.join(folder, name) for name in names]
+
+
+_CODES_FILE = re.compile(r"codes_batch_gpu.*\.parquet", re.IGNORECASE | re.DOTALL)
 
 
 def _code_columns(geometry: CodeGeometry) -> list[str]:

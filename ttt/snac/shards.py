@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from ttt import storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.file_walk import is_hidden, suffix_of
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.parquet_offsets import NO_OFFSET, value_offsets
 from ttt.snac.ranged_file import open_ranged, open_seekable, read_at
@@ -129,7 +130,8 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
 def shard_names(cache_uri: str | Path) -> list[str]:
     """Names of a cache's shards in order. Raises UserError when there is none."""
     folder = shards_folder(cache_uri)
-    names = [name for name in storage.list_names(folder) if name.endswith(".parquet")]
+    names = [name for name in storage.list_names(folder) if suffix_of(name) == ".parquet"]
+    names = [name for name in names if not is_hidden(name)]
     if not names:
         raise UserError(f"{folder}: holds no .parquet shard; write them with ray_jobs.cache_codes")
     return names

@@ -14,6 +14,7 @@ from ttt.eval.chapter_records import (
     ChapterDetails,
     ChapterWriter,
     NonFiniteLoss,
+    file_stem,
     read_record,
     read_records,
     record_path,
@@ -104,6 +105,36 @@ def test_records_are_read_in_natural_order(tmp_path: Path) -> None:
             writer.finish(_details(chapter_id=name))
     read = [record.details.chapter_id for record in read_records(tmp_path)]
     assert read == ["0/b/c_1", "1/b/c_9", "1/b/c_10"]
+
+
+LONG = [
+    "7/book/" + "a" * 233,
+    "7/book/" + "a" * 234,
+    "7/book/" + "n" * 255,
+    "7/book/" + "é" * 127,
+    "7/book/" + "n" * 250 + ".." + "n" * 249 + "2",
+    "é" * 400 + "/x",
+    "/".join(["deep" * 30] * 25 + ["x"]),
+    "7/a\nb/#50%?",
+    "-rf/--/-",
+]
+
+
+@pytest.mark.parametrize("chapter_id", LONG)
+def test_a_chapter_of_any_name_has_a_record_of_its_own(tmp_path: Path, chapter_id: str) -> None:
+    others = [chapter_id + "3", chapter_id[:-1]]
+    assert len({record_path(tmp_path, each) for each in (chapter_id, *others)}) == 3
+    with ChapterWriter(tmp_path, chapter_id) as writer:
+        writer.append(*_frames(0, 3))
+        writer.sync()
+        assert not record_path(tmp_path, chapter_id).exists()
+        path = writer.finish(_details(chapter_id=chapter_id))
+    assert path == record_path(tmp_path, chapter_id)
+    assert [record.details.chapter_id for record in read_records(tmp_path)] == [chapter_id]
+    if len(chapter_id.rpartition("/")[2].encode()) <= 233 and len(chapter_id) < 300:
+        assert path == tmp_path / f"{chapter_id}.parquet"  # As it was always called.
+    state = tmp_path / f"{file_stem(chapter_id, 229)}.safetensors"
+    assert not state.exists()
 
 
 def test_memory_does_not_grow_with_the_chapter(tmp_path: Path) -> None:

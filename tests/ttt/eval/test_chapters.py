@@ -74,6 +74,107 @@ def test_voice_activity_cuts_pauses_and_its_sum_is_the_length(tmp_path: Path) ->
     assert chapter.seconds == 1.75
 
 
+SPANS = [
+    ([[0, 2], [1, 3]], [(0.0, 3.0)], "1 of its 2 spans of voice activity overlap others: merged"),
+    ([[0, 3], [0, 3], [0, 3]], [(0.0, 3.0)], "2 of its 3 spans"),
+    ([[0, 3], [1, 2]], [(0.0, 3.0)], "1 of its 2 spans"),
+    ([[2, 3], [0, 1.5], [1, 1.75]], [(0.0, 1.75), (2.0, 3.0)], "1 of its 3 spans"),
+    ([[2, 3], [0, 1]], [(0.0, 1.0), (2.0, 3.0)], "not in the order of time: sorted"),
+    ([[0, 1], [1, 2]], [(0.0, 1.0), (1.0, 2.0)], None),
+    ([[-1, 1], [2, 99]], [(0.0, 1.0), (2.0, 3.0)], None),
+    ([[1, 1], [2, 3], [50, 60]], [(2.0, 3.0)], None),
+    ([[0, 1e8]], [(0.0, 3.0)], None),
+]
+
+
+@pytest.mark.parametrize(("activity", "seconds", "note"), SPANS)
+def test_spans_are_heard_once_in_the_order_of_time(
+    tmp_path: Path, activity: list[object], seconds: list[tuple[float, float]], note: str | None
+) -> None:
+    _audio(tmp_path / "1/a/x.flac", 3.0, voice_activity=activity)
+    (chapter,) = _find(tmp_path, pauses="cut")
+    assert [(p.start / RATE, p.stop / RATE) for p in chapter.pieces] == seconds
+    assert [note in each for each in chapter.notes] == ([] if note is None else [True])
+
+
+NO_SPANS = [
+    ('{"voice_activity": [[0, Infinity]]}', "voice_activity[0] is [0, Infinity]; needed is"),
+    ('{"voice_activity": [[0, 1], [NaN, 2]]}', "voice_activity[1] is [NaN, 2]; needed is"),
+    ('{"voice_activity": [[-Infinity, 2]]}', "two finite numbers of seconds"),
+    ('{"voice_activity": [[0, 1e999]]}', "two finite numbers"),
+    (f'{{"voice_activity": [[0, 1{"0" * 400}]]}}', "two finite numbers"),
+    ('{"voice_activity": [[0, 1e300]]}', "two finite numbers"),
+    ('{"voice_activity": [[2, 1]]}', "voice_activity[0] is [2, 1]: it ends before it begins"),
+    ('{"voice_activity": [["0", "1"]]}', "two finite numbers"),
+    ('{"voice_activity": [[true, 2]]}', "two finite numbers"),
+    ('{"voice_activity": [[null, 2]]}', "two finite numbers"),
+    ('{"voice_activity": [[0]]}', "voice_activity[0] is [0]; needed is"),
+    ('{"voice_activity": [[0, 1, 2]]}', "needed is [on, off]"),
+    ('{"voice_activity": [0, 1]}', "voice_activity[0] is 0; needed is"),
+    ('{"voice_activity": [{"on": 0, "off": 1}]}', "needed is [on, off]"),
+    ('{"voice_activity": ["01"]}', 'voice_activity[0] is "01"; needed is'),
+    ('{"voice_activity": {}}', "has no voice_activity of [on, off] in seconds"),
+    ('{"voice_activity": "0 1"}', "has no voice_activity"),
+    ('{"voice_activity": null}', "has no voice_activity"),
+    ("{}", "has no voice_activity"),
+    ('{"voice_activity": []}', "names no voice activity inside the recording"),
+    ('{"voice_activity": [[7, 8]]}', "names no voice activity inside the recording"),
+    ("[]", "holds no description of a chapter"),
+    ("", "cannot be read as JSON"),
+    ('{"voice_activity": [[0, 1]', "cannot be read as JSON"),
+    ("[" * 100_000, "cannot be read as JSON (it is nested too deeply)"),
+    (b"\xff\xfe{}", "cannot be read as JSON"),
+    (None, "cannot be read as JSON (No such file or directory)"),
+]
+
+
+@pytest.mark.parametrize(("content", "reason"), NO_SPANS)
+def test_spans_that_make_no_sense_are_their_chapters_reason(
+    tmp_path: Path, content: str | bytes | None, reason: str
+) -> None:
+    _audio(tmp_path / "1/a/good.flac", 1.0, voice_activity=[[0, 1]])
+    _audio(tmp_path / "1/a/bad.flac", 3.0)
+    if content is not None:
+        content = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "1/a/bad.json").write_bytes(content)
+    chapters, unreadable = find_chapters(ChapterConfig(root=str(tmp_path), pauses="cut"))
+    assert _ids(chapters) == ["1/a/good"]
+    assert [each.chapter_id for each in unreadable] == ["1/a/bad"]
+    assert unreadable[0].reason.startswith(f"{tmp_path}/1/a/bad.json: ")
+    assert reason in unreadable[0].reason
+    assert len(unreadable[0].reason) < 600
+
+
+@pytest.mark.parametrize(
+    ("content", "speaker"),
+    [
+        ('{"speaker": "ann"}', "ann"), ('{"speaker": 7}', "7"), ('{"speaker": null}', "unknown"),
+        ("{}", "unknown"), ('{"speaker": ""}', "unknown"), ('\ufeff{"speaker": "bom"}', "bom"),
+        ('{"speaker": ["a"]}', None), ('{"speaker": true}', None), ("no json", None), ("3", None),
+    ],
+)  # fmt: skip
+def test_a_flat_folders_speaker_or_the_reason_why_there_is_none(
+    tmp_path: Path, content: str, speaker: str | None
+) -> None:
+    _audio(tmp_path / "a.wav", 0.1, speaker="good")
+    _audio(tmp_path / "b.wav", 0.1)
+    (tmp_path / "b.json").write_text(content, encoding="utf-8")
+    chapters, unreadable = find_chapters(ChapterConfig(root=str(tmp_path)))
+    found = [chapter.speaker for chapter in chapters if chapter.chapter_id == "b"]
+    assert found == ([] if speaker is None else [speaker])
+    assert [each.chapter_id for each in unreadable] == ([] if found else ["b"])
+
+
+def test_one_bad_piece_is_the_reason_of_its_whole_chapter(tmp_path: Path) -> None:
+    for name in ("a_0000", "a_0001", "b_0000"):
+        _audio(tmp_path / f"1/x/{name}.flac", 0.1)
+    (tmp_path / "1/x/a_0002.flac").symlink_to("nowhere")
+    chapters, unreadable = find_chapters(ChapterConfig(root=str(tmp_path)))
+    assert _ids(chapters) == ["1/x/b"]
+    assert [each.chapter_id for each in unreadable] == ["1/x/a"]
+    assert "a_0002.flac: is a link to nowhere" in unreadable[0].reason
+
+
 def test_books_are_joined_until_long_enough_and_never_across(tmp_path: Path) -> None:
     for name in ("1/a/1", "1/a/2", "1/a/3", "1/a/4", "1/a/5", "1/b/1", "2/a/1"):
         _audio(tmp_path / f"{name}.flac", 1.0, speaker="x")

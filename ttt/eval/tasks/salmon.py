@@ -12,24 +12,30 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ttt.eval.pairs import Candidate, Utterance
+from ttt.eval.pairs import Candidate, LeftOut, Utterance
+from ttt.file_walk import find_files
 
 TITLE = "SALMon"
 HAS_GOLD = False
 
-_NAME = re.compile(r"sample_(\d+)_([01])\.wav", re.ASCII)
+_NAME = re.compile(r"sample_(\d+)_([01])\.wav", re.ASCII | re.IGNORECASE)
 
 
-def candidates(root: Path, gold: Path | None) -> Iterator[Candidate]:
+def candidates(root: Path, gold: Path | None) -> Iterator[Candidate | LeftOut]:
     """Every recording whose name is a sample's."""
-    for path in root.rglob("*.wav"):
+    for found in find_files(root, {".wav"}):
+        path = root / found.path
         if match := _NAME.fullmatch(path.name):
-            part = path.parent.resolve().name
+            # A part's name is its folder's, under which it was found or, at the root, its own.
+            part = path.parent.name if "/" in found.path else root.resolve().name
             yield Candidate(
                 split="all",
                 pair_id=f"{part}/{match[1]}",
                 cluster_id=f"{part}/{match[1]}",
                 role="positive" if match[2] == "0" else "negative",
                 utterance=Utterance(f"{part}/{path.name}", path),
+                problem=found.problem,
                 strata={"part": part},
             )
+        elif found.problem is not None:
+            yield LeftOut("all", found.path, f"{found.path} {found.problem}")
