@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ray_jobs import config_problems, yaml_tree
 from ray_jobs.key_aliases import translate
+from ray_jobs.overrides import apply as apply_override
 from ttt.config import Config
 from ttt.errors import UserError
 
@@ -45,12 +46,14 @@ class ConfigError(UserError):
 def load_config(config_class: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
     """The configuration in the file `path` (defaults alone without one) with `overrides` applied.
 
-    An override is `key.path=value`; its value is read as YAML, so `null` switches a thing off.
-    Nothing is coerced but whole numbers to floats. Raises ConfigError with all problems.
+    An override is `key.path=value`: a text key keeps its value as it was typed, any other value is
+    read as YAML (`ray_jobs.overrides`); the bare word `null` switches an optional thing off, text
+    or not. Nothing is coerced but whole numbers to floats. Raises ConfigError with all problems.
     """
     source = str(path) if path is not None else "command line"
     tree = _read_with_base(Path(path), seen=()) if path is not None else {}
-    problems = [problem for text in overrides if (problem := yaml_tree.apply_override(tree, text))]
+    applied = [apply_override(config_class, tree, text) for text in overrides]
+    problems = [problem for problem in applied if problem is not None]
     config, found = validate_tree(config_class, tree)
     if config is None or problems or found:
         raise ConfigError(source, [*problems, *found])
@@ -64,7 +67,7 @@ def validate_tree(config_class: type[C], tree: Mapping[str, Any]) -> tuple[C | N
     if misused:
         return None, misused
     tree = getattr(config_class, "__complete__", dict)(tree)
-    unwritable = [*config_problems.not_finite(tree), *config_problems.misread_uris(tree)]
+    unwritable = [*config_problems.not_finite(tree), *config_problems.misleading_text(tree)]
     if unwritable:
         return None, unwritable
     try:

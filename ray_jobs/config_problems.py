@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import difflib
 import math
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from ray_jobs import yaml_tree
+from ray_jobs.overrides import options
 from ttt import uris
 from ttt.config import Config
 from ttt.errors import UserError
@@ -78,15 +78,21 @@ def not_finite(tree: Any) -> list[str]:
     ]
 
 
-def misread_uris(tree: Any) -> list[str]:
-    """A line for each URI in `tree` that would lead elsewhere than it seems (`ttt.uris`)."""
+def misleading_text(tree: Any) -> list[str]:
+    """A line for each text in `tree` that no record can hold, or that is a URI which would lead
+    elsewhere than it seems (`ttt.uris`)."""
     lines = []
     for key, value in _leaves(tree, ""):
-        if isinstance(value, str) and value:
-            try:
-                uris.check(value)
-            except UserError as error:
-                lines.append(f"{key}: {error}")
+        if not isinstance(value, str) or not value:
+            continue
+        try:
+            value.encode()
+            uris.check(value)
+        except UnicodeEncodeError:
+            shown = value.encode(errors="backslashreplace").decode()
+            lines.append(f"{key}: {shown} is not UTF-8; rename the file or folder")
+        except UserError as error:
+            lines.append(f"{key}: {error}")
     return lines
 
 
@@ -201,7 +207,7 @@ def _known_keys(kind: Any, tree: Any, prefix: str) -> list[str]:
     Keys inside lists and free tables are those of the items that `tree` holds.
     """
     keys: list[str] = []
-    for option in _options(kind):
+    for option in options(kind):
         origin, arguments = typing.get_origin(option), typing.get_args(option)
         if isinstance(option, type) and issubclass(option, Config):
             hints = typing.get_type_hints(option)
@@ -219,11 +225,6 @@ def _known_keys(kind: Any, tree: Any, prefix: str) -> list[str]:
                 item = arguments[0] if item is Ellipsis else item
                 keys += _known_keys(item, inner, _join(prefix, index))
     return keys
-
-
-def _options(kind: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
-    return typing.get_args(kind) if union else (kind,)
 
 
 def _join(prefix: str, part: Any) -> str:

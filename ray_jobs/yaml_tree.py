@@ -1,4 +1,4 @@
-"""YAML files as plain trees: reading, merging, overriding, writing.
+"""YAML files as plain trees: reading, merging, setting a key, writing.
 
 Scalars follow YAML 1.2, as editors do: `1e-4` is a number, `yes`, `on`, `12:30` and `2026-01-01`
 are text. PyYAML alone follows 1.1, where the first is text and the others are not. A key given
@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         tree = parse(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {_reason(error)}") from error
+        raise UserError(f"{path}: not valid YAML: {reason(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -39,6 +39,16 @@ def read(path: Path) -> dict[str, Any]:
 def parse(text: str) -> Any:
     """One YAML document with text keys. Raises yaml.YAMLError."""
     return yaml.load(text, Loader=_Loader)
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The nodes of one YAML document, with the tags that `construct` obeys. Raises YAMLError."""
+    return yaml.compose(text, Loader=_Loader)
+
+
+def construct(node: yaml.Node) -> Any:
+    """What `parse` makes of the document of which this is the outermost node."""
+    return _Loader("").construct_document(node)
 
 
 def dump(tree: Any) -> str:
@@ -69,21 +79,6 @@ def merge(base: dict[str, Any], extension: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def apply_override(tree: dict[str, Any], text: str) -> str | None:
-    """Set `key.path=value` in `tree`, in place; the problem's line when that cannot be done."""
-    key, equals, raw = text.partition("=")
-    if not equals or not key or not all(key.split(".")):
-        return f"{text}: not an override; write key.path=value"
-    if not raw.strip():
-        return f"{key}: no value given; write {key}=null to switch it off"
-    try:
-        value = parse(raw)
-    except yaml.YAMLError as error:
-        return f"{key}: {raw!r} is not valid YAML: {_reason(error)}"
-    problem = set_value(tree, key, value)
-    return f"{key}: {problem}" if problem else None
-
-
 def set_value(tree: dict[str, Any], key: str, value: Any) -> str | None:
     """Set a dotted key in `tree`, in place; the reason when that cannot be done."""
     parts = key.split(".")
@@ -101,6 +96,13 @@ def set_value(tree: dict[str, Any], key: str, value: Any) -> str | None:
     return None
 
 
+def reason(error: yaml.YAMLError) -> str:
+    """What is wrong with a document, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return " ".join(str(error).split())
+
+
 def _slot(node: Any, part: str, path: str) -> tuple[Any, str | None]:
     """Where `part` lies inside `node`, or why it cannot."""
     if isinstance(node, dict):
@@ -110,12 +112,6 @@ def _slot(node: Any, part: str, path: str) -> tuple[Any, str | None]:
             return int(part), None
         return None, f"{path} is a list of {len(node)}; {part} is not one of its places"
     return None, f"{path} is {show(node)}, which has no keys"
-
-
-def _reason(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} in line {error.problem_mark.line + 1}"
-    return " ".join(str(error).split())
 
 
 _SCALARS = (
@@ -173,6 +169,15 @@ for _name, _pattern, _first in _SCALARS:
         )
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        # Elsewhere than in double quotes, whose escapes say what they were, breaks become spaces.
+        "tag:yaml.org,2002:str",
+        text,
+        style='"' if re.search(r"[\n\r\x85\u2028\u2029]", text) else None,
+    ),
+)
 _Dumper.add_representer(
     list,
     lambda dumper, items: dumper.represent_sequence(

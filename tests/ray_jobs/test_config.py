@@ -3,7 +3,7 @@
 import pickle
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -61,6 +61,16 @@ class JobConfig(Config):
     """Whether to."""
     device: int | Literal["cpu"] = "cpu"
     """Which."""
+    folder: str | None = None
+    """Where, or nowhere."""
+    tags: tuple[str, ...] = ()
+    """Which ones."""
+    pair: tuple[str, int] = ("a", 1)
+    """A text and a number."""
+    words: dict[str, str] = field(default_factory=dict)
+    """By name."""
+    anything: dict[str, Any] = field(default_factory=dict)
+    """Of any kind."""
 
 
 @pytest.fixture
@@ -106,6 +116,74 @@ def test_defaults_file_and_overrides(load):
     assert isinstance(config.stages, tuple)
 
 
+TYPED = [
+    "Season #2", "#2", "a #b # c", "a: b", "a:", ": a", "- a", "-", "? a", "a, b", " a", "a ",
+    "  a  ", '"a"', "'a'", "it's", '"', "yes", "no", "on", "off", "true", "False", "Null",
+    "NULL", "~", "nil", "none", "1e-4", "2024", "084", "0x1f", "1_000", "3.0", ".inf", "nan",
+    "2026-01-01", "12:30", "[a]", "[a", "{a}", "{a: b}", "}", "*x", "&x", "&x a", "!x",
+    "!!int 3", "%", "%x", "@x", "`x`", "|", ">", "| a", "a=b", "a=b=c", "=", "<<", "---",
+    "--- a", "...", "\\", "a\\nb", "$HOME", "~/x", "a\nb", "a\tb", "\ta", "a\u00a0", "ü", "日本語",
+    "😀", "\ufeffa", "a\x85b", "a\u2028b", "\x07", "a #\n- b", "x" * 999, "C:\\data",
+    "https://host/a?b=c&d=e", "s3://bucket/run%232?region=eu-west-1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_a_text_key_keeps_its_text_as_typed_and_so_does_its_file(load, text):
+    for override in (f"name={text}", f"folder={text}"):
+        config = load("name: a\n", override)
+        assert getattr(config, override.partition("=")[0]) == text
+        assert load(dump_yaml(config)) == config
+    config = load("name: a\ntags: [a, b]\nwords: {w: a}\n", f"tags.1={text}", f"words.v={text}")
+    assert config.tags == ("a", text)
+    assert config.words == {"w": "a", "v": text}
+    assert load(dump_yaml(config)) == config
+
+
+def test_null_alone_switches_an_optional_text_off_and_is_a_name_where_nothing_is_optional(load):
+    text = "name: a\nfolder: b\n"
+    assert load(text, "folder=null").folder is None
+    assert load(text, "folder= null").folder == " null"
+    assert load(text, "name=null").name == "null"
+
+
+@pytest.mark.parametrize(
+    "override, key, value",
+    [
+        ("tags=[084, 1e-4, yes, null, ~, 'a, b', s3://b/x]", "tags",
+         ("084", "1e-4", "yes", "null", "~", "a, b", "s3://b/x")),
+        ("tags=[]", "tags", ()),
+        ("pair=[2024, 3]", "pair", ("2024", 3)),
+        ("words={a: 1e-4, b: null, 3: yes}", "words", {"a": "1e-4", "b": "null", "3": "yes"}),
+        ("anything={a: 1e-4, b: null}", "anything", {"a": 1e-4, "b": None}),
+        ("anything.a=1e-4", "anything", {"a": 1e-4}),
+        ("anything.a=[yes, 3]", "anything", {"a": ["yes", 3]}),
+        ("weights={l1: 1}", "weights", {"l1": 1.0}),
+        ("device=0", "device", 0),
+        ("device=cpu", "device", "cpu"),
+        ("mode='fast'", "mode", "fast"),
+        ("limit= 3 ", "limit", 3),
+        ("optim=lr: 3", "optim", OptimConfig(lr=3.0)),
+    ],
+)  # fmt: skip
+def test_items_of_text_keep_their_spelling_and_all_else_is_yaml(load, override, key, value):
+    assert getattr(load("name: a\n", override), key) == value
+
+
+def test_a_file_is_yaml(load):
+    for text, got in (("3", "3; put it in quotes"), ("[a]", "[a]")):
+        with pytest.raises(ConfigError) as caught:
+            load(f"name: {text}\n")
+        assert caught.value.problems == (f"name: expected text, got {got}",)
+
+
+def test_an_old_key_of_text_keeps_its_text_too():
+    config = load_config(
+        config_class("evaluate_pairs"), None, ["output=o", "swuggy_audio_dir=/data/Season #2"]
+    )
+    assert config.tasks["swuggy"].root == "/data/Season #2"
+
+
 def test_without_a_file():
     assert load_config(JobConfig, None, ["name=a"]) == JobConfig(name="a")
     with pytest.raises(ConfigError) as caught:
@@ -147,8 +225,18 @@ modle: fast
         ("optim.steps=1.0", "optim.steps: expected a whole number, got 1.0"),
         ("shuffle=1", "shuffle: expected true or false, got 1"),
         ("shuffle=yes", "shuffle: expected true or false, got 'yes'"),
-        ("name=3", "name: expected text, got 3; put it in quotes"),
-        ("name=[a]", "name: expected text, got [a]"),
+        (
+            "mode=fast #2",
+            "mode: what follows fast would be dropped as a comment; put text into quotes",
+        ),
+        (
+            "tags=[a] #b",
+            "tags: what follows [a] would be dropped as a comment; put text into quotes",
+        ),
+        ("tags=a", "tags: expected a list, got 'a'"),
+        ("tags=[[a]]", "tags.0: expected text, got [a]"),
+        ("name=a\udcff", r"name: a\udcff is not UTF-8; rename the file or folder"),
+        ("nam=a: b", "nam: unknown key; did you mean name?"),
         ("mode=slow", "mode: expected 'fast' or 'exact', got 'slow'"),
         ("optim=3", "optim: expected a group of keys, got 3"),
         ("optim=null", "optim: expected a group of keys, got null"),
@@ -208,6 +296,19 @@ def test_uris_that_would_lead_elsewhere_are_refused_by_every_job(job):
         "for a #"
         for key in keys
     )
+
+
+@pytest.mark.parametrize(
+    "override, read", [("mode=fast #2", "fast"), ("tags=[a] #b", "[a]"), ("limit=3 # many", "3")]
+)
+def test_nothing_is_dropped_as_a_comment(load, override, read):
+    with pytest.raises(ConfigError) as caught:
+        load("name: a\n", override)
+    key = override.partition("=")[0]
+    sentence = f"what follows {read} would be dropped as a comment; put text into quotes"
+    assert caught.value.problems == (f"{key}: {sentence}",)
+    with pytest.raises(ConfigError, match=r"tags: '.a #b.' is not valid YAML: expected ',' or ']'"):
+        load("name: a\n", "tags=[a #b]")
 
 
 def test_base_merges_deep_and_null_switches_off(load):
