@@ -36,6 +36,7 @@ from ray_jobs.runtime import actors_that_fit, ray_session
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.cache_shard import check_manifest, merge_manifest
+from ttt.snac.clip_facts import BandwidthHours
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.shards import build_index, read_catalogue, verify_cache
 
@@ -223,6 +224,8 @@ def _report(config: CacheConfig, summary: dict[str, Any]) -> None:
             f"{alignment['clips_with_gain_beyond_1_db']:,} clips beyond 1 dB; "
             f"lag {lag['min']:g} to {lag['max']:g} samples at 48 kHz"
         )
+    if "bandwidth" in summary:  # Older caches' summaries say nothing of it.
+        print(BandwidthHours(**summary["bandwidth"]["hours"]).sentence())
     share = summary["cached"] / summary["inputs"]
     if summary["cached"] == 0 or share < config.min_cached_share:
         raise UserError(

@@ -18,7 +18,7 @@ from ttt.snac.clip_facts import add_facts
 from ttt.snac.clip_input import ClipInput, QualityConfig
 from ttt.snac.clip_sources import prepare_pair, prepare_recording
 from ttt.snac.encode import ClipEncoder, EncodeConfig
-from ttt.snac.geometry import CodeGeometry
+from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.load import load_codec
 from ttt.snac.original_cache import prepare_original
 from ttt.snac.shards import CodecIdentity
@@ -53,10 +53,19 @@ class InputConfig(Config):
     speaker: str | None = None
     """folder:N writes each clip's N-th folder below the input (from 1) as its speaker, so that
     evaluation can count speakers; null leaves them unknown."""
+    min_bandwidth_hz: float | None = None
+    """Leave out clips whose sound does not reach this frequency, whatever their sample rate: they
+    teach a head that the upper band is empty. null keeps them; each clip's bandwidth is recorded
+    either way."""
 
     def __post_init__(self) -> None:
         if self.speaker is not None:
             folder_number(self.speaker)
+        if self.min_bandwidth_hz is not None and not 0 < self.min_bandwidth_hz <= TARGET_RATE / 2:
+            raise ValueError(
+                f"min_bandwidth_hz must be above 0 and at most {TARGET_RATE // 2:,}, or null, "
+                f"got {self.min_bandwidth_hz:g}"
+            )
         wanted = INPUT_FOLDERS[self.kind]
         for key in (key for keys in INPUT_FOLDERS.values() for key in keys):
             is_set = getattr(self, key) is not None
@@ -183,7 +192,9 @@ class ShardEncoder:
         self._encoder = ClipEncoder(codec.model, config.encode)
         self._codec = CodecIdentity(codec.name, codec.weights_sha256)
         prepare = prepare_function(config, codec.geometry)
-        self._prepare = functools.partial(add_facts, prepare) if with_facts else prepare
+        if with_facts:
+            prepare = functools.partial(add_facts, prepare, config.input.min_bandwidth_hz)
+        self._prepare = prepare
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Cache the shards of `rows` (shard_rows) and report on each."""

@@ -18,6 +18,7 @@ from ray_jobs.train_config import TrainConfig
 from ttt import checkpoint, storage
 from ttt.errors import UserError
 from ttt.snac.cache import CodeCache, open_cache
+from ttt.snac.clip_facts import BandwidthHours
 from ttt.snac.curriculum import Epoch, plan_epochs, require_even_shares
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.memory import activation_bytes_per_coarse
@@ -122,9 +123,12 @@ def describe(config: TrainConfig) -> str:
     setup = prepare(config)
     curriculum, steps = config.curriculum, sum(epoch.steps for epoch in setup.epochs)
     workers = max(config.cluster.num_workers, 1)
-    rate = setup.cache.geometry
+    rate, catalogue = setup.cache.geometry, setup.cache.catalogue
     lines = [
         f"cache {config.data.train}: {len(setup.cache)} clips, {len(setup.rows)} train",
+        BandwidthHours.of(
+            *(column[setup.rows] for column in (catalogue.n_samples, catalogue.bandwidth_hz))
+        ).sentence(),
         f"validation: {setup.validation_clips} clips, "
         f"{0 if setup.validation is None else setup.validation.n_windows} windows of "
         f"{config.validation.segment_seconds:g} s",

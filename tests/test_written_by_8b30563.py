@@ -29,6 +29,7 @@ from ray_jobs import (
 from ttt.records import read_json, read_jsonl
 from ttt.snac.cache import open_cache
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
+from ttt.snac.shards import build_index
 
 HERE = Path(__file__).parent / "written_by_8b30563"
 DECODE = Path(__file__).parents[1] / "configs" / "decode.yaml"
@@ -56,18 +57,33 @@ def test_its_cache_is_read_and_verified(written: Path, capsys: pytest.CaptureFix
         assert cache.read_audio(row, 0, n_samples).tobytes() == audio[: 2 * n_samples]
 
 
+def test_its_cache_says_that_speakers_and_bandwidths_are_unknown(
+    written: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its index, made again, has the same bytes: it stays valid beside newer ones."""
+    cache = written / "cached"
+    assert open_cache(cache).catalogue.speakers[:] == [None] * 3
+    assert np.isnan(open_cache(cache).catalogue.bandwidth_hz).all()
+    before = (cache / "index.arrow").read_bytes()
+    build_index(cache)
+    assert (cache / "index.arrow").read_bytes() == before
+    words = ["--config", str(cache / "config.yaml"), "input.speaker=folder:1"]
+    (written / "audio" / "sub").mkdir()
+    assert cache_codes.main(words) == 2
+    assert "folder:1" in capsys.readouterr().err
+
+
 def test_its_caching_goes_on(ray_local: None, written: Path) -> None:
-    """A shard that is missing is made again: the codes and audio that commit wrote."""
+    """A shard that is missing is made again as it was begun: codes, audio, columns and lines."""
     shard = written / "cached" / "shards" / "shard-00001.parquet"
-    before = pq.read_table(shard).to_pydict()
+    manifest = written / "cached" / "manifest.jsonl"
+    before, lines = pq.read_table(shard), list(read_jsonl(manifest))
     (written / "cached" / "shards" / "shard-00001.jsonl").unlink()
     shard.unlink()
     assert cache_codes.main(["--config", str(written / "cached" / "config.yaml")]) == 0
-    after = pq.read_table(shard).to_pydict()
-    assert {name: after[name] for name in before} == before
-    assert [line["status"] for line in read_jsonl(written / "cached" / "manifest.jsonl")] == [
-        *("cached", "cached", "cached", "left_out")
-    ]
+    assert pq.read_table(shard).equals(before, check_metadata=True)
+    assert list(read_jsonl(manifest)) == lines
+    assert [line["status"] for line in lines] == ["cached", "cached", "cached", "left_out"]
 
 
 def test_its_export_decodes_as_it_did(written: Path) -> None:

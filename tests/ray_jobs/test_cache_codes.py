@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,17 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 
 from ray_jobs import cache_codes, run_folder
 from ray_jobs.cache_worker import CacheConfig, InputConfig, WorkersConfig
 from tests.object_store import ObjectStore
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt import records, storage
+from ttt.audio import resample
 from ttt.snac.cache import open_cache
-from ttt.snac.shards import build_index, read_shard_table
+from ttt.snac.shards import read_shard_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WRITTEN_BY_8B30563 = Path(__file__).resolve().parents[1] / "written_by_8b30563"
 BYTES_THAT_MUST_AGREE = ("shards/*.parquet", "shards/*.jsonl", "manifest.jsonl", "index.arrow")
 
 
@@ -380,50 +380,6 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def _old_cache(folder: Path) -> tuple[Path, Path, list[str]]:
-    """A cache that commit 8b30563 wrote, its audio, and the words that go on with it."""
-    audio, cache = folder / "audio", folder / "cache"
-    names = ("anna/a", "anna/b", "bela/a", "bela/b")
-    for seed, name in enumerate(names):
-        _write(audio / f"{name}.wav", _noise((12_000 + 1000 * seed) / 48_000, seed))
-    shutil.copytree(WRITTEN_BY_8B30563 / "cache", cache)
-    claim = cache / "cache.json"
-    claim.write_text(claim.read_text().replace("/data/speech", str(audio)))
-    words = _words("cache_folder.yaml", Path("tiny"), cache, f"input.audio={audio}")
-    return audio, cache, [*words, "clips_per_shard=2"]
-
-
-def test_an_old_cache_is_read_and_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, cache, words = _old_cache(tmp_path)
-    before = _contents(cache)
-    assert open_cache(cache).catalogue.speakers[:] == [None] * 4
-    assert cache_codes.main(["--verify", str(cache)]) == 0
-    assert cache_codes.main(words) == 0
-    assert "already complete" in capsys.readouterr().out
-    build_index(cache)
-    assert _contents(cache) == before
-    assert cache_codes.main([*words, "input.speaker=folder:1"]) == 2
-    assert "input.speaker was None, is folder:1" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("ray_local")
-def test_an_old_cache_goes_on_as_it_was_begun(tmp_path: Path) -> None:
-    _, cache, words = _old_cache(tmp_path)
-    before = _contents(cache)
-    lines = _manifest(cache)
-    for name in ("shards/shard-00001.jsonl", "shards/shard-00001.parquet", "summary.json"):
-        (cache / name).unlink()
-    assert cache_codes.main(words) == 0
-    after = _contents(cache)
-    assert after["shards/shard-00000.parquet"] == before["shards/shard-00000.parquet"]
-    assert _manifest(cache) == lines
-    made, old = (
-        pq.read_schema(folder / "shards/shard-00001.parquet")
-        for folder in (cache, WRITTEN_BY_8B30563 / "cache")
-    )
-    assert made.equals(old, check_metadata=True)
-
-
 @pytest.mark.usefixtures("ray_local")
 def test_speakers_stand_in_index_manifest_and_summary(
     tmp_path: Path, small_codec: Path, capsys: pytest.CaptureFixture[str]
@@ -445,3 +401,36 @@ def test_speakers_stand_in_index_manifest_and_summary(
     assert "folder:1, is None" not in capsys.readouterr().err
     assert cache_codes.main(words) == 2
     assert "input.speaker was folder:1, is None" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_bandwidths_are_recorded_and_may_have_a_minimum(
+    tmp_path: Path, small_codec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio, cache = tmp_path / "audio", tmp_path / "cache"
+    for seed, rate in enumerate((48_000, 16_000, 32_000)):
+        low = resample(torch.from_numpy(_noise(1, seed).T), 48_000, rate, sharp=True)
+        _write(audio / f"{rate}.wav", resample(low, rate, 48_000, sharp=True).numpy().T)
+    words = _words("cache_folder.yaml", small_codec, cache, f"input.audio={audio}")
+    assert cache_codes.main(words) == 0
+    bandwidths = {name: line["bandwidth_hz"] for name, line in _manifest(cache).items()}
+    assert bandwidths["48000.wav"] == 24_000
+    assert 7_500 <= bandwidths["16000.wav"] <= 8_000
+    assert 15_000 <= bandwidths["32000.wav"] <= 16_000
+    assert open_cache(cache).catalogue.bandwidth_hz.tolist() == list(bandwidths.values())
+    summary = records.read_json(cache / "summary.json")["bandwidth"]
+    reaching = sum(hertz >= 16_000 for hertz in bandwidths.values())
+    assert summary["share_reaching_16_khz"] == pytest.approx(reaching / 3)
+    assert f"{reaching / 3:.1%} of the hours reach 16 kHz" in capsys.readouterr().out
+    assert cache_codes.main(["--verify", str(cache)]) == 0
+
+    strict = _words("cache_folder.yaml", small_codec, tmp_path / "b", f"input.audio={audio}")
+    assert cache_codes.main([*strict, "input.min_bandwidth_hz=20000", "min_cached_share=0"]) == 0
+    reasons = {name: line["reason"] for name, line in _manifest(tmp_path / "b").items()}
+    assert reasons == {
+        "16000.wav": "narrow band",
+        "32000.wav": "narrow band",
+        "48000.wav": None,
+    }
+    with pytest.raises(ValueError, match=r"min_bandwidth_hz must be above 0 and at most 24,000"):
+        InputConfig(audio="a", min_bandwidth_hz=25_000)

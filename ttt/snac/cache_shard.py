@@ -9,7 +9,9 @@ Both are pure functions of the inputs, so a shard done again has the same bytes.
 from __future__ import annotations
 
 import json
+import math
 import statistics
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +19,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ttt import storage
 from ttt.errors import UserError
+from ttt.snac.clip_facts import BandwidthHours
 from ttt.snac.clip_input import ClipInput, LeftOut, PreparedClip
 from ttt.snac.clip_sources import NOTABLE_GAIN_DB
 from ttt.snac.encode import ClipEncoder, Codes
@@ -100,14 +105,15 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
     """Join the shards' lines to manifest.jsonl, in input order, and count them.
 
     Returns inputs, cached, left_out, left_out_by_reason, hours, hours_left_out (of those whose
-    length is known), speakers (null when none is known) and, where targets were aligned, the lags
-    and gains that were found.
+    length is known), bandwidth (hours by how far up they reach), speakers (null when none is known)
+    and, where targets were aligned, the lags and gains that were found.
     """
     counts: Counter[str] = Counter()
     seconds_cached, seconds_left_out = 0.0, 0.0
     gains: list[float] = []
     lags: list[int] = []
     speakers: set[str | None] = set()
+    samples, bandwidths = array("d"), array("d")
     with whole_file(storage.join(cache_uri, "manifest.jsonl")) as sink:
         for number in range(n_shards):
             lines = read_part(cache_uri, number)
@@ -117,6 +123,8 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
                     counts["cached"] += 1
                     seconds_cached += line["seconds"]
                     speakers.add(line.get("speaker"))
+                    samples.append(line["seconds"] * TARGET_RATE)
+                    bandwidths.append(line.get("bandwidth_hz") or math.nan)
                     if line["lag_samples"] is not None:
                         gains.append(line["gain_db"])
                         lags.append(line["lag_samples"])
@@ -125,6 +133,7 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
                     seconds_left_out += line["seconds"] or 0.0
     n_cached = counts.pop("cached", 0)
     left_out = sum(counts.values())
+    hours = BandwidthHours.of(np.array(samples), np.array(bandwidths))
     return {
         "inputs": n_cached + left_out,
         "cached": n_cached,
@@ -132,6 +141,10 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
         "left_out_by_reason": dict(sorted(counts.items())),
         "hours": seconds_cached / 3600,
         "hours_left_out": seconds_left_out / 3600,
+        "bandwidth": {
+            "share_reaching_16_khz": hours.share_reaching_16_khz,
+            "hours": asdict(hours),
+        },
         "speakers": len(speakers - {None}) or None,
         "alignment": _alignment(gains, lags),
     }

@@ -30,6 +30,7 @@ Reason = Literal[
     "too long",
     "silent",
     "clipped",
+    "narrow band",
     "no partner",
     "no speaker",
     "duplicate",
