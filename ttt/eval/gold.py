@@ -11,12 +11,11 @@ Source: zerospeech.com/tasks/task_4, github.com/zerospeech/benchmarks (tasks/lm)
 
 from __future__ import annotations
 
-import csv
+import math
 from pathlib import Path
 
 from ttt.errors import UserError
-
-Row = dict[str, str]
+from ttt.text_files import MissingColumn, Row, read_table
 
 PAIR_KEYS = {"lexical": ("id", "voice"), "syntactic": ("type", "subtype", "id", "voice")}
 """Columns that the two rows of a pair share."""
@@ -32,15 +31,13 @@ def read_gold(path: Path, benchmark: str) -> list[Row]:
         UserError: no such file, a column or value is missing, a name occurs twice, or `correct` is
             neither 0 nor 1.
     """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable gold table ({error})") from error
     needed = {"filename", "correct", *PAIR_KEYS[benchmark]}
-    if missing := sorted(needed - set(reader.fieldnames or ())):
-        raise UserError(f"{path}: a gold table of {benchmark} needs the column {missing[0]}")
+    try:
+        rows = read_table(path, needed)
+    except MissingColumn as error:
+        raise UserError(f"{path}: a gold table of {benchmark} needs {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable gold table ({error})") from error
     seen: set[str] = set()
     for row in rows:
         if absent := sorted(column for column in needed if not row[column]):
@@ -50,8 +47,18 @@ def read_gold(path: Path, benchmark: str) -> list[Row]:
             raise UserError(f"{path}: the file name {row['filename']} occurs twice")
         if row["correct"] not in ("0", "1"):
             raise UserError(f"{path}: {row['filename']} has correct={row['correct']}, not 0 or 1")
+        for column in ("frequency", "length"):
+            if (text := row.get(column)) and not _is_count(text):
+                raise UserError(f"{path}: {row['filename']} has {column}={text}, not a count")
         seen.add(row["filename"])
     return rows
+
+
+def _is_count(text: str) -> bool:
+    try:
+        return math.isfinite(float(text)) and float(text) >= 0
+    except ValueError:
+        return False
 
 
 def frequency_band(frequency: int) -> str:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import UserError
-from ttt.eval.gold import FREQUENCY_BANDS, PAIR_KEYS, Row, frequency_band, read_gold
+from ttt.eval.gold import FREQUENCY_BANDS, PAIR_KEYS, frequency_band, read_gold
 from ttt.file_walk import natural_key
+from ttt.text_files import Row, read_text
 
 
 def official_scores(task: str, gold_csv: str | Path, scores_txt: str | Path) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def official_scores(task: str, gold_csv: str | Path, scores_txt: str | Path) -> 
 def _read_scores(path: Path) -> dict[str, float]:
     scores: dict[str, float] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable file of scores ({error})") from error
     for number, line in enumerate(lines, start=1):
         try:

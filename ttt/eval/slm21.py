@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ttt.errors import UserError
-from ttt.eval.gold import PAIR_KEYS, Row, read_gold
+from ttt.eval.gold import PAIR_KEYS, read_gold
 from ttt.eval.pairs import Candidate, Utterance
+from ttt.text_files import Row
 
 _SPLITS = ("dev", "test")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ttt.errors import UserError
 from ttt.file_errors import reading
+from ttt.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def description_beside(audio: Path) -> Path:
 def read_description(path: Path) -> dict[str, Any]:
     """The content of such a .json. Raises UserError when it is no JSON or no description."""
     with reading(path, "JSON"):
-        described = json.loads(path.read_text(encoding="utf-8-sig"))
+        described = json.loads(read_text(path))
     if not isinstance(described, dict):
         raise UserError(f"{path}: holds no description of a chapter")
     return described

@@ -33,6 +33,7 @@ from ttt.moshi.codes import mimi_sha256
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.tiny_mimi import tiny_mimi
 from ttt.moshi.ttt_files import base_fingerprint
+from ttt.text_files import read_text
 
 Precision = Literal["bfloat16", "float32"]
 TINY = "tiny"
@@ -180,7 +181,7 @@ def _local(folder: Path) -> loaders.CheckpointInfo:
     config: dict[str, Any] = {}
     if config_path.exists():
         try:
-            config = json.loads(config_path.read_text(encoding="utf-8"))
+            config = json.loads(read_text(config_path))
         except ValueError as error:
             raise UserError(f"{config_path}: cannot be read as JSON ({error})") from error
 

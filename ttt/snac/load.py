@@ -24,6 +24,7 @@ from torch import nn
 
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
+from ttt.text_files import read_text
 
 TINY = "tiny"
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -110,7 +111,7 @@ def _read_hub(name: str) -> SNAC:
 
 def _build(config: Path, weights: Path) -> SNAC:
     try:
-        model = SNAC(**json.loads(config.read_text(encoding="utf-8")))
+        model = SNAC(**json.loads(read_text(config)))
     except (TypeError, ValueError) as error:
         raise UserError(f"{config}: not a SNAC configuration ({error})") from error
     try:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ttt.eval.gold import Row, frequency_band
+from ttt.eval.gold import frequency_band
 from ttt.eval.pairs import Candidate
 from ttt.eval.slm21 import slm21_candidates
+from ttt.text_files import Row
 
 TITLE = "sWUGGY"
 HAS_GOLD = True
