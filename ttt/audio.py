@@ -10,6 +10,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 import torchaudio.functional
 
 from ttt.errors import UserError
+from ttt.sound.parts import parts, require_one_stream
 
 
 @dataclass(frozen=True)
@@ -38,65 +40,78 @@ class AudioHeader:
 
 
 def read_header(path: str | Path) -> AudioHeader:
-    """Rate, channels and length without decoding. Raises UserError as `read_audio` does."""
-    try:
-        info = soundfile.info(os.fspath(path))
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
-    return AudioHeader(rate=info.samplerate, channels=info.channels, samples=info.frames)
+    """Rate, channels and length, found without decoding wherever the format allows it.
+
+    Lengths that headers leave open, or get wrong, are counted (ttt.sound). Raises UserError as
+    `read_audio` does.
+    """
+    rate, channels, samples = 0, 0, 0
+    for file in _streams(path):
+        rate, channels, samples = file.samplerate, file.channels, samples + file.frames
+    return AudioHeader(rate=rate, channels=channels, samples=samples)
 
 
 def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
     """A whole audio file as float32 [channels, samples] and its sample rate in Hz.
 
     Reads every format that libsndfile reads. Raises UserError with the file and the reason when
-    it is missing, not audio, cut short, or holds NaN or infinite samples.
+    it is missing, not audio, shorter or longer than it promises, or holds NaN or infinite samples.
     """
-    try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
-            # libsndfile shortens a cut file silently; only its log says what the header promised.
-            if _is_cut_short(file.extra_info):
-                raise UserError(f"{path}: cut short, the header promises more audio than follows")
-            promised, rate = file.frames, file.samplerate
-            audio = file.read(dtype="float32", always_2d=True).T
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
-    if audio.shape[1] < promised:
-        raise UserError(
-            f"{path}: cut short, {audio.shape[1]:,} of {promised:,} samples could be decoded"
-        )
-    if not np.isfinite(audio).all():
-        raise UserError(f"{path}: holds NaN or infinite samples")
-    return np.ascontiguousarray(audio), rate
+    header = read_header(path)
+    blocks = list(read_audio_blocks(path, max(header.samples, 1), stop=header.samples))
+    audio = blocks[0] if blocks else np.empty((header.channels, 0), np.float32)
+    return audio, header.rate
 
 
 def read_audio_blocks(
     path: str | Path, block_samples: int, start: int = 0, stop: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Samples [start, stop) of a file as float32 [channels, n <= block_samples], one by one.
+    """Samples [start, stop) of a file as float32 [channels, n], one by one.
 
-    Holds one block at a time, whatever the file's length. Raises UserError as `read_audio` does,
-    also for a `stop` past the end.
+    Every n is `block_samples` but the last, which may be smaller. Holds one block at a time,
+    whatever the file's length. Raises UserError as `read_audio` does, also for a `stop` past the
+    end.
     """
-    try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
-            if _is_cut_short(file.extra_info):
-                raise UserError(f"{path}: cut short, the header promises more audio than follows")
-            end = file.frames if stop is None else stop
-            file.seek(start)
-            for place in range(start, end, block_samples):
-                wanted = min(block_samples, end - place)
-                block = file.read(wanted, dtype="float32", always_2d=True).T
-                if block.shape[1] < wanted:
-                    raise UserError(
-                        f"{path}: cut short, {place + block.shape[1]:,} of {end:,} samples could "
-                        "be decoded"
-                    )
-                if not np.isfinite(block).all():
-                    raise UserError(f"{path}: holds NaN or infinite samples")
-                yield np.ascontiguousarray(block)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
+    with _in_words(path):
+        require_one_stream(path)
+        yield from _blocks(path, block_samples, start, stop)
+
+
+def _blocks(
+    path: str | Path, block_samples: int, start: int, stop: int | None
+) -> Iterator[np.ndarray]:
+    waiting: list[np.ndarray] = []
+    held, place, begin = 0, start, 0
+    for file in _streams(path):
+        end = begin + file.frames if stop is None else min(begin + file.frames, stop)
+        if place < end:
+            file.seek(place - begin)
+        while place < end:
+            wanted = min(block_samples - held, end - place)
+            block = file.read(wanted, dtype="float32", always_2d=True).T
+            place += block.shape[1]
+            if block.shape[1] < wanted:
+                raise UserError(_too_few(path, place, end))
+            if not np.isfinite(block).all():
+                raise UserError(f"{path}: holds NaN or infinite samples")
+            waiting.append(block)
+            held += wanted
+            if held == block_samples:
+                yield _joined(waiting)
+                waiting, held = [], 0
+        begin += file.frames
+    if stop is not None and place < stop:
+        raise UserError(_too_few(path, place, stop))
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(blocks: list[np.ndarray]) -> np.ndarray:
+    return np.ascontiguousarray(blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1))
+
+
+def _too_few(path: str | Path, samples: int, wanted: int) -> str:
+    return f"{path}: cut short, {samples:,} of {wanted:,} samples could be decoded"
 
 
 def mix_to_mono(audio: np.ndarray) -> np.ndarray:
@@ -157,6 +172,34 @@ def flac_bytes(audio: np.ndarray, rate: int) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def _streams(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """The streams of a file, opened one after the other; they have one rate and channel count."""
+    form: tuple[int, int] | None = None
+    with _in_words(path):
+        for part in parts(path):
+            with part.open() as file:
+                # libsndfile shortens a cut file silently; only its log says what was promised.
+                if _is_cut_short(file.extra_info):
+                    raise UserError(
+                        f"{path}: cut short, the header promises more audio than follows"
+                    )
+                form = form or (file.samplerate, file.channels)
+                if (file.samplerate, file.channels) != form:
+                    raise UserError(
+                        f"{path}: joined of streams that differ ({form[0]:,} Hz of {form[1]} "
+                        f"channels, {file.samplerate:,} Hz of {file.channels}); split it"
+                    )
+                yield file
+
+
+@contextmanager
+def _in_words(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
 
 
 def _is_cut_short(log: str) -> bool:
