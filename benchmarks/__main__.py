@@ -17,6 +17,7 @@ BENCHMARKS = (
     "chapter_kills",
     "scale",
     "pairs",
+    "coverage",
     "slopes",
 )
 

@@ -41,7 +41,7 @@ from ttt.snac.shards import Clip, CodecIdentity, build_index, write_shard
 from ttt.snac.train_loop import LoopSettings, train
 from ttt.snac.window_reader import MicroBatch
 from ttt.snac.windows import BatchId, WindowShape
-from ttt.stats import ratio_interval
+from ttt.stats import clustered_ratio_interval
 
 TURNS, STEPS_PER_TURN = 12, 10
 SHAPE = WindowShape(
@@ -72,7 +72,7 @@ def step_time(folder: Path) -> dict[str, Any]:
         plain.kill()
     turns = [json.loads((folder / f"side{side}.json").read_text()) for side in (0, 1)]
     ours, theirs = (np.array(turns[side][1:]) for side in (1, 0))  # the first turn warms up
-    interval = ratio_interval(ours, theirs, seed=0)
+    interval = clustered_ratio_interval(ours, theirs, range(len(ours)), 0, 2000, "turn")
     return {
         "benchmark": "step time, Ray Train / plain process",
         "plain_seconds": float(np.median(theirs)),

@@ -1,9 +1,10 @@
-"""Means, differences and ratios with bootstrap intervals; shares with Wilson's.
+"""Means, differences and ratios with intervals that few units can bear; shares with Wilson's.
 
-A number without an interval is an anecdote. Every bootstrap resamples whole clusters (by default
-each value is its own cluster; pass a speaker or chapter per value when values of one cluster
-resemble each other) and returns the percentile interval. Too little data gives no interval and
-says why; it never gives zeros.
+A number without an interval is an anecdote. What the project prints are `clustered_interval` and
+`clustered_ratio_interval`: whole clusters (speakers, chapters, clips) are the units, and few of
+them widen it (`python -m benchmarks.coverage` says how often each holds the truth). The plain
+percentile intervals (`bootstrap_interval` and its kin) are for many independent values. Too little
+data gives no interval and says why; it never gives zeros. Accuracies are in `ttt.accuracies`.
 
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; Hesterberg
 (2015), The American Statistician 69, section 3.4.2 (expanded percentile intervals).
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttt.distributions import student_t_quantile as student_t_quantile
+from ttt.studentized import interval_ends, standard_error
 
 Values = Sequence[float] | npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
@@ -61,7 +63,7 @@ def bootstrap_interval(
     `clusters` names one cluster per value. Raises ValueError for NaN or infinite values (leave
     them out and count them first), and when lengths differ.
     """
-    numbers = _finite(values, "values")
+    numbers = finite(values, "values")
     return _ratio(numbers, np.ones_like(numbers), seed, resamples, level, clusters)
 
 
@@ -91,29 +93,17 @@ def ratio_interval(
     return _ratio(first, second, seed, resamples, level, clusters)
 
 
-def expanded_level(clusters: int, level: float = 0.95) -> float:
-    """The level at which a percentile bootstrap of a mean over few clusters covers `level`.
-
-    Resampling n clusters understates their spread by sqrt((n - 1) / n) and takes the normal
-    distribution for Student's t: at a nominal 95 %, five clusters cover 83 %.
-    """
-    if clusters < 2:
-        raise ValueError(f"{clusters} clusters have no spread; two are needed")
-    reach = student_t_quantile(0.5 + level / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
-    return math.erf(reach / math.sqrt(2))
-
-
 def clustered_interval(
     values: Values, clusters: Sequence[Hashable], seed: int, resamples: int, unit: str
 ) -> Interval:
-    """The mean of values with its 95 % interval, whole clusters resampled; none below five.
+    """The mean of values with the 95 % interval of `clustered_ratio_interval`.
 
     Args:
+        clusters: the name of each value's cluster, such as its speaker.
         unit: what a cluster is called where there are too few, such as speaker.
     """
-    level = expanded_level(max(FEWEST_CLUSTERS, len(set(clusters))))
-    interval = bootstrap_interval(values, seed, resamples, level, clusters)
-    return with_enough_clusters(interval, len(set(clusters)), unit)
+    numbers = finite(values, "values")
+    return clustered_ratio_interval(numbers, np.ones_like(numbers), clusters, seed, resamples, unit)
 
 
 def clustered_ratio_interval(
@@ -124,15 +114,35 @@ def clustered_ratio_interval(
     resamples: int,
     unit: str,
 ) -> Interval:
-    """mean(values) / mean(baseline), paired, with its 95 % interval; none below five clusters.
+    """mean(values) / mean(baseline), paired, with a 95 % interval that few clusters can bear.
+
+    It reaches as far as the farthest of these, but at most three times as far as the first:
+    Student's t on what each cluster adds to the ratio, its spread corrected for clusters that
+    weigh much and its degrees of freedom for clusters that weigh differently; the bootstrap of
+    that t, which knows how skewed the clusters are; and, where nothing is below 0, the upper end
+    of t on the logarithm. Below five clusters there are no ends.
 
     Args:
+        clusters: the name of each value's cluster, such as its speaker.
         unit: what a cluster is called where there are too few, such as speaker.
     """
-    count = len(set(clusters))
-    level = expanded_level(max(FEWEST_CLUSTERS, count))
-    interval = ratio_interval(values, baseline, seed, resamples, level, clusters)
-    return with_enough_clusters(interval, count, unit)
+    first, second = _paired(values, baseline)
+    n, total = len(first), float(second.sum())
+    if n == 0:
+        return Interval(None, None, None, 0, "no values")
+    if total == 0:
+        return Interval(None, None, None, n, "the baseline's mean is 0")
+    ratio = float(first.sum()) / total
+    sums = _cluster_sums(np.stack([first, second], axis=1), clusters)
+    interval = with_enough_clusters(Interval(ratio, None, None, n), len(sums), unit)
+    if interval.reason is not None:
+        return interval
+    if _may_be_zero(sums[:, 1]):
+        return Interval(ratio, None, None, n, "the baseline's mean cannot be told from 0")
+    ends = interval_ends(sums, ratio, _resampled_rows(len(sums), seed, resamples))
+    if ends is None:
+        return Interval(ratio, None, None, n, "the baseline's mean is 0 in some resamples")
+    return Interval(ratio, *ends, n)
 
 
 def clustered_weighted_interval(
@@ -160,10 +170,9 @@ def clustered_weighted_interval(
     mean = float(sums[:, 0].sum() / sums[:, 1].sum())
     if len(sums) < 2:
         return with_enough_clusters(Interval(mean, None, None, len(numbers)), len(sums), unit)
-    shares = sums[:, 1] / sums[:, 1].sum()
-    residuals = (sums[:, 0] - mean * sums[:, 1]) / sums[:, 1].sum()
-    error = math.sqrt(float((residuals**2 / (1 - shares)).sum()))
-    reach = error * _t_quantile(0.5 + level / 2, max(1.0, effective_count(shares) - 1))
+    degrees = max(1.0, effective_count(sums[:, 1]) - 1)
+    error = float(standard_error(sums, np.array(mean)))
+    reach = error * student_t_quantile(0.5 + level / 2, degrees)
     interval = Interval(mean, mean - reach, mean + reach, len(numbers))
     return with_enough_clusters(interval, len(sums), unit)
 
@@ -173,16 +182,8 @@ def effective_count(weights: Values) -> float:
 
     Source: Kish (1965), Survey Sampling, section 11.7.
     """
-    numbers = _finite(weights, "weights")
+    numbers = finite(weights, "weights")
     return float(numbers.sum() ** 2 / (numbers**2).sum())
-
-
-def _t_quantile(share: float, degrees: float) -> float:
-    """Student's t between whole degrees of freedom, on a straight line that errs on the wide."""
-    whole = math.floor(degrees)
-    low = student_t_quantile(share, whole)
-    part = degrees - whole
-    return low if part == 0 else (1 - part) * low + part * student_t_quantile(share, whole + 1)
 
 
 def with_enough_clusters(interval: Interval, clusters: int, unit: str) -> Interval:
@@ -191,6 +192,18 @@ def with_enough_clusters(interval: Interval, clusters: int, unit: str) -> Interv
         return interval
     reason = f"{clusters} {unit}{'s' * (clusters != 1)}; an interval needs {FEWEST_CLUSTERS}"
     return Interval(interval.mean, None, None, interval.n, reason)
+
+
+def expanded_level(clusters: int, level: float = 0.95) -> float:
+    """The level at which a percentile bootstrap of a mean over few clusters covers `level`.
+
+    Resampling n clusters understates their spread by sqrt((n - 1) / n) and takes the normal
+    distribution for Student's t: at a nominal 95 %, five clusters cover 83 %.
+    """
+    if clusters < 2:
+        raise ValueError(f"{clusters} clusters have no spread; two are needed")
+    reach = student_t_quantile(0.5 + level / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
+    return math.erf(reach / math.sqrt(2))
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -206,6 +219,17 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z**2 / n)
     return Interval(share, max(0.0, middle - reach), min(1.0, middle + reach), n)
+
+
+def finite(values: Values, name: str) -> Floats:
+    """Values as an array [n]; ValueError names the first that is NaN or infinite."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {numbers.shape}")
+    for place, number in enumerate(numbers):
+        if not math.isfinite(number):
+            raise ValueError(f"{name}[{place}] is {number}; leave it out and count it")
+    return numbers
 
 
 def _ratio(
@@ -243,6 +267,15 @@ def _ratio(
     return Interval(mean, float(low), float(high), n)
 
 
+def _may_be_zero(sums: Floats) -> bool:
+    """Whether a mean of clusters of both signs is not clear of 0: a ratio to it has no bounds."""
+    if (sums >= 0).all():
+        return False
+    n = len(sums)
+    reach = student_t_quantile(0.975, n - 1) * sums.std(ddof=1) / math.sqrt(n)
+    return bool(abs(sums.mean()) <= reach)
+
+
 def _cluster_sums(columns: Floats, clusters: Sequence[Hashable] | None) -> Floats:
     """Sum rows [n, k] of the same cluster to [clusters, k], in order of first appearance."""
     if clusters is None:
@@ -260,30 +293,24 @@ _BLOCK_ENTRIES = 1 << 22
 
 
 def _resampled_sums(sums: Floats, seed: int, resamples: int) -> Iterator[Floats]:
-    """Draw rows [c, k] with replacement, c at a time; yields their sums [block, k].
+    """Draw rows [c, k] with replacement, c at a time; yields their sums [block, k]."""
+    for rows in _resampled_rows(len(sums), seed, resamples):
+        yield np.stack([column[rows].sum(axis=1) for column in sums.T], axis=1)
+
+
+def _resampled_rows(count: int, seed: int, resamples: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Numbers of `count` rows drawn with replacement [block, count].
 
     Blocks bound the memory: 2,000 resamples of 55,000 clips at once would take a gigabyte.
     """
     generator = np.random.default_rng(seed)
-    count = len(sums)
     block = max(1, _BLOCK_ENTRIES // count)
     for done in range(0, resamples, block):
-        rows = generator.integers(0, count, size=(min(block, resamples - done), count))
-        yield np.stack([column[rows].sum(axis=1) for column in sums.T], axis=1)
+        yield generator.integers(0, count, size=(min(block, resamples - done), count))
 
 
 def _paired(values: Values, baseline: Values) -> tuple[Floats, Floats]:
-    first, second = _finite(values, "values"), _finite(baseline, "baseline")
+    first, second = finite(values, "values"), finite(baseline, "baseline")
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values cannot be paired with a baseline of {len(second)}")
     return first, second
-
-
-def _finite(values: Values, name: str) -> Floats:
-    numbers = np.asarray(values, dtype=np.float64)
-    if numbers.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, got shape {numbers.shape}")
-    for place, number in enumerate(numbers):
-        if not math.isfinite(number):
-            raise ValueError(f"{name}[{place}] is {number}; leave it out and count it")
-    return numbers

@@ -194,3 +194,50 @@ def test_a_weighted_interval_needs_five_clusters_and_weights_above_zero() -> Non
     assert clustered_weighted_interval([], [], [], "speaker").reason == "no values"
     with pytest.raises(ValueError, match="weights must be above 0"):
         clustered_weighted_interval([1.0, 2.0], [1.0, 0.0], ["a", "b"], "speaker")
+
+
+def test_few_normal_clusters_have_at_least_students_t() -> None:
+    values = np.random.default_rng(5).normal(3, 1, 8)
+    theirs = scipy_stats.t.interval(0.95, 7, values.mean(), scipy_stats.sem(values))
+    ours = clustered_interval(values, range(8), 0, 2000, "clip")
+    assert ours.low <= theirs[0] < theirs[1] <= ours.high  # type: ignore[operator]
+    assert ours.high - ours.low < 1.6 * (theirs[1] - theirs[0])  # type: ignore[operator]
+
+
+def test_a_skewed_mean_reaches_further_up_and_never_below_zero() -> None:
+    values = np.exp(np.random.default_rng(6).normal(0, 1.2, 8))
+    ours = clustered_interval(values, range(8), 0, 2000, "clip")
+    assert ours.high - ours.mean > 1.3 * (ours.mean - ours.low)  # type: ignore[operator]
+    assert ours.low >= 0  # type: ignore[operator]
+    as_far = clustered_interval([0.0] * 7 + [1.0], range(8), 0, 2000, "clip")
+    assert 0 <= as_far.low < 0.125 < as_far.high < 1.2  # type: ignore[operator]
+
+
+def test_values_that_are_all_alike_leave_no_doubt() -> None:
+    ratio = clustered_ratio_interval(
+        [2.0, 4, 6, 8, 10], [1.0, 2, 3, 4, 5], range(5), 0, 200, "clip"
+    )
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((2, 2, 2), abs=1e-12)
+
+
+def test_a_ratio_to_what_may_be_zero_has_no_ends() -> None:
+    values, baseline = [1.0, 2, 1, 2, 1], [2.0, -1.5, 2, -1, 1]
+    ratio = clustered_ratio_interval(values, baseline, range(5), 0, 200, "speaker")
+    assert ratio.mean == pytest.approx(7 / 2.5)
+    assert (ratio.low, ratio.reason) == (None, "the baseline's mean cannot be told from 0")
+    nothing = clustered_ratio_interval(values, [0.0] * 5, range(5), 0, 200, "speaker")
+    assert (nothing.mean, nothing.reason) == (None, "the baseline's mean is 0")
+    rarely = clustered_ratio_interval(values, [0.0] * 4 + [1], range(5), 0, 200, "speaker")
+    assert rarely.reason == "the baseline's mean is 0 in some resamples"
+
+
+def test_clustered_intervals_follow_from_their_seed() -> None:
+    values = np.random.default_rng(7).lognormal(size=12)
+    same = [clustered_interval(values, range(12), seed, 500, "clip") for seed in (3, 3, 4)]
+    assert same[0] == same[1] != same[2]
+
+
+def test_beyond_a_thousand_clusters_nothing_is_resampled() -> None:
+    values = np.random.default_rng(8).normal(size=1001)
+    few, many = (clustered_interval(values, range(1001), 0, n, "clip") for n in (1, 2000))
+    assert few == many

@@ -15,9 +15,8 @@ import numpy as np
 from ttt.errors import UserError
 from ttt.eval.long_context import longer_half, mean_curve, speaker_interval
 from ttt.eval.measures import LOSSES, SLOPES, ChapterMeasures, LongContextConfig
-from ttt.eval.significance import holm, wilcoxon_signed_rank
+from ttt.eval.significance import adjust_for_many, paired_test
 from ttt.eval.slopes import slope_interval, speaker_slopes
-from ttt.stats import FEWEST_CLUSTERS
 
 
 def compare(
@@ -42,9 +41,7 @@ def compare(
     compared = {}
     for loss in LOSSES:
         rows = {name: _difference(pairs, loss, name, config) for name in names}
-        adjusted = holm([row["p_wilcoxon"] for row in rows.values()])
-        for row, p_holm in zip(rows.values(), adjusted, strict=True):
-            row["p_holm"] = p_holm
+        adjust_for_many(rows.values())
         compared[loss] = {
             "measures": rows,
             "curve": _difference_curve(pairs, loss, config),
@@ -84,12 +81,7 @@ def _difference(
     else:
         found = speaker_interval(differences, speakers, config).to_dict()
         by_speaker = _speaker_means(differences, speakers)
-    enough = len(by_speaker) >= FEWEST_CLUSTERS
-    return {
-        **found,
-        "speakers": len(by_speaker),
-        "p_wilcoxon": wilcoxon_signed_rank(by_speaker) if enough else None,
-    }
+    return {**found, "speakers": len(by_speaker), **paired_test(by_speaker)}
 
 
 def _equivalence(

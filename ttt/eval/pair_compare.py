@@ -6,17 +6,18 @@ minus the first's, so that a positive one means that the second is right more of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ttt.accuracies import accuracy_difference_interval
 from ttt.errors import UserError
 from ttt.eval.pair_run import PairSummaryConfig
 from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs, ScoreName
 from ttt.eval.pair_summary import cluster_means
-from ttt.eval.significance import holm, wilcoxon_signed_rank
-from ttt.stats import FEWEST_CLUSTERS, Interval, clustered_interval
+from ttt.eval.significance import adjust_for_many, paired_test
+from ttt.stats import Interval, clustered_interval
 
 ByMetric = Mapping[str, ScoredPairs]
 
@@ -24,7 +25,7 @@ ByMetric = Mapping[str, ScoredPairs]
 def compare_pairs(first: ByMetric, second: ByMetric, config: PairSummaryConfig) -> dict[str, Any]:
     """Metric -> score -> differences of accuracy and of margin, second minus first; for JSON.
 
-    The accuracy is the macro one; intervals resample clusters, and Wilcoxon's test is on their mean
+    The accuracy is the macro one; intervals are over clusters, and Wilcoxon's test is on their mean
     differences. `p_holm` is adjusted over all metrics. `margin` is in nats. Pairs that only one of
     the two has scored are left out and counted.
 
@@ -36,8 +37,7 @@ def compare_pairs(first: ByMetric, second: ByMetric, config: PairSummaryConfig) 
     compared = {name: _compare(first[name], second[name], config) for name in sorted(first)}
     for score in SCORES:
         rows = [metric["scores"][score]["accuracy"] for metric in compared.values()]
-        for row, p in zip(rows, holm([row["p_wilcoxon"] for row in rows]), strict=True):
-            row["p_holm"] = p
+        adjust_for_many(rows)
     return compared
 
 
@@ -69,19 +69,38 @@ def _differences(
     outcome = second.outcome(score) - first.outcome(score)
     margin = second.margin(score) - first.margin(score)
     return {
-        "accuracy": _difference(outcome, first, config),
-        "margin": _difference(margin, first, config),
+        "accuracy": _accuracy_difference(outcome, first),
+        "margin": _margin_difference(margin, first, config),
         "gained": int((outcome > 0).sum()),
         "lost": int((outcome < 0).sum()),
     }
 
 
-def _difference(values: Floats, pairs: ScoredPairs, config: PairSummaryConfig) -> dict[str, Any]:
-    means, names = cluster_means(values, pairs.cluster_ids)
+def _accuracy_difference(outcome: Floats, pairs: ScoredPairs) -> dict[str, Any]:
+    there = ~np.isnan(outcome)
+    clusters = [cluster for cluster, known in zip(pairs.cluster_ids, there, strict=True) if known]
+    if not clusters:
+        return _NOTHING
+    interval = accuracy_difference_interval(outcome[there], clusters, "cluster")
+    return {**interval.to_dict(), **_tested(cluster_means(outcome, pairs.cluster_ids)[0])}
+
+
+def _margin_difference(
+    margin: Floats, pairs: ScoredPairs, config: PairSummaryConfig
+) -> dict[str, Any]:
+    means, names = cluster_means(margin, pairs.cluster_ids)
     if not means:
-        nothing = Interval(None, None, None, 0, "no pair has this score under both")
-        return {**nothing.to_dict(), "p_wilcoxon": None}
+        return _NOTHING
     interval = clustered_interval(means, names, config.seed, config.resamples, "cluster")
+    return {**interval.to_dict(), **_tested(means)}
+
+
+def _tested(means: Sequence[float]) -> dict[str, float | None]:
     # Means of halves are exact only up to rounding, and the test takes equal sizes for ties.
-    p = wilcoxon_signed_rank(np.round(means, 12)) if len(names) >= FEWEST_CLUSTERS else None  # pyright: ignore[reportArgumentType]
-    return {**interval.to_dict(), "p_wilcoxon": p}
+    return paired_test([round(mean, 12) for mean in means])
+
+
+_NOTHING = {
+    **Interval(None, None, None, 0, "no pair has this score under both").to_dict(),
+    **paired_test([]),
+}

@@ -1,9 +1,9 @@
 """How often a model finds the right recording the more probable one, with honest intervals.
 
 The accuracy that counts is ZeroSpeech's: the mean over the voices of a word or sentence, then over
-words or sentences (`macro`). `micro` is the mean over pairs. Intervals resample whole words or
-sentences, because their voices resemble each other; `wilson` takes pairs for independent, and is
-given where nothing is tied.
+words or sentences (`macro`). `micro` is the mean over pairs. The intervals of both know that the
+voices of a word or sentence resemble each other, and do not collapse where all are right. `wilson`
+takes pairs for independent, as other programs do; it is in no report.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ttt.accuracies import accuracy_interval
 from ttt.eval.pair_run import PairSummaryConfig
 from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs, ScoreName
 from ttt.file_walk import natural_key
-from ttt.stats import Interval, clustered_interval, wilson_interval
+from ttt.stats import Interval, wilson_interval
 
 LEGACY_TASKS = ("sblimp", "swuggy", "tstory", "sstory")
 """Tasks of the original evaluation, in its order."""
@@ -32,7 +33,7 @@ def summarize_pairs(pairs: ScoredPairs, config: PairSummaryConfig) -> dict[str, 
     """Accuracy under every score, and of every stratum under the headline's; ready for JSON."""
     strata = {
         name: {
-            group: _counted(pairs.only(ids), config.score, config)
+            group: _counted(pairs.only(ids), config.score)
             for group, ids in sorted(groups.items(), key=lambda item: natural_key(item[0]))
         }
         for name, groups in _groups(pairs).items()
@@ -43,7 +44,7 @@ def summarize_pairs(pairs: ScoredPairs, config: PairSummaryConfig) -> dict[str, 
         "pairs": len(pairs.pair_ids),
         "clusters": len(set(pairs.cluster_ids)),
         "score": config.score,
-        "scores": {score: _accuracy(pairs, score, config) for score in SCORES},
+        "scores": {score: _accuracy(pairs, score) for score in SCORES},
         "strata": strata,
     }
 
@@ -93,18 +94,16 @@ def _groups(pairs: ScoredPairs) -> dict[str, dict[str, list[str]]]:
     return groups
 
 
-def _accuracy(
-    pairs: ScoredPairs, score: ScoreName, config: PairSummaryConfig
-) -> dict[str, dict[str, Any] | int]:
+def _accuracy(pairs: ScoredPairs, score: ScoreName) -> dict[str, dict[str, Any] | int]:
     outcome = pairs.outcome(score)
     there = ~np.isnan(outcome)
     of_pairs = outcome[there]
     clusters = [cluster for cluster, known in zip(pairs.cluster_ids, there, strict=True) if known]
-    counted = _counted(pairs, score, config)
+    counted = _counted(pairs, score)
     if not len(of_pairs):
         nothing = Interval(None, None, None, 0, _NO_PAIR)
         return {**counted, "micro": nothing.to_dict(), "wilson": nothing.to_dict()}
-    micro = clustered_interval(of_pairs, clusters, config.seed, config.resamples, "cluster")
+    micro = accuracy_interval(of_pairs, clusters, "values", "cluster")
     if counted["ties"]:
         reason = "ties are neither right nor wrong"
         wilson = Interval(micro.mean, None, None, micro.n, reason)
@@ -116,17 +115,18 @@ def _accuracy(
 _NO_PAIR = "no pair has this score"
 
 
-def _counted(pairs: ScoredPairs, score: ScoreName, config: PairSummaryConfig) -> dict[str, Any]:
+def _counted(pairs: ScoredPairs, score: ScoreName) -> dict[str, Any]:
     """The macro accuracy and what it is made of."""
     outcome = pairs.outcome(score)
-    means, names = cluster_means(outcome, pairs.cluster_ids)
+    there = ~np.isnan(outcome)
+    clusters = [cluster for cluster, known in zip(pairs.cluster_ids, there, strict=True) if known]
     macro = Interval(None, None, None, 0, _NO_PAIR)
-    if means:
-        macro = clustered_interval(means, names, config.seed, config.resamples, "cluster")
+    if clusters:
+        macro = accuracy_interval(outcome[there], clusters, "clusters", "cluster")
     return {
         "macro": macro.to_dict(),
-        "pairs": int((~np.isnan(outcome)).sum()),
-        "clusters": len(names),
+        "pairs": int(there.sum()),
+        "clusters": len(set(clusters)),
         "right": int((outcome == 1).sum()),
         "ties": int((outcome == 0.5).sum()),
         "near_ties": pairs.near_ties(score),

@@ -6,7 +6,8 @@ Sources: Wilcoxon (1945), Biometrics Bulletin 1; Holm (1979), Scandinavian Journ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,42 @@ from ttt.stats import FEWEST_CLUSTERS, clustered_interval, expanded_level, stude
 # What comes from ttt.stats stood here once, and programs import it from here.
 __all__ = [
     "FEWEST_CLUSTERS",
+    "adjust_for_many",
     "clustered_interval",
     "expanded_level",
     "holm",
+    "least_wilcoxon",
+    "paired_test",
     "student_t_quantile",
     "wilcoxon_signed_rank",
 ]
 
 _EXACT_UP_TO = 50
+
+
+def paired_test(differences: Sequence[float]) -> dict[str, float | None]:
+    """`p_wilcoxon` of one difference per cluster, and `p_least`, below which it cannot come.
+
+    Both are None below five clusters.
+    """
+    if len(differences) < FEWEST_CLUSTERS:
+        return {"p_wilcoxon": None, "p_least": None}
+    return {
+        "p_wilcoxon": wilcoxon_signed_rank(differences),
+        "p_least": least_wilcoxon(differences),
+    }
+
+
+def adjust_for_many(rows: Iterable[dict[str, Any]]) -> None:
+    """Give all rows of a table, as `paired_test` made them, `p_holm` and `p_holm_least`.
+
+    The latter is the adjusted p if every row's were as small as it can be: no result of as many
+    clusters could be smaller.
+    """
+    rows = list(rows)
+    for name, adjusted in (("p_wilcoxon", "p_holm"), ("p_least", "p_holm_least")):
+        for row, p in zip(rows, holm([row[name] for row in rows]), strict=True):
+            row[adjusted] = p
 
 
 def wilcoxon_signed_rank(differences: Sequence[float]) -> float:
@@ -48,6 +77,11 @@ def wilcoxon_signed_rank(differences: Sequence[float]) -> float:
     variance = n * (n + 1) * (2 * n + 1) / 24 - float((counts**3 - counts).sum()) / 48
     z = (smaller / 2 - n * (n + 1) / 4) / math.sqrt(variance)
     return min(1.0, math.erfc(-z / math.sqrt(2)))
+
+
+def least_wilcoxon(differences: Sequence[float]) -> float:
+    """The p-value of as many differences that are not 0, if all had the same sign."""
+    return min(1.0, 2 * 0.5 ** sum(difference != 0 for difference in differences))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -9,13 +9,14 @@ import pytest
 from scipy import stats as scipy_stats
 
 from tests.ttt.eval.scored_pairs import item, made_pairs, noisy, records
+from ttt.accuracies import accuracy_interval
 from ttt.eval.gold import PAIR_KEYS, frequency_band
 from ttt.eval.pair_records import ItemRecord, Role
 from ttt.eval.pair_run import PairSummaryConfig
 from ttt.eval.pair_scores import ScoredPairs, scored_pairs
-from ttt.eval.pair_summary import cluster_means, legacy, metric_name, summarize_pairs
+from ttt.eval.pair_summary import legacy, metric_name, summarize_pairs
 from ttt.eval.pairs import Pair, Utterance
-from ttt.stats import clustered_interval, wilson_interval
+from ttt.stats import wilson_interval
 
 CONFIG = PairSummaryConfig(resamples=300)
 
@@ -125,11 +126,11 @@ def test_clustered_intervals_cover_what_they_promise() -> None:
     for _ in range(runs):
         chances = rng.beta(0.6 * truth, 0.6 * (1 - truth), words)
         outcome = (rng.random((words, voices)) < chances[:, None]).astype(float).ravel()
-        interval = clustered_interval(*cluster_means(outcome, names), 0, 300, "cluster")
+        interval = accuracy_interval(outcome, names, "clusters", "cluster")
         wilson = wilson_interval(int(outcome.sum()), len(outcome))
         clustered += interval.low <= truth <= interval.high  # type: ignore[operator]
         independent += wilson.low <= truth <= wilson.high  # type: ignore[operator]
-    assert 0.92 <= clustered / runs <= 0.98
+    assert 0.92 <= clustered / runs <= 0.99
     assert independent / runs < 0.85
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ttt.eval.significance import holm, wilcoxon_signed_rank
+from ttt.eval.significance import (
+    adjust_for_many,
+    holm,
+    least_wilcoxon,
+    paired_test,
+    wilcoxon_signed_rank,
+)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 12, 25, 50])
@@ -53,3 +59,35 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("n", [5, 6, 8, 9, 12, 30, 70])
+def test_no_differences_of_as_many_have_a_smaller_p(n: int) -> None:
+    least = least_wilcoxon([1.0] * n)
+    rng = np.random.default_rng(n)
+    found = [wilcoxon_signed_rank(rng.normal(1.5, 1, n)) for _ in range(200)]  # type: ignore[arg-type]
+    assert least <= min(found)
+    if n <= 12:  # Then all positive is likely, and reaches it.
+        assert least == pytest.approx(min(found))
+        assert least == pytest.approx(2 * 0.5**n)
+
+
+def test_differences_of_zero_take_from_what_a_test_can_reach() -> None:
+    assert least_wilcoxon([0.0, 0.0, 1.0, 2.0, -3.0]) == 0.25
+    assert least_wilcoxon([0.0] * 9) == least_wilcoxon([]) == 1.0
+    assert paired_test([1.0] * 4) == {"p_wilcoxon": None, "p_least": None}
+    assert paired_test([1.0, -2, 3, 4, 5])["p_least"] == 2 / 2**5
+
+
+@pytest.mark.parametrize(("units", "reaches"), [(5, False), (8, False), (9, True)])
+def test_what_nine_rows_can_reach_after_holm(units: int, reaches: bool) -> None:
+    rows = [dict(paired_test(np.arange(1, units + 1) + k)) for k in range(9)]  # type: ignore[arg-type]
+    adjust_for_many(rows)
+    assert {row["p_holm_least"] for row in rows} == {9 * 2 / 2**units}
+    assert (rows[0]["p_holm"] < 0.05) is reaches  # type: ignore[operator]
+
+
+def test_the_least_after_holm_knows_rows_of_other_lengths() -> None:
+    rows = [dict(paired_test([1.0] * n)) for n in (3, 5, 10)]
+    adjust_for_many(rows)
+    assert [row["p_holm_least"] for row in rows] == [None, 2 / 2**5, 2 * 2 / 2**10]
