@@ -4,7 +4,8 @@
 
 index     a cache of 2.8 million clips (5,000 hours, 1.7 TB) is opened by a fresh process: seconds
           and memory. The shards are sparse files of the right sizes, the index is a real one
-plan      the same process draws an epoch's order and every window of it
+plan      the same process plans an epoch of 1 s windows up to its first step, and then all of it
+run       what the default curriculum hears of these clips, with every window and with one of each
 workers   how evenly 256 workers share an epoch: micro-batches, seconds of audio, and the read tasks
           that Ray holds at once
 chapters  1,000 chapters as long as LibriLight's on 64 actors, longest first as
@@ -15,6 +16,7 @@ chapters  1,000 chapters as long as LibriLight's on 64 actors, longest first as
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import heapq
 import json
 import os
@@ -23,21 +25,28 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from ray_jobs.window_source import SPAN_MICRO_BATCHES
 from ttt.snac.cache import open_cache
+from ttt.snac.curriculum import CurriculumConfig
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.shard_file import CodecIdentity, ShardHeader, shard_schema
 from ttt.snac.shards import codes_uri, index_uri, shards_folder
-from ttt.snac.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
+from ttt.snac.windows import (
+    BatchId,
+    WindowPlan,
+    WindowShape,
+    WindowsPerClip,
+    rank_micro_batches,
+)
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
 CLIPS, CLIPS_PER_SHARD, MEAN_SECONDS = 2_800_000, 1_000, 6.43
-WORKERS = 256
+WORKERS, STEPS_AT_ONCE = 256, 64
 CHAPTERS, ACTORS, MEAN_CHAPTER_MINUTES = 1_000, 64, 15.8
 REACH_SAMPLES_48K = 40_000
 
@@ -59,10 +68,9 @@ def main() -> int:
     print(f"{clips:,} clips, {hours:,.0f} hours, {terabytes:.2f} TB")
     print(f"  index opened in         {found['open_seconds']:.2f} s    (reach < 2)")
     print(f"  memory it takes         {found['open_mb']:.0f} MB   (reach < 200)")
-    print(f"  an epoch's order        {found['order_seconds']:.2f} s")
-    print(f"  and all of its windows  {found['plan_seconds']:.2f} s    (reach < 2)")
-    print(f"  memory of the order     {found['order_mb']:.0f} MB, of all windows at once "
-          f"{found['windows_mb']:.0f} MB")  # fmt: skip
+    print(f"  an epoch's first step   {found['first_seconds']:.2f} s    (reach < 2)")
+    print(f"  memory of the plan      {found['plan_mb']:.0f} MB")
+    print(f"  all of its windows      {found['windows']:,}: {found['windows_seconds']:.1f} s")
     print(f"{WORKERS} workers, one epoch of 1 s windows")
     print(f"  steps                   {found['steps']:,}")
     print(f"  micro-batches each      {found['least']:,} to {found['most']:,}")
@@ -70,6 +78,12 @@ def main() -> int:
         f"  audio each, against the mean: {found['audio_least']:.4f} to {found['audio_most']:.4f}"
     )
     print(f"  read tasks at once      {SPAN_MICRO_BATCHES:,}")
+    for name, run in found["runs"].items():
+        print(f"the default curriculum, windows_per_clip {name}: {run['steps']:,} steps, "
+              f"{run['hours']:,.0f} hours, of which by epoch of each length")  # fmt: skip
+        for seconds, epoch in run["epochs"].items():
+            print(f"  {seconds} s: {epoch['windows']:,} windows, {epoch['hours']:,.0f} hours "
+                  f"({epoch['share']:.1%})")  # fmt: skip
     print_chapters()
     return 0
 
@@ -113,38 +127,59 @@ def write_sparse_cache(folder: Path, clips: int) -> tuple[float, float]:
 
 
 def measure(uri: str) -> dict[str, Any]:
-    """Open the cache and draw an epoch, in this process; sizes in MB of resident memory."""
+    """Open the cache and plan an epoch, in this process; sizes in MB of resident memory."""
     before, began = _resident_mb(), time.perf_counter()
     cache = open_cache(uri)
     plan = WindowPlan(
         cache.catalogue.n_coarse, cache.catalogue.n_samples, GEOMETRY, REACH_SAMPLES_48K, seed=0
     )
-    shape = WindowShape(GEOMETRY.tokens(1.0, "floor_total")[0], 2, 1, WORKERS)
+    shape = WindowShape(GEOMETRY.tokens(1.0, "floor_total")[0], 2, 1, WORKERS, "length")
     found: dict[str, Any] = {"open_seconds": time.perf_counter() - began}
     found["open_mb"] = _resident_mb() - before
     before, began = _resident_mb(), time.perf_counter()
     plan.windows(shape, BatchId(epoch=1, step=0, micro=0))
-    found["order_seconds"] = time.perf_counter() - began
-    found["order_mb"] = _resident_mb() - before
-    before = _resident_mb()
-    steps = plan.steps(shape)
-    # One micro-batch of everything: the windows are the same ones, drawn clip by clip.
-    whole = WindowShape(
-        shape.core_coarse, shape.context_coarse, clips_per_micro_batch=steps * WORKERS,
-        micro_batches_per_step=1,
-    )  # fmt: skip
-    windows = plan.windows(whole, BatchId(epoch=1, step=0, micro=0))
-    found["plan_seconds"] = time.perf_counter() - began
-    found["windows_mb"] = _resident_mb() - before
-    audio = windows.valid_samples.reshape(steps, WORKERS).sum(axis=0)
+    found["first_seconds"] = time.perf_counter() - began
+    found["plan_mb"] = _resident_mb() - before
+    steps, began = plan.steps(shape), time.perf_counter()
+    # Many steps of the same windows in one micro-batch: of a step, each worker has one.
+    at_once = dataclasses.replace(
+        shape, clips_per_micro_batch=WORKERS * STEPS_AT_ONCE, micro_batches_per_step=1
+    )
+    audio = np.zeros(WORKERS, np.int64)
+    for step in range(plan.steps(at_once)):
+        windows = plan.windows(at_once, BatchId(epoch=1, step=step, micro=0))
+        audio += windows.valid_samples.reshape(-1, WORKERS).sum(axis=0)
+    found["windows_seconds"] = time.perf_counter() - began
     shares = [len(rank_micro_batches(rank, WORKERS, WORKERS)) * steps for rank in range(WORKERS)]
     return found | {
+        "windows": plan.count(shape),
         "steps": steps,
         "least": min(shares),
         "most": max(shares),
         "audio_least": float(audio.min() / audio.mean()),
         "audio_most": float(audio.max() / audio.mean()),
+        "runs": {
+            str(choice): default_run(plan, CurriculumConfig(windows_per_clip=choice))
+            for choice in get_args(WindowsPerClip)
+        },
     }
+
+
+def default_run(plan: WindowPlan, config: CurriculumConfig) -> dict[str, Any]:
+    """Steps and hours of the whole run, and an epoch of each segment length."""
+    total, audio, epochs, steps = 0.0, plan.audio_samples(), {}, 0
+    for stage in config.stages:
+        shape = config.shape(stage.first_epoch, GEOMETRY)
+        heard = plan.heard_samples(shape, stage.first_epoch)
+        hours, repeats = heard / TARGET_RATE / 3600, stage.last_epoch - stage.first_epoch + 1
+        total += repeats * hours
+        steps += repeats * plan.steps(shape)
+        epochs[f"{stage.segment_seconds:g}"] = {
+            "windows": plan.count(shape),
+            "hours": hours,
+            "share": heard / audio,
+        }
+    return {"steps": steps, "hours": total, "epochs": epochs}
 
 
 def print_chapters() -> None:

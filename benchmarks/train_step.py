@@ -130,6 +130,7 @@ def data_wait(folder: Path) -> dict[str, Any]:
         "data.train": folder / "cache",
         "data.validation_share": "null",
         "curriculum.epochs": 4,
+        "curriculum.windows_per_clip": 1,
         "curriculum.micro_batches_per_step": 2,
         "curriculum.stages": json.dumps(stages),
         "cluster.local_cpus": 2,

@@ -36,7 +36,7 @@ def execute(config: TrainConfig, invocation: Invocation) -> None:
     """Train to the end, or until SIGTERM; then export the best decoder."""
     from ray_jobs import train_worker  # --print-config and --dry-run need no Ray
 
-    config = train_setup.with_absolute_paths(config)
+    config = train_setup.as_begun(train_setup.with_absolute_paths(config))
     with run_folder.claim(config.run, config, resume=invocation.resume), _sigterm() as stop:
         if config.cluster.num_workers == 0:
             outcome = train_worker.train_in_process(config, stop)

@@ -7,26 +7,34 @@ itself, from the same files. Nothing here needs Ray.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ray_jobs import trackers
+from ray_jobs import trackers, yaml_tree
 from ray_jobs.train_config import TrainConfig
 from ttt import checkpoint, storage
 from ttt.errors import UserError
 from ttt.snac.cache import CodeCache, open_cache
 from ttt.snac.clip_facts import BandwidthHours
-from ttt.snac.curriculum import Epoch, plan_epochs, require_even_shares
+from ttt.snac.curriculum import (
+    CurriculumConfig,
+    Epoch,
+    as_planned,
+    plan_epochs,
+    require_even_shares,
+)
+from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.memory import activation_bytes_per_coarse
 from ttt.snac.model import Decoder48k
 from ttt.snac.optim import learning_rates, rate_factor
 from ttt.snac.split import held_out_rows
 from ttt.snac.train_loop import LoopSettings
-from ttt.snac.train_state import plan_of
+from ttt.snac.train_state import plan_of, require_same_plan
 from ttt.snac.validation import ValidationSet
 from ttt.snac.window_reader import WindowReader
 from ttt.snac.windows import WindowPlan, validation_windows
@@ -115,15 +123,18 @@ def require_resumable(config: TrainConfig, setup: Setup) -> None:
     newest = checkpoint.newest_complete(config.run)
     if newest is not None:
         stored = checkpoint.read_state(newest)["plan"]
-        checkpoint.require_same_plan(newest, stored, loop_settings(config, setup).plan)
+        require_same_plan(newest, stored, loop_settings(config, setup).plan)
 
 
 def describe(config: TrainConfig) -> str:
     """The plan in words and numbers, for --dry-run. Raises what `prepare` raises."""
+    given, config = config, as_begun(config)
     setup = prepare(config)
     curriculum, steps = config.curriculum, sum(epoch.steps for epoch in setup.epochs)
     workers = max(config.cluster.num_workers, 1)
     rate, catalogue = setup.cache.geometry, setup.cache.catalogue
+    audio = setup.plan.audio_samples()
+    heard = [setup.plan.heard_samples(epoch.shape, epoch.number) for epoch in setup.epochs]
     lines = [
         f"cache {config.data.train}: {len(setup.cache)} clips, {len(setup.rows)} train",
         BandwidthHours.of(
@@ -134,12 +145,15 @@ def describe(config: TrainConfig) -> str:
         f"{config.validation.segment_seconds:g} s",
         f"{steps} steps in {curriculum.epochs} epochs, {workers} worker(s) with "
         f"{curriculum.micro_batches_per_step // workers} micro-batches of each step",
+        *_heard_in_words(curriculum, heard, audio),
+        *([f"{config.run}: {GOES_ON}"] * (config != given)),
         "",
-        "epoch phase segment  core  clips/step  steps  left over  learning rate (head)  memory",
+        "epoch phase segment  core  clips/step  steps  left over  learning rate (head)  memory"
+        "   heard",
     ]
     model_bytes = 4 * sum(tensor.numel() for tensor in setup.model.parameters())
     kept = {phase: activation_bytes_per_coarse(setup.model, phase) for phase in (1, 2)}
-    for epoch in setup.epochs:
+    for epoch, samples in zip(setup.epochs, heard, strict=True):
         shape, offset = epoch.shape, epoch.first_step - epoch.phase_first_step
         first, last = (
             learning_rates(
@@ -157,8 +171,8 @@ def describe(config: TrainConfig) -> str:
         lines.append(
             f"{epoch.number:5d} {epoch.phase:5d} {epoch.segment_seconds:5g} s "
             f"{rate.seconds(shape.core_coarse):5.2f} {shape.clips_per_step:11d} {epoch.steps:6d} "
-            f"{len(setup.rows) - epoch.steps * shape.clips_per_step:10d} "
-            f"  {first:.2e} to {last:.2e} {memory / 1e9:6.2f} GB"
+            f"{setup.plan.count(shape) - epoch.steps * shape.clips_per_step:10d} "
+            f"  {first:.2e} to {last:.2e} {memory / 1e9:6.2f} GB {_hours(samples)} h"
         )
     lines += [
         "",
@@ -168,6 +182,27 @@ def describe(config: TrainConfig) -> str:
         + (", tensorboard" if config.tracking.tensorboard else ""),
     ]
     return "\n".join(lines)
+
+
+GOES_ON = "was begun with one window of each clip, and goes on so"
+"""What a plan says of a run that `as_begun` has changed."""
+
+
+def as_begun(config: C) -> C:
+    """`config`, but with one window of each clip where the run that is there was begun so.
+
+    What the run's configuration says, or meant before it had the key, is stronger than `length`,
+    which the same command meant by saying nothing.
+    """
+    uri = storage.join(config.run, "config.yaml")
+    if not storage.exists(uri):
+        return config
+    with storage.local_copy(uri) as path:
+        stored = as_planned(yaml_tree.read(path)).get("curriculum")
+    if not isinstance(stored, dict) or stored["windows_per_clip"] != 1:
+        return config
+    curriculum = dataclasses.replace(config.curriculum, windows_per_clip=1)
+    return dataclasses.replace(config, curriculum=curriculum)
 
 
 def with_absolute_paths(config: C) -> C:
@@ -181,6 +216,30 @@ def with_absolute_paths(config: C) -> C:
     if Path(codec).expanduser().is_dir():
         codec = storage.absolute(codec)
     return dataclasses.replace(config, run=storage.absolute(config.run), codec=codec, data=data)
+
+
+def _heard_in_words(
+    config: CurriculumConfig, heard: Sequence[int], audio_samples: int
+) -> list[str]:
+    """How much of the audio the loss counts, by epoch and in the whole run."""
+    shares = [100 * samples / max(audio_samples, 1) for samples in heard]
+    rule = (
+        "an epoch hears a clip's samples once, but for less than a segment at its ends and the "
+        "windows left over after the last step"
+        if config.windows_per_clip == "length"
+        else "an epoch hears one window of each clip; curriculum.windows_per_clip=length takes all"
+    )
+    return [
+        f"heard: {_hours(sum(heard))} hours in the run, {_hours(min(heard))} to "
+        f"{_hours(max(heard))} of {_hours(audio_samples)} hours of audio in an epoch "
+        f"({min(shares):.1f} to {max(shares):.1f} %)",
+        rule,
+    ]
+
+
+def _hours(samples_48k: int) -> str:
+    hours = samples_48k / TARGET_RATE / 3600
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _open(uri: str, codec: LoadedCodec) -> CodeCache:

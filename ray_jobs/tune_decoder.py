@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from ray_jobs import run_folder, train_setup, tune_space, tune_trials
 from ray_jobs.cli import Invocation, run
 from ray_jobs.tune_config import TuneConfig
-from ttt import checkpoint, records, storage
+from ttt import records, storage
 from ttt.errors import UserError
+from ttt.snac.train_state import require_same_plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,11 +34,13 @@ def describe(sweep: TuneConfig) -> str:
 
     Raises what any possible trial raises before its first step, all problems at once.
     """
+    given, sweep = sweep, train_setup.as_begun(sweep)
     tune_space.require_valid(sweep)
     search, scheduler = sweep.search, sweep.scheduler
     first = tune_space.trial_config(sweep, {}, tune_trials.folder(sweep.run, 0))
     lines = [
         train_setup.describe(first),
+        *([f"{sweep.run}: {train_setup.GOES_ON}"] * (sweep != given)),
         "",
         f"sweep: {tune_space.number_of_trials(sweep)} trials; trial 0 is the plan above, the "
         f"others vary",
@@ -52,7 +55,7 @@ def execute(sweep: TuneConfig, invocation: Invocation) -> None:
     """Run the trials that are left; then write what they show."""
     from ray_jobs import tune_results, tune_sweep  # --print-config and --dry-run need no Ray
 
-    sweep = train_setup.with_absolute_paths(sweep)
+    sweep = train_setup.as_begun(train_setup.with_absolute_paths(sweep))
     if invocation.resume:
         _require_same_sweep(sweep)
     with run_folder.claim(sweep.run, sweep, resume=invocation.resume):
@@ -71,7 +74,7 @@ def _require_same_sweep(sweep: TuneConfig) -> None:
             for changeable in ("run", "cluster", "tracking", "stop", "concurrent_trials"):
                 tree.pop(changeable)
             tree["search"].pop("trials")
-        checkpoint.require_same_plan(sweep.run, before, now)
+        require_same_plan(sweep.run, before, now)
     noted = len(tune_trials.numbers(sweep.run))
     if noted > tune_space.number_of_trials(sweep):
         raise UserError(

@@ -25,6 +25,7 @@ def write_world(folder: Path) -> Path:
         "data": {"train": str(folder / "cache"), "validation_share": 0.25},
         "curriculum": {
             "epochs": EPOCHS,
+            "windows_per_clip": 1,
             "stages": [
                 {"first_epoch": 1, "last_epoch": 3, "segment_seconds": 0.18, "clips_per_step": 4},
             ],

@@ -45,6 +45,7 @@ def write_world(folder: Path) -> World:
         "data": {"train": str(world.folder / "cache"), "validation_share": 0.25},
         "curriculum": {
             "epochs": 3,
+            "windows_per_clip": 1,
             "stages": [
                 {"first_epoch": 1, "last_epoch": 2, "segment_seconds": 0.18, "clips_per_step": 4},
                 {"first_epoch": 3, "last_epoch": 3, "segment_seconds": 0.26, "clips_per_step": 2},

@@ -28,7 +28,11 @@ from ttt.snac.windows import WindowShape
 SHAPES = (
     WindowShape(core_coarse=6, context_coarse=2, clips_per_micro_batch=2, micro_batches_per_step=4),
     WindowShape(
-        core_coarse=12, context_coarse=2, clips_per_micro_batch=1, micro_batches_per_step=4
+        core_coarse=12,
+        context_coarse=2,
+        clips_per_micro_batch=1,
+        micro_batches_per_step=4,
+        windows_per_clip="length",
     ),
 )
 LENGTHS = [np.random.default_rng(shard).integers(3, 40, 25).tolist() for shard in range(2)]

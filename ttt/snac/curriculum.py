@@ -10,13 +10,14 @@ steps and the global step it starts at. Everything else (schedule, dry run, resu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ttt.config import Config
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry, TokenRule
-from ttt.snac.windows import WindowPlan, WindowShape
+from ttt.snac.windows import WindowPlan, WindowShape, WindowsPerClip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,10 @@ class CurriculumConfig(Config):
     """Epochs, phases and segment lengths."""
 
     epochs: int = 15
-    """Passes over the training clips, one window of each clip per pass."""
+    """Passes over the training clips."""
+    windows_per_clip: WindowsPerClip = "length"
+    """Windows of a clip in one pass: with length as many segments as fit into it, so that an epoch
+    hears all audio once but the clips' ends; 1 takes one at random, however long the clip is."""
     head_only_epochs: int = 1
     """Epochs of phase 1, in which only the new head learns; 0 starts with phase 2."""
     stages: tuple[StageConfig, ...] = (
@@ -112,7 +116,19 @@ class CurriculumConfig(Config):
             context_coarse=self.context_coarse,
             clips_per_micro_batch=stage.clips_per_step // self.micro_batches_per_step,
             micro_batches_per_step=self.micro_batches_per_step,
+            windows_per_clip=self.windows_per_clip,
         )
+
+
+def as_planned(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored training configuration with what it meant before it had all keys of today.
+
+    Before `curriculum.windows_per_clip` there was one window of each clip in an epoch.
+    """
+    curriculum = stored.get("curriculum")
+    if not isinstance(curriculum, Mapping):
+        return dict(stored)
+    return {**stored, "curriculum": {"windows_per_clip": 1, **curriculum}}
 
 
 @dataclass(frozen=True)
@@ -137,14 +153,16 @@ class Epoch:
 
 
 def plan_epochs(config: CurriculumConfig, windows: WindowPlan) -> tuple[Epoch, ...]:
-    """The whole run in numbers. Raises UserError when an epoch has fewer clips than one step."""
-    shapes = [config.shape(number, windows.geometry) for number in range(1, config.epochs + 1)]
+    """The whole run in numbers. Raises UserError when an epoch has fewer windows than one step."""
     for index, stage in enumerate(config.stages):
-        if stage.clips_per_step > len(windows):
+        shape = config.shape(stage.first_epoch, windows.geometry)
+        if windows.count(shape) < shape.clips_per_step:
+            counted = windows.count_in_words(shape, "training clips")
             raise UserError(
-                f"{len(windows)} training clips are fewer than the {stage.clips_per_step} of one "
-                f"step: lower curriculum.stages[{index}].clips_per_step or cache more clips"
+                f"{counted} are fewer than the {shape.clips_per_step} of one step: lower "
+                f"curriculum.stages[{index}].clips_per_step or cache more clips"
             )
+    shapes = [config.shape(number, windows.geometry) for number in range(1, config.epochs + 1)]
     steps = [windows.steps(shape) for shape in shapes]
     phases = [config.phase(number) for number in range(1, config.epochs + 1)]
     epochs: list[Epoch] = []

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ttt import checkpoint
-from ttt.snac.curriculum import Epoch
+from ttt.snac.curriculum import Epoch, as_planned
 from ttt.snac.model import Decoder48k
 from ttt.snac.optim import OptimConfig, WeightAverage, build_optimizer
 
@@ -110,7 +110,7 @@ class Training:
         Raises UserError when it was made under another plan.
         """
         snapshot = checkpoint.load(folder)
-        checkpoint.require_same_plan(folder, snapshot.state["plan"], plan)
+        require_same_plan(folder, snapshot.state["plan"], plan)
         self.state = TrainState(**snapshot.state["train"])
         self.model.load_state_dict(snapshot.tensors["model"])
         if self.average is not None:
@@ -136,6 +136,11 @@ def fork(folder: str, run: str, plan: dict[str, Any]) -> str:
         state.best_step = state.best_value = None
     kept = {"train": dataclasses.asdict(state), "plan": plan}
     return checkpoint.save(run, dataclasses.replace(snapshot, state=kept))
+
+
+def require_same_plan(folder: str, stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuse to continue `folder` under another plan; raises what checkpoint's function raises."""
+    checkpoint.require_same_plan(folder, as_planned(stored), as_planned(current))
 
 
 def plan_of(epochs: Sequence[Epoch], **settings: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Turn planned windows into micro-batches of tensors, replacing what cannot be read.
 
 A damaged clip (short read, code out of range, index of another file) is replaced by another one
-that a hash of (seed, epoch, clip, attempt) chooses, so that a second run replaces it alike; the
+that a hash of (seed, epoch, window, attempt) chooses, so that a second run replaces it alike; the
 micro-batch names what was replaced and why.
 """
 
@@ -145,7 +145,7 @@ class WindowReader:
         wanted = int(windows.rows[at])
         tried = 0
         for other in self._plan.replacements(
-            wanted, batch, windows.core_coarse, windows.slice_coarse
+            wanted, batch, windows.core_coarse, windows.slice_coarse, int(windows.nth[at])
         ):
             tried += 1
             codes, damaged = self._cache.gather_codes(

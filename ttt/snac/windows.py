@@ -7,23 +7,34 @@ the clip's own; a clip shorter than the slice is padded on the right. `valid_sam
 many samples of the core, from its start, may enter the loss: neither those past the clip's real
 end nor those that the padding can reach through the decoder's receptive field.
 
-The plan is a pure function of (seed, epoch): a permutation of the clips, cut into steps of M
-micro-batches of B clips; the core's start is a hash of (seed, epoch, clip). How many workers
-there are does not enter: worker r of W takes micro-batches r, r + W, ... of every step. Clips
-left over after the last whole step sit out this epoch, other ones in the next.
+An epoch cuts every clip into as many whole cores as fit, one behind the other. How many does not
+depend on the epoch, so that the steps of a run are known before it starts; what is left of the
+clip is the room in which a hash of (seed, epoch, clip) puts the first of them. So an epoch hears
+each sample of a clip once, but for less than one core at its two ends together, which the next
+epoch cuts elsewhere. With `windows_per_clip` 1 it hears a single core, anywhere in the clip.
 
-Shapes: B = clips of a micro-batch, L = slice_coarse.
+The plan is a pure function of (seed, epoch): a permutation of the windows of all clips, cut into
+steps of M micro-batches of B windows. How many workers there are does not enter: worker r of W
+takes micro-batches r, r + W, ... of every step. Windows left over after the last whole step sit
+out this epoch, other ones in the next.
+
+Shapes: B = windows of a micro-batch, L = slice_coarse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from ttt.errors import UserError
+from ttt.snac.draws import hashed, permuted
 from ttt.snac.geometry import CodeGeometry
+
+WindowsPerClip = Literal["length", 1]
+"""How many windows of a clip an epoch hears: as many as fit into its length, or one."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +45,17 @@ class WindowShape:
     context_coarse: int
     clips_per_micro_batch: int
     micro_batches_per_step: int
+    windows_per_clip: WindowsPerClip = 1
 
     @property
     def clips_per_step(self) -> int:
-        """Clips that one optimizer step sees, over all workers."""
+        """Windows that one optimizer step sees, over all workers."""
         return self.clips_per_micro_batch * self.micro_batches_per_step
+
+    @property
+    def slice_coarse(self) -> int:
+        """What is decoded of a window: its core and the context on both sides."""
+        return self.core_coarse + 2 * self.context_coarse
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,8 @@ class Windows:
     """Where the core starts in the slice."""
     valid_samples: np.ndarray
     """48 kHz samples from the core's start that may enter the loss; 0 for a clip too short."""
+    nth: np.ndarray
+    """Which of its clip's windows each is, from 0."""
     core_coarse: int
     slice_coarse: int
 
@@ -88,26 +107,38 @@ class WindowPlan:
         """
         self.geometry = geometry
         self.seed = seed
-        self._n_coarse = n_coarse
-        self._n_samples = n_samples
-        self._reach_samples_48k = reach_samples_48k
+        self._clips = _Clips(n_coarse, n_samples, geometry, reach_samples_48k)
         self._rows = rows
         self._order: tuple[int, np.ndarray] | None = None
+        self._firsts: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Clips the plan draws from."""
-        return len(self._n_coarse if self._rows is None else self._rows)
+        return len(self._clips.n_coarse if self._rows is None else self._rows)
+
+    def count(self, shape: WindowShape) -> int:
+        """Windows of an epoch, those left over after its last step included."""
+        if shape.windows_per_clip == 1:
+            return len(self)
+        return int(self._first_windows(shape.core_coarse)[-1])
 
     def steps(self, shape: WindowShape) -> int:
-        """Steps of an epoch. Raises UserError when the clips do not fill one."""
-        steps = len(self) // shape.clips_per_step
+        """Steps of an epoch. Raises UserError when the windows do not fill one."""
+        steps = self.count(shape) // shape.clips_per_step
         if steps == 0:
             raise UserError(
-                f"{len(self)} clips are fewer than the {shape.clips_per_step} of one step "
-                f"({shape.micro_batches_per_step} micro-batches of "
+                f"{self.count_in_words(shape)} are fewer than the {shape.clips_per_step} of one "
+                f"step ({shape.micro_batches_per_step} micro-batches of "
                 f"{shape.clips_per_micro_batch}); cache more audio or lower the batch size"
             )
         return steps
+
+    def count_in_words(self, shape: WindowShape, clips: str = "clips") -> str:
+        """The windows of an epoch, for a sentence; `clips` says what the clips are."""
+        if shape.windows_per_clip == 1:
+            return f"{len(self)} {clips}"
+        seconds = self.geometry.seconds(shape.core_coarse)
+        return f"{self.count(shape)} windows of {seconds:.2f} s in {len(self)} {clips}"
 
     def windows(self, shape: WindowShape, batch: BatchId) -> Windows:
         """The windows of one micro-batch. Raises IndexError past the epoch's last step."""
@@ -118,54 +149,100 @@ class WindowPlan:
         first = (batch.step * shape.micro_batches_per_step + batch.micro) * (
             shape.clips_per_micro_batch
         )
-        order = self._epoch_order(batch.epoch)[first : first + shape.clips_per_micro_batch]
-        rows = order if self._rows is None else self._rows[order]
-        return self._drawn(
-            np.asarray(rows, np.int64),
-            self.seed,
-            batch.epoch,
-            shape.core_coarse,
-            shape.core_coarse + 2 * shape.context_coarse,
+        return self._at(shape, batch.epoch, first, first + shape.clips_per_micro_batch)
+
+    def audio_samples(self) -> int:
+        """48 kHz samples of the clips the plan draws from, without padding."""
+        return int(self._clips.n_samples[self._all_rows()].sum(dtype=np.int64))
+
+    def heard_samples(self, shape: WindowShape, epoch: int) -> int:
+        """48 kHz samples that the loss of an epoch counts, while no clip is damaged."""
+        rows = self._all_rows()
+        start, count = self._cut(shape, epoch, rows)
+        # The cores of a clip lie one behind the other: they are heard as one long core.
+        heard = self._clips.valid_samples(
+            rows, start, count * shape.core_coarse, shape.slice_coarse
         )
+        stepped = self.steps(shape) * shape.clips_per_step
+        left_over = self._at(shape, epoch, stepped, self.count(shape))
+        return int(heard.sum() - left_over.valid_samples.sum())
 
     def replacements(
-        self, wanted: int, batch: BatchId | None, core_coarse: int, slice_coarse: int
+        self,
+        wanted: int,
+        batch: BatchId | None,
+        core_coarse: int,
+        slice_coarse: int,
+        nth: int = 0,
     ) -> Iterator[Windows]:
         """Windows [1] of other clips to try, in this order, when clip `wanted` is damaged.
 
-        Without a batch (validation) they depend on the clip alone.
+        Its `nth` window has others to try than the first. Without a batch (validation) they
+        depend on the clip alone.
         """
-        seed, epoch = (self.seed, batch.epoch) if batch else (0, 0)
+        seed, epoch, nth = (self.seed, batch.epoch, nth) if batch else (0, 0, 0)
         for attempt in range(_REPLACEMENT_ATTEMPTS):
-            draw = _hash(seed, epoch, wanted, attempt) % np.uint64(len(self))
-            row = int(draw) if self._rows is None else int(self._rows[int(draw)])
-            if row != wanted:
-                yield self._drawn(np.array([row]), seed, epoch, core_coarse, slice_coarse)
+            draw = hashed(seed, epoch, wanted, attempt + nth * _REPLACEMENT_ATTEMPTS)
+            rows = self._rows_of(np.array([draw % np.uint64(len(self))], np.int64))
+            if rows[0] != wanted:
+                room = np.maximum(self._clips.lengths(rows) - core_coarse, 0)
+                core_at = (_start(room, seed, epoch, rows) + nth * core_coarse) % (room + 1)
+                yield self._clips.windows(rows, core_at, np.array([nth]), core_coarse, slice_coarse)
 
-    def _drawn(
-        self, rows: np.ndarray, seed: int, epoch: int, core_coarse: int, slice_coarse: int
-    ) -> Windows:
-        n_coarse = self._n_coarse[rows].astype(np.int64)
-        room = np.maximum(n_coarse - core_coarse, 0) + 1
-        core_at = (_hash(seed, epoch, rows) % room.astype(np.uint64)).astype(np.int64)
-        return _placed(
-            rows,
-            core_at,
-            n_coarse,
-            self._n_samples[rows].astype(np.int64),
-            self.geometry,
-            self._reach_samples_48k,
-            core_coarse,
-            slice_coarse,
-        )
+    def _at(self, shape: WindowShape, epoch: int, first: int, end: int) -> Windows:
+        """The windows in the places `first` to `end` - 1 of an epoch's order."""
+        if shape.windows_per_clip == 1:
+            clips = self._clip_order(epoch)[first:end].astype(np.int64)
+            nth = np.zeros_like(clips)
+        else:
+            firsts = self._first_windows(shape.core_coarse)
+            windows = permuted(np.arange(first, end), int(firsts[-1]), self.seed, epoch)
+            clips = np.searchsorted(firsts, windows, side="right") - 1
+            nth = windows - firsts[clips]
+        rows = self._rows_of(clips)
+        start, _ = self._cut(shape, epoch, rows)
+        core_at = start + nth * shape.core_coarse
+        return self._clips.windows(rows, core_at, nth, shape.core_coarse, shape.slice_coarse)
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
+    def _cut(
+        self, shape: WindowShape, epoch: int, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where the first core of each of these clips starts in an epoch, and how many there are.
+
+        Both int64 [clips].
+        """
+        lengths = self._clips.lengths(rows)
+        count = np.ones_like(lengths)
+        if shape.windows_per_clip == "length":
+            count = _windows_in(lengths, shape.core_coarse)
+        room = np.maximum(lengths - count * shape.core_coarse, 0)
+        return _start(room, self.seed, epoch, rows), count
+
+    def _first_windows(self, core_coarse: int) -> np.ndarray:
+        """The number of the first window of every clip, and that of all windows; int64."""
+        # One length of core is kept: 22 MB for 2.8 million clips. The tuple makes the swap atomic.
+        if self._firsts is None or self._firsts[0] != core_coarse:
+            n_coarse, firsts = self._clips.n_coarse, np.zeros(len(self) + 1, np.int64)
+            count = _windows_in(
+                n_coarse if self._rows is None else n_coarse[self._rows], core_coarse
+            )
+            np.cumsum(count, out=firsts[1:])
+            self._firsts = (core_coarse, firsts)
+        return self._firsts[1]
+
+    def _clip_order(self, epoch: int) -> np.ndarray:
         # One epoch is kept: 11 MB for 2.8 million clips. The tuple makes the swap atomic.
         if self._order is None or self._order[0] != epoch:
             key = np.array([self.seed, epoch], np.uint64)
             generator = np.random.Generator(np.random.Philox(key=key))
             self._order = (epoch, generator.permutation(np.arange(len(self), dtype=np.uint32)))
         return self._order[1]
+
+    def _all_rows(self) -> np.ndarray:
+        return self._rows_of(np.arange(len(self)))
+
+    def _rows_of(self, clips: np.ndarray) -> np.ndarray:
+        return np.asarray(clips if self._rows is None else self._rows[clips], np.int64)
 
 
 _REPLACEMENT_ATTEMPTS = 64
@@ -190,21 +267,15 @@ def validation_windows(
     """
     rows = np.arange(len(n_coarse)) if rows is None else np.asarray(rows, np.int64)
     clip_coarse = np.asarray(n_coarse, np.int64)[rows]
-    ends = np.cumsum(np.maximum(clip_coarse // core_coarse, 1))
+    ends = np.cumsum(_windows_in(clip_coarse, core_coarse))
     total = int(ends[-1]) if len(ends) else 0
     count = min(total, max_windows)
     chosen = (2 * np.arange(count) + 1) * total // (2 * max(count, 1))
     clip = np.searchsorted(ends, chosen, side="right")
-    before = np.concatenate([[0], ends])[clip]
-    windows = _placed(
-        rows[clip],
-        (chosen - before) * core_coarse,
-        clip_coarse[clip],
-        np.asarray(n_samples, np.int64)[rows[clip]],
-        geometry,
-        reach_samples_48k,
-        core_coarse,
-        core_coarse + 2 * context_coarse,
+    clips = _Clips(n_coarse, n_samples, geometry, reach_samples_48k)
+    nth = chosen - np.concatenate([[0], ends])[clip]
+    windows = clips.windows(
+        rows[clip], nth * core_coarse, nth, core_coarse, core_coarse + 2 * context_coarse
     )
     usable = np.flatnonzero(windows.valid_samples > 0)
     if len(usable) == 0:
@@ -231,34 +302,65 @@ def rank_micro_batches(rank: int, world_size: int, micro_batches_per_step: int) 
     return range(rank, micro_batches_per_step, world_size)
 
 
-def _placed(
-    rows: np.ndarray,
-    core_at: np.ndarray,
-    n_coarse: np.ndarray,
-    n_samples: np.ndarray,
-    geometry: CodeGeometry,
-    reach_samples_48k: int,
-    core_coarse: int,
-    slice_coarse: int,
-) -> Windows:
-    """Slices around cores that start at `core_at` in their clips; arrays int64 [B]."""
-    context_coarse = (slice_coarse - core_coarse) // 2
-    last_start = np.maximum(n_coarse - slice_coarse, 0)
-    slice_start = np.clip(core_at - context_coarse, 0, last_start)
-    clean_end = np.where(
-        n_coarse < slice_coarse,
-        geometry.samples_48k(n_coarse) - reach_samples_48k,
-        geometry.samples_48k(n_coarse),
-    )
-    valid_samples = np.minimum(n_samples, clean_end) - geometry.samples_48k(core_at)
-    return Windows(
-        rows=rows,
-        slice_start=slice_start,
-        core_start=core_at - slice_start,
-        valid_samples=np.clip(valid_samples, 0, geometry.samples_48k(core_coarse)),
-        core_coarse=core_coarse,
-        slice_coarse=slice_coarse,
-    )
+@dataclass(frozen=True, eq=False)
+class _Clips:
+    """The clips of a cache, and where windows of them lie."""
+
+    n_coarse: np.ndarray
+    n_samples: np.ndarray
+    geometry: CodeGeometry
+    reach_samples_48k: int
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Coarsest tokens of clips, int64 [B]."""
+        return self.n_coarse[rows].astype(np.int64)
+
+    def windows(
+        self,
+        rows: np.ndarray,
+        core_at: np.ndarray,
+        nth: np.ndarray,
+        core_coarse: int,
+        slice_coarse: int,
+    ) -> Windows:
+        """Slices around cores that start at `core_at` in their clips; arrays int64 [B]."""
+        context_coarse = (slice_coarse - core_coarse) // 2
+        last_start = np.maximum(self.lengths(rows) - slice_coarse, 0)
+        slice_start = np.clip(core_at - context_coarse, 0, last_start)
+        return Windows(
+            rows=rows,
+            slice_start=slice_start,
+            core_start=core_at - slice_start,
+            valid_samples=self.valid_samples(rows, core_at, core_coarse, slice_coarse),
+            nth=nth,
+            core_coarse=core_coarse,
+            slice_coarse=slice_coarse,
+        )
+
+    def valid_samples(
+        self,
+        rows: np.ndarray,
+        core_at: np.ndarray,
+        core_coarse: int | np.ndarray,
+        slice_coarse: int,
+    ) -> np.ndarray:
+        """Samples of cores that may enter the loss, int64 [B]."""
+        n_coarse = self.lengths(rows)
+        clip_end = self.geometry.samples_48k(n_coarse)
+        clean_end = np.where(n_coarse < slice_coarse, clip_end - self.reach_samples_48k, clip_end)
+        real_end = np.minimum(self.n_samples[rows].astype(np.int64), clean_end)
+        from_core = real_end - self.geometry.samples_48k(core_at)
+        return np.clip(from_core, 0, self.geometry.samples_48k(np.asarray(core_coarse)))
+
+
+def _windows_in(n_coarse: np.ndarray, core_coarse: int) -> np.ndarray:
+    """Whole cores that fit into clips; one for a clip shorter than that, which is padded."""
+    return np.maximum(n_coarse // core_coarse, 1)
+
+
+def _start(room: np.ndarray, seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
+    """Where in 0 to `room` the windows of clips start; arrays int64 [B]."""
+    return (hashed(seed, epoch, rows) % (room + 1).astype(np.uint64)).astype(np.int64)
 
 
 def _selected(windows: Windows, index: np.ndarray) -> Windows:
@@ -267,18 +369,7 @@ def _selected(windows: Windows, index: np.ndarray) -> Windows:
         slice_start=windows.slice_start[index],
         core_start=windows.core_start[index],
         valid_samples=windows.valid_samples[index],
+        nth=windows.nth[index],
         core_coarse=windows.core_coarse,
         slice_coarse=windows.slice_coarse,
     )
-
-
-def _hash(*values: int | np.ndarray) -> np.ndarray:
-    """A uint64 that mixes all values; arrays broadcast. Source: splitmix64, Steele et al. 2014."""
-    mixed = np.zeros((), np.uint64)
-    with np.errstate(over="ignore"):
-        for value in values:
-            mixed = mixed + np.asarray(value).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            mixed = mixed ^ (mixed >> np.uint64(31))
-    return mixed

@@ -43,6 +43,7 @@ from ttt.snac.windows import WindowPlan, validation_windows
 
 CURRICULUM = CurriculumConfig(
     epochs=3,
+    windows_per_clip=1,
     head_only_epochs=1,
     stages=(
         StageConfig(first_epoch=1, last_epoch=2, segment_seconds=0.18, clips_per_step=4),
@@ -208,6 +209,28 @@ def test_killed_in_any_step_and_resumed_is_bit_for_bit_uninterrupted(
     assert (tmp_path / best).read_bytes() == (reference / best).read_bytes()
 
 
+@pytest.mark.parametrize("killed_in", [2, 5, 6, 9])
+def test_resume_is_as_exact_where_an_epoch_hears_all_windows(
+    cache: Path, tmp_path: Path, killed_in: int
+) -> None:
+    """8 clips of 6 to 13 tokens: 36 windows of 2 in 4 steps, then 23 of 3 in 5."""
+    stages = (
+        StageConfig(first_epoch=1, last_epoch=1, segment_seconds=0.18, clips_per_step=8),
+        StageConfig(first_epoch=2, last_epoch=2, segment_seconds=0.26, clips_per_step=4),
+    )
+    curriculum = dataclasses.replace(CURRICULUM, epochs=2, stages=stages, windows_per_clip="length")
+    runs = [tmp_path / name for name in ("whole", "cut")]
+    rigs = [Rig(cache, run, curriculum=curriculum, with_validation=False) for run in runs]
+    assert [epoch.steps for epoch in rigs[0].epochs] == [4, 5]
+    rigs[0].train()
+    with pytest.raises(Killed):
+        rigs[1].train([KillAfter(killed_in)])
+    torch.manual_seed(999)  # another process has drawn other numbers
+    Rig(cache, runs[1], curriculum=curriculum, with_validation=False).train()
+    last = "checkpoints/step-00000009"
+    assert content(str(runs[1] / last)) == content(str(runs[0] / last))
+
+
 def test_resumed_run_repeats_order_losses_and_rates(
     cache: Path, tmp_path: Path, uninterrupted: tuple[Path, Log]
 ) -> None:
@@ -273,6 +296,7 @@ def test_phase_1_leaves_every_base_byte_and_changes_every_head_parameter(
     curriculum = CurriculumConfig(
         epochs=3,
         head_only_epochs=2,
+        windows_per_clip=1,
         stages=(StageConfig(first_epoch=1, last_epoch=3, segment_seconds=0.18, clips_per_step=4),),
         context_coarse=1,
         micro_batches_per_step=2,

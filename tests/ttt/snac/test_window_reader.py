@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import operator
 from pathlib import Path
@@ -7,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.code_caches import label, write_impulse_cache
+from tests.code_caches import CODEC, GEOMETRY, impulse_clip, label, write_impulse_cache
 from tests.object_store import ObjectStore
 from ttt import storage
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
-from ttt.snac.shards import build_index
+from ttt.snac.shards import build_index, write_shard
 from ttt.snac.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.windows import BatchId, WindowPlan, WindowShape
 
@@ -78,6 +79,48 @@ def test_audio_and_all_scales_of_a_window_are_of_the_same_time(impulses: str) ->
             assert int(batch.audio[row].count_nonzero()) == min(
                 core, n_coarse - slice_start - start
             )
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("core_coarse", [3, 6, 13])
+def test_an_epoch_reads_every_real_sample_once_but_the_ends(
+    tmp_path: Path, core_coarse: int, world_size: int
+) -> None:
+    """Ramps whose every sample names its place: the loss counts none twice and no other one."""
+    lengths, missing = [10, 40, 3, 25, 64, 7], 1500
+    clips = []
+    for number, n_coarse in enumerate(lengths):
+        clip = impulse_clip(number, n_coarse, missing)
+        ramp = np.arange(clip.n_samples) % 65_536 - 32_768
+        clips.append(dataclasses.replace(clip, audio=ramp.astype(np.int16)))
+    write_shard(tmp_path / "shards/shard-00000.parquet", clips, GEOMETRY, CODEC)
+    build_index(str(tmp_path))
+    cache = open_cache(str(tmp_path))
+    catalogue, reach = cache.catalogue, 9000
+    plan = WindowPlan(catalogue.n_coarse, catalogue.n_samples, GEOMETRY, reach, seed=5)
+    shape = WindowShape(core_coarse, 2, 2, 2, "length")
+    heard = [np.zeros(clip.n_samples, int) for clip in clips]
+    for rank in range(world_size):
+        source = LocalWindowSource(WindowReader(cache, plan), plan, [shape] * 2, rank, world_size)
+        for batches in source.step_batches(2):
+            for batch in batches:
+                for row, clip_id in enumerate(batch.clip_ids):
+                    number = int(clip_id.removeprefix("speaker/"))
+                    first = int(batch.codes[row, 0, 0]) + int(batch.core_start[row])
+                    places = first * 4096 + np.arange(int(batch.valid_samples[row]))
+                    assert np.array_equal(
+                        batch.audio[row].numpy()[: len(places)], places % 65_536 - 32_768
+                    )
+                    heard[number][places] += 1
+    assert max(times.max() for times in heard) == 1
+    assert sum(times.sum() for times in heard) == plan.heard_samples(shape, 2)
+    core = core_coarse * 4096
+    left_over = plan.count(shape) - plan.steps(shape) * shape.clips_per_step
+    away = [
+        times[core:-core] for times, n in zip(heard, lengths, strict=True) if n >= core_coarse + 4
+    ]
+    assert sum((times == 0).sum() for times in away) <= left_over * core
+    assert left_over < 4
 
 
 def test_a_clip_shorter_than_the_slice_is_padded_with_zeros(impulses: str) -> None:

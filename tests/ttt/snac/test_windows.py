@@ -26,11 +26,11 @@ def _plan(
     return WindowPlan(lengths, samples, GEOMETRY, REACH, seed, rows)
 
 
-def _epoch(plan: WindowPlan, epoch: int) -> list[Windows]:
+def _epoch(plan: WindowPlan, epoch: int, shape: WindowShape = SHAPE) -> list[Windows]:
     return [
-        plan.windows(SHAPE, BatchId(epoch, step, micro))
-        for step in range(plan.steps(SHAPE))
-        for micro in range(SHAPE.micro_batches_per_step)
+        plan.windows(shape, BatchId(epoch, step, micro))
+        for step in range(plan.steps(shape))
+        for micro in range(shape.micro_batches_per_step)
     ]
 
 
@@ -149,6 +149,141 @@ def test_a_plan_may_draw_from_some_rows_only() -> None:
 def test_too_few_clips_for_a_step_say_so() -> None:
     with pytest.raises(UserError, match="15 clips are fewer than the 16 of one step"):
         _plan([20] * 15).steps(SHAPE)
+
+
+# -- as many windows of a clip as fit --------------------------------------------------------------
+
+
+def _heard(
+    plan: WindowPlan, n_coarse: list[int], epoch: int, shape: WindowShape
+) -> list[np.ndarray]:
+    """How often an epoch hears each coarsest token of each clip."""
+    heard = [np.zeros(n, int) for n in n_coarse]
+    for windows in _epoch(plan, epoch, shape):
+        for row, start, core in zip(
+            windows.rows, windows.slice_start, windows.core_start, strict=True
+        ):
+            heard[row][start + core : start + core + shape.core_coarse] += 1
+    return heard
+
+
+LENGTHS = {
+    "speech": np.random.default_rng(0).integers(10, 120, 40).tolist(),
+    "three recordings of 93 s": [1090, 1091, 1092],
+    "multiples of the core": [12, 24, 36, 48] * 8,
+    "one less than a multiple": [11, 23, 35, 47] * 8,
+    "shorter than a core": [1, 2, 3, 4, 5] * 8,
+    "one long among short": [3] * 20 + [999],
+}
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("core_coarse", [2, 6, 12, 47])
+@pytest.mark.parametrize(("clips", "micro_batches"), [(4, 2), (7, 1)])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_an_epoch_hears_everything_once_but_the_ends(
+    lengths: list[int], core_coarse: int, clips: int, micro_batches: int, seed: int
+) -> None:
+    """Away from a clip's ends exactly once; at both together less than a core is not heard.
+
+    The windows left over after the last step are fewer than a step's.
+    """
+    shape = WindowShape(core_coarse, 2, clips, micro_batches, "length")
+    plan = _plan(lengths, seed=seed)
+    for epoch in (1, 9):
+        heard = _heard(plan, lengths, epoch, shape)
+        whole = WindowShape(core_coarse, 2, plan.count(shape), 1, "length")
+        wanted = _heard(plan, lengths, epoch, whole)  # in a single step nothing is left over
+        for n, times in zip(lengths, wanted, strict=True):
+            assert (times <= 1).all()
+            assert (times[core_coarse:-core_coarse] == 1).all()
+            assert n - times.sum() < core_coarse
+            (edges,) = np.nonzero(np.diff(np.concatenate([[0], times, [0]])))
+            assert len(edges) == 2, "what is heard is one piece"
+        windows_left = plan.count(shape) - plan.steps(shape) * shape.clips_per_step
+        assert 0 <= windows_left < shape.clips_per_step
+        missing = sum(int((a - b).sum()) for a, b in zip(wanted, heard, strict=True))
+        assert all((b <= a).all() for a, b in zip(wanted, heard, strict=True))
+        assert missing <= windows_left * core_coarse
+
+
+def test_the_ends_and_the_left_over_windows_are_others_in_the_next_epoch() -> None:
+    lengths = [20] * 30 + [400]
+    shape = WindowShape(6, 2, 4, 4, "length")
+    plan = _plan(lengths)
+    heard = [np.concatenate(_heard(plan, lengths, epoch, shape)) for epoch in range(1, 31)]
+    assert (np.sum(heard, axis=0) > 0).all(), "over the epochs all is heard"
+    assert not np.array_equal(heard[0], heard[1])
+
+
+def test_the_plan_of_all_windows_is_pure() -> None:
+    """Any order of asking, any plan object, any other shape between: the same windows."""
+    lengths = list(range(3, 103))
+    shape, other = WindowShape(6, 2, 4, 4, "length"), WindowShape(12, 2, 4, 4, "length")
+    forward = _epoch(_plan(lengths), 3, shape)
+    asked_backward = _plan(lengths)
+    for step in reversed(range(asked_backward.steps(shape))):
+        for micro in reversed(range(4)):
+            asked_backward.windows(other, BatchId(2, 0, micro))
+            again = asked_backward.windows(shape, BatchId(3, step, micro))
+            assert _same(forward[step * 4 + micro], again)
+    assert not _same(forward[0], _epoch(_plan(lengths, seed=2), 3, shape)[0])
+    assert not _same(forward[0], _epoch(_plan(lengths), 4, shape)[0])
+
+
+def test_steps_do_not_depend_on_the_epoch_and_one_window_is_as_it_was() -> None:
+    plan = _plan([40, 41, 47, 3] * 8)
+    assert plan.count(WindowShape(6, 2, 4, 4, "length")) == 8 * (6 + 6 + 7 + 1)
+    assert plan.steps(WindowShape(6, 2, 4, 4, "length")) == 10
+    # Where one window fits, both ways draw its place alike.
+    plan = _plan([11] * 40)
+    by_length = _heard(plan, [11] * 40, 5, WindowShape(6, 2, 40, 1, "length"))
+    single = _heard(plan, [11] * 40, 5, WindowShape(6, 2, 40, 1))
+    assert np.array_equal(by_length, single)
+    first = _plan([30, 31, 32, 33] * 8, seed=4).windows(SHAPE, BatchId(2, 1, 3))
+    # Drawn by commit 8b30563.
+    assert first.rows.tolist() == [27, 12, 28, 21]
+    assert (first.slice_start + first.core_start).tolist() == [17, 21, 0, 18]
+
+
+def test_a_plan_of_some_rows_hears_all_of_them() -> None:
+    rows = np.arange(1, 60, 3)
+    lengths = np.random.default_rng(1).integers(6, 60, 60).tolist()
+    plan = _plan(lengths, rows=rows)
+    shape = WindowShape(6, 2, plan.count(WindowShape(6, 2, 1, 1, "length")), 1, "length")
+    for row, times in enumerate(_heard(plan, lengths, 1, shape)):
+        assert times.sum() == (6 * (lengths[row] // 6) if row in rows else 0)
+
+
+def test_heard_samples_are_those_of_the_windows() -> None:
+    """Short clips, padding and left-over windows included, for both ways."""
+    lengths = [1, 3, 5, 7, 9, 11, 30, 57, 200] * 5
+    for shape in (SHAPE, WindowShape(6, 2, 4, 4, "length"), WindowShape(11, 1, 3, 2, "length")):
+        plan = _plan(lengths, missing=700)
+        assert plan.audio_samples() == sum(4096 * n - 700 for n in lengths)
+        for epoch in (1, 2):
+            counted = sum(w.valid_samples.sum() for w in _epoch(plan, epoch, shape))
+            assert plan.heard_samples(shape, epoch) == counted
+
+
+def test_the_windows_of_a_damaged_clip_are_replaced_by_different_ones() -> None:
+    plan = _plan([600, 500, 500])
+    batch = BatchId(3, 0, 0)
+    assert _same(
+        next(plan.replacements(0, batch, 6, 10)), next(plan.replacements(0, batch, 6, 10, nth=0))
+    )
+    used = [next(plan.replacements(0, batch, 6, 10, nth=nth)) for nth in range(100)]
+    assert {int(w.rows[0]) for w in used} == {1, 2}
+    places = {(int(w.rows[0]), int(w.slice_start[0] + w.core_start[0])) for w in used}
+    assert len(places) > 60
+    unplanned = [next(plan.replacements(0, None, 6, 10, nth=nth)) for nth in (0, 5)]
+    assert _same(*unplanned), "validation replaces as it always did"
+
+
+def test_too_few_windows_for_a_step_say_so() -> None:
+    said = r"15 windows of 0\.51 s in 3 clips are fewer than the 16 of one step"
+    with pytest.raises(UserError, match=said):
+        _plan([35] * 3).steps(WindowShape(6, 2, 4, 4, "length"))
 
 
 def test_a_batch_outside_the_epoch_is_an_error() -> None:
