@@ -24,8 +24,8 @@ from ttt.snac.metrics import METRICS, all_metrics
 from ttt.snac.model import Decoder48k, deterministic
 from ttt.snac.train_step import DecodedWindows, Precision, decode_windows
 from ttt.snac.verdict import BASELINE, CEILING, OURS
+from ttt.snac.window_places import Windows
 from ttt.snac.window_reader import MicroBatch, WindowReader
-from ttt.snac.windows import Windows
 
 Row = dict[str, float]
 

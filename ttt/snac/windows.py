@@ -1,11 +1,7 @@
 """Which windows of which clips make which micro-batch: pure arithmetic, no file is touched.
 
-A window is a core of whole coarsest tokens, on which the loss is counted, and the slice of codes
-that is decoded for it: `context_coarse` more tokens on both sides. All slices of a micro-batch
-are equally long. Near a clip's end the slice shifts inward, so that the decoder's edge there is
-the clip's own; a clip shorter than the slice is padded on the right. `valid_samples` says how
-many samples of the core, from its start, may enter the loss: neither those past the clip's real
-end nor those that the padding can reach through the decoder's receptive field.
+A window is a core of whole coarsest tokens and the slice that is decoded for it
+(`ttt.snac.window_places`).
 
 An epoch cuts every clip into as many whole cores as fit, one behind the other. How many does not
 depend on the epoch, so that the steps of a run are known before it starts; what is left of the
@@ -18,7 +14,7 @@ steps of M micro-batches of B windows. How many workers there are does not enter
 takes micro-batches r, r + W, ... of every step. Windows left over after the last whole step sit
 out this epoch, other ones in the next.
 
-Shapes: B = windows of a micro-batch, L = slice_coarse.
+Shapes: B = windows of a micro-batch.
 """
 
 from __future__ import annotations
@@ -32,6 +28,7 @@ import numpy as np
 from ttt.errors import UserError
 from ttt.snac.draws import hashed, permuted
 from ttt.snac.geometry import CodeGeometry
+from ttt.snac.window_places import ClipPlaces, Windows, windows_in
 
 WindowsPerClip = Literal["length", 1]
 """How many windows of a clip an epoch hears: as many as fit into its length, or one."""
@@ -67,27 +64,6 @@ class BatchId:
     micro: int
 
 
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """The windows of one micro-batch; positions in coarsest tokens, all arrays int64 [B]."""
-
-    rows: np.ndarray
-    """Rows of the cache's catalogue."""
-    slice_start: np.ndarray
-    """Where the slice starts in the clip."""
-    core_start: np.ndarray
-    """Where the core starts in the slice."""
-    valid_samples: np.ndarray
-    """48 kHz samples from the core's start that may enter the loss; 0 for a clip too short."""
-    nth: np.ndarray
-    """Which of its clip's windows each is, from 0."""
-    core_coarse: int
-    slice_coarse: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
 class WindowPlan:
     """The windows of every epoch, for any shape."""
 
@@ -107,7 +83,7 @@ class WindowPlan:
         """
         self.geometry = geometry
         self.seed = seed
-        self._clips = _Clips(n_coarse, n_samples, geometry, reach_samples_48k)
+        self._clips = ClipPlaces(n_coarse, n_samples, geometry, reach_samples_48k)
         self._rows = rows
         self._order: tuple[int, np.ndarray] | None = None
         self._firsts: tuple[int, np.ndarray] | None = None
@@ -214,7 +190,7 @@ class WindowPlan:
         lengths = self._clips.lengths(rows)
         count = np.ones_like(lengths)
         if shape.windows_per_clip == "length":
-            count = _windows_in(lengths, shape.core_coarse)
+            count = windows_in(lengths, shape.core_coarse)
         room = np.maximum(lengths - count * shape.core_coarse, 0)
         return _start(room, self.seed, epoch, rows), count
 
@@ -223,7 +199,7 @@ class WindowPlan:
         # One length of core is kept: 22 MB for 2.8 million clips. The tuple makes the swap atomic.
         if self._firsts is None or self._firsts[0] != core_coarse:
             n_coarse, firsts = self._clips.n_coarse, np.zeros(len(self) + 1, np.int64)
-            count = _windows_in(
+            count = windows_in(
                 n_coarse if self._rows is None else n_coarse[self._rows], core_coarse
             )
             np.cumsum(count, out=firsts[1:])
@@ -267,12 +243,12 @@ def validation_windows(
     """
     rows = np.arange(len(n_coarse)) if rows is None else np.asarray(rows, np.int64)
     clip_coarse = np.asarray(n_coarse, np.int64)[rows]
-    ends = np.cumsum(_windows_in(clip_coarse, core_coarse))
+    ends = np.cumsum(windows_in(clip_coarse, core_coarse))
     total = int(ends[-1]) if len(ends) else 0
     count = min(total, max_windows)
     chosen = (2 * np.arange(count) + 1) * total // (2 * max(count, 1))
     clip = np.searchsorted(ends, chosen, side="right")
-    clips = _Clips(n_coarse, n_samples, geometry, reach_samples_48k)
+    clips = ClipPlaces(n_coarse, n_samples, geometry, reach_samples_48k)
     nth = chosen - np.concatenate([[0], ends])[clip]
     windows = clips.windows(
         rows[clip], nth * core_coarse, nth, core_coarse, core_coarse + 2 * context_coarse
@@ -284,7 +260,7 @@ def validation_windows(
             f"{geometry.seconds(core_coarse):.2f} s; cache longer clips or shorten the windows"
         )
     return [
-        _selected(windows, usable[first : first + clips_per_batch])
+        windows.chosen(usable[first : first + clips_per_batch])
         for first in range(0, len(usable), clips_per_batch)
     ]
 
@@ -302,74 +278,6 @@ def rank_micro_batches(rank: int, world_size: int, micro_batches_per_step: int) 
     return range(rank, micro_batches_per_step, world_size)
 
 
-@dataclass(frozen=True, eq=False)
-class _Clips:
-    """The clips of a cache, and where windows of them lie."""
-
-    n_coarse: np.ndarray
-    n_samples: np.ndarray
-    geometry: CodeGeometry
-    reach_samples_48k: int
-
-    def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Coarsest tokens of clips, int64 [B]."""
-        return self.n_coarse[rows].astype(np.int64)
-
-    def windows(
-        self,
-        rows: np.ndarray,
-        core_at: np.ndarray,
-        nth: np.ndarray,
-        core_coarse: int,
-        slice_coarse: int,
-    ) -> Windows:
-        """Slices around cores that start at `core_at` in their clips; arrays int64 [B]."""
-        context_coarse = (slice_coarse - core_coarse) // 2
-        last_start = np.maximum(self.lengths(rows) - slice_coarse, 0)
-        slice_start = np.clip(core_at - context_coarse, 0, last_start)
-        return Windows(
-            rows=rows,
-            slice_start=slice_start,
-            core_start=core_at - slice_start,
-            valid_samples=self.valid_samples(rows, core_at, core_coarse, slice_coarse),
-            nth=nth,
-            core_coarse=core_coarse,
-            slice_coarse=slice_coarse,
-        )
-
-    def valid_samples(
-        self,
-        rows: np.ndarray,
-        core_at: np.ndarray,
-        core_coarse: int | np.ndarray,
-        slice_coarse: int,
-    ) -> np.ndarray:
-        """Samples of cores that may enter the loss, int64 [B]."""
-        n_coarse = self.lengths(rows)
-        clip_end = self.geometry.samples_48k(n_coarse)
-        clean_end = np.where(n_coarse < slice_coarse, clip_end - self.reach_samples_48k, clip_end)
-        real_end = np.minimum(self.n_samples[rows].astype(np.int64), clean_end)
-        from_core = real_end - self.geometry.samples_48k(core_at)
-        return np.clip(from_core, 0, self.geometry.samples_48k(np.asarray(core_coarse)))
-
-
-def _windows_in(n_coarse: np.ndarray, core_coarse: int) -> np.ndarray:
-    """Whole cores that fit into clips; one for a clip shorter than that, which is padded."""
-    return np.maximum(n_coarse // core_coarse, 1)
-
-
 def _start(room: np.ndarray, seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
     """Where in 0 to `room` the windows of clips start; arrays int64 [B]."""
     return (hashed(seed, epoch, rows) % (room + 1).astype(np.uint64)).astype(np.int64)
-
-
-def _selected(windows: Windows, index: np.ndarray) -> Windows:
-    return Windows(
-        rows=windows.rows[index],
-        slice_start=windows.slice_start[index],
-        core_start=windows.core_start[index],
-        valid_samples=windows.valid_samples[index],
-        nth=windows.nth[index],
-        core_coarse=windows.core_coarse,
-        slice_coarse=windows.slice_coarse,
-    )

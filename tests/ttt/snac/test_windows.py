@@ -3,10 +3,10 @@ import pytest
 
 from tests.code_caches import GEOMETRY
 from ttt.errors import UserError
+from ttt.snac.window_places import Windows
 from ttt.snac.windows import (
     BatchId,
     WindowPlan,
-    Windows,
     WindowShape,
     rank_micro_batches,
     validation_windows,
