@@ -47,6 +47,7 @@ from ttt.errors import UserError
 from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
 from ttt.snac.hooks import Hook, StepRecord
 from ttt.snac.train_loop import BatchSource, train
+from ttt.snac.trick_fit import fit_on_windows
 from ttt.snac.window_reader import LocalWindowSource, WindowReader
 
 
@@ -219,20 +220,25 @@ def export_best(config: TrainConfig, export: str | None = None) -> str:
     """Write the best checkpoint's decoder (the newest's without validation) into the folder
     `export`, RUN/export by default, and return it.
 
-    Raises UserError when there is no checkpoint.
+    The cheap tricks are fitted on the validation windows beside it, for evaluations to use. Raises
+    UserError when there is no checkpoint.
     """
     folder = checkpoint.best(config.run) or checkpoint.newest_complete(config.run)
     if folder is None:
         raise UserError(f"{config.run}: no checkpoint to export")
-    model = prepare(config).model
+    setup = prepare(config)
+    model, tricks = setup.model, None
+    if setup.validation is not None:
+        print(f"fitting hiss and folding on {setup.validation.n_windows} windows", flush=True)
+        tricks = fit_on_windows(model, setup.validation)
     tensors = checkpoint.load(folder).tensors
     model.load_state_dict(tensors.get("ema", tensors["model"]))
     export = export or storage.join(config.run, "export")
     if storage.is_local(export):
-        model.save_pretrained(storage.local_path(export))
+        model.save_pretrained(storage.local_path(export), tricks=tricks)
         return export
     with tempfile.TemporaryDirectory() as staged:
-        model.save_pretrained(staged)
+        model.save_pretrained(staged, tricks=tricks)
         for path in sorted(Path(staged).iterdir()):
             storage.write_bytes(storage.join(export, path.name), path.read_bytes())
     return export

@@ -22,7 +22,8 @@ from ray_jobs.evaluation_plan import describe
 from ttt.errors import UserError
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
-from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS
+from ttt.snac.trick_levels import GRID
+from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE
 
 
 @dataclasses.dataclass
@@ -65,7 +66,7 @@ def evaluated(
 def test_every_input_has_a_line_or_a_reason(evaluated: Evaluated) -> None:
     lines, summary = evaluated.lines(), evaluated.summary()
     assert [line["clip_id"] for line in lines] == ["a/0.wav", "a/1.wav"]
-    assert list(lines[0]["systems"]) == [OURS, BASELINE, CEILING]
+    assert list(lines[0]["systems"]) == [OURS, BASELINE, CEILING, SILENCE, GRID]
     assert lines[0]["seconds"] == 45_000 / 48_000
     data = summary["data"]
     assert (data["wanted"], data["evaluated"], data["coverage"]) == (3, 2, 2 / 3)

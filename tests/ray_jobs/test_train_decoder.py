@@ -34,6 +34,7 @@ from tests.ray_jobs.nano_training import (
 )
 from tests.ray_jobs.worker_processes import slowed, worker_pids
 from ttt import checkpoint, storage
+from ttt.snac.export import read_config
 from ttt.snac.metrics import METRICS
 from ttt.snac.model import Decoder48k
 
@@ -58,6 +59,9 @@ def test_a_run_leaves_checkpoints_metrics_and_an_export(world: World, finished: 
     exported = Decoder48k.from_pretrained(finished / "export").state_dict()
     weights = checkpoint.load(str(checkpoint.best(str(finished)))).tensors["model"]
     assert all(torch.equal(weights[name], tensor) for name, tensor in exported.items())
+    tricks = read_config(finished / "export").tricks
+    assert tricks is not None
+    assert tricks.rows > 0
 
 
 def test_tensorboard_holds_scalars_audio_and_spectrograms(finished: Path) -> None:

@@ -28,12 +28,20 @@ def decode_pieces(
     Together they are samples_48k(n) samples on the decoder's device, equal to the decode of all
     codes at once (noise off); memory stays that of a piece.
     """
+    for piece in decode_channels(decoder, codes, piece_coarse):
+        yield piece[0]
+
+
+def decode_channels(
+    decoder: Decoder48k, codes: np.ndarray, piece_coarse: int = PIECE_COARSE
+) -> Iterator[Tensor]:
+    """`decode_pieces` with all channels of a head that has several: pieces [channels, t]."""
     stream = StreamingDecoder(decoder)
     device = next(decoder.parameters()).device
     for start in range(0, len(codes), piece_coarse):
         chunk = torch.from_numpy(codes[start : start + piece_coarse]).to(device)
-        yield stream.push(interleaved_to_codes(chunk[None], decoder.geometry))[0, 0]
-    yield stream.finish()[0, 0]
+        yield stream.push(interleaved_to_codes(chunk[None], decoder.geometry))[0]
+    yield stream.finish()[0]
 
 
 def write_decoded(

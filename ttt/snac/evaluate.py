@@ -5,7 +5,9 @@ Systems (the keys of every row):
 - ours_24k_tuned_resampled: the trained decoder's own 24 kHz output, resampled; only where
   training has changed that output;
 - resampled_decode24: the untouched codec's 24 kHz output, resampled; what users have today;
-- resampled_true24: the true audio through 24 kHz and back; what no 24 kHz codec can beat.
+- resampled_true24: the true audio through 24 kHz and back; what no 24 kHz codec can beat;
+- silence: what metric silence would pass;
+- tricks: no system but the grid of `ttt.snac.tricks`, hiss and folding + hiss at every level.
 
 Codes are decoded in pieces, so that memory grows with the audio alone; noise is off, so that the
 same clip gives the same numbers.
@@ -16,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +26,16 @@ from torch import Tensor
 
 from ttt.audio import through_rate, to_int16
 from ttt.errors import UserError
-from ttt.snac.decode import decode_pieces
+from ttt.snac.decode import decode_channels
 from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.heads import Head
 from ttt.snac.load import LoadedCodec
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k
-from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, TRUE
+from ttt.snac.receptive_field import Reach
+from ttt.snac.trick_levels import GRID
+from ttt.snac.tricks import Grid, measure_grid, white_noise, zero_stuffed
+from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE, TRUE
 
 SHORTEST_SAMPLES = 4096
 """A clip with fewer real samples is too short for a spectral distance and is left out."""
@@ -84,6 +91,7 @@ class Evaluator:
         # With init interp and an untrained head, decode() IS resample(decode_24k()), bit for bit;
         # so these decoders are the reference rows, and are streamed like ours.
         untouched = Decoder48k.from_snac(codec.model, init="interp").eval().to(device)
+        untouched.head = _WithImage(untouched.head)
         self._decoders = {OURS: decoder.eval(), BASELINE: untouched}
         if not _same_24k(decoder, untouched):
             tuned = Decoder48k.from_snac(codec.model, init="interp").eval().to(device)
@@ -91,8 +99,10 @@ class Evaluator:
             tuned.tail.load_state_dict(decoder.tail.state_dict())
             self._decoders[OURS_24K] = tuned
 
-    def measure(self, clip: EvaluationClip) -> dict[str, dict[str, float | None]]:
+    def measure(self, clip: EvaluationClip) -> dict[str, dict[str, Any]]:
         """System -> metric -> value; None where a metric is undefined (SI-SDR of silence).
+
+        "tricks" -> the levels and, for every pair of them, the metrics.
 
         Raises Unmeasurable when the clip is too short.
         """
@@ -101,15 +111,18 @@ class Evaluator:
                 f"too short: {len(clip.audio):,} samples, at least {SHORTEST_SAMPLES:,} are needed"
             )
         truth = torch.from_numpy(clip.audio)[None]
-        row: dict[str, dict[str, float | None]] = {}
+        row: dict[str, dict[str, Any]] = {}
         for system, audio in self._outputs(clip):
-            metrics = all_metrics(audio[None], truth)
-            row[system] = {name: _number(value) for name, value in metrics.items()}
+            row[system] = _metrics(audio[0], truth)
+            if system == BASELINE:
+                row[GRID] = self._measure_tricks(clip, audio)
+        row[SILENCE] = _metrics(torch.zeros_like(truth[0]), truth)
+        row[GRID] = row.pop(GRID)  # last: it is the long one
         return row
 
     def render(self, clip: EvaluationClip) -> dict[str, np.ndarray]:
         """System -> 48 kHz audio float32 [T], for pictures and players."""
-        return {system: audio.numpy() for system, audio in self._outputs(clip)}
+        return {system: audio[0].numpy() for system, audio in self._outputs(clip)}
 
     def passage(self, clip: EvaluationClip, seconds: float) -> Passage:
         """The middle of a clip, at most `seconds` long."""
@@ -122,12 +135,39 @@ class Evaluator:
         )
 
     def _outputs(self, clip: EvaluationClip) -> Iterator[tuple[str, Tensor]]:
+        """Systems and their audio [1, T] on the CPU; the baseline's is [2, T], with its image."""
         samples = len(clip.audio)
         for system, decoder in self._decoders.items():
-            pieces = [piece.cpu() for piece in decode_pieces(decoder, clip.codes)]
-            yield system, torch.cat(pieces)[:samples]
+            pieces = [p.cpu() for p in decode_channels(decoder, clip.codes) if p.shape[1]]
+            yield system, torch.cat(pieces, dim=1)[:, :samples]
         rate = self._decoders[OURS].geometry.sample_rate
-        yield CEILING, through_rate(torch.from_numpy(clip.audio), TARGET_RATE, rate)
+        yield CEILING, through_rate(torch.from_numpy(clip.audio)[None], TARGET_RATE, rate)
+
+    def _measure_tricks(self, clip: EvaluationClip, baseline: Tensor) -> Grid:
+        device = next(self._decoders[BASELINE].parameters()).device
+        resampled, image = baseline.to(device)
+        noise = white_noise(clip.clip_id, len(clip.audio)).to(device)
+        return measure_grid(resampled, image, noise, torch.from_numpy(clip.audio).to(device))
+
+
+class _WithImage(Head):
+    """A head's audio and, as a second channel, the 24 kHz output stuffed with zeros."""
+
+    reads_24k = True
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self._head = head
+
+    def forward(self, h: Tensor, y24: Tensor) -> Tensor:
+        return torch.cat([self._head(h, y24), zero_stuffed(y24)], dim=1)
+
+    def reach(self, hidden: Reach, audio_24k: Reach) -> Reach:
+        return self._head.reach(hidden, audio_24k)
+
+
+def _metrics(audio: Tensor, truth: Tensor) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in all_metrics(audio[None], truth).items()}
 
 
 def _same_24k(decoder: Decoder48k, untouched: Decoder48k) -> bool:

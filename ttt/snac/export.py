@@ -23,6 +23,7 @@ from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.heads import Init
+from ttt.snac.trick_levels import FittedTricks
 
 if TYPE_CHECKING:
     from ttt.snac.model import Decoder48k
@@ -39,9 +40,13 @@ class ExportConfig:
     snac: dict[str, Any]
     geometry: CodeGeometry
     codec_sha256: str
+    tricks: FittedTricks | None = None
+    """The cheap tricks' levels on the run's validation clips; None where none were fitted."""
 
 
-def save(model: Decoder48k, folder: Path, card: str | None) -> None:
+def save(
+    model: Decoder48k, folder: Path, card: str | None, tricks: FittedTricks | None = None
+) -> None:
     """Write `model` into `folder`, which is made if needed. Raises UserError when it cannot."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     storage.write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
@@ -53,6 +58,7 @@ def save(model: Decoder48k, folder: Path, card: str | None) -> None:
         "snac": model.snac_config,
         "geometry": json.loads(model.geometry.to_json()),
         "codec_sha256": model.codec_sha256,
+        **({} if tricks is None else {"tricks": tricks.to_dict()}),
     }
     records.write_json(folder / "config.json", config)
 
@@ -81,6 +87,7 @@ def read_config(folder: str | Path) -> ExportConfig:
             snac=fields["snac"],
             geometry=CodeGeometry.from_json(json.dumps(fields["geometry"])),
             codec_sha256=fields["codec_sha256"],
+            tricks=FittedTricks.from_dict(fields["tricks"]) if fields.get("tricks") else None,
         )
         derived = _geometry(config.snac)
     except (KeyError, TypeError, ValueError) as error:

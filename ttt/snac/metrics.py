@@ -18,6 +18,8 @@ from ttt.snac.geometry import TARGET_RATE
 CUTOFF_HZ = 12_000
 """Where the 24 kHz codec's band ends and the head's own begins."""
 
+FRAME, HOP, FLOOR = 2048, 512, 1e-8
+"""Of every spectrum here: samples in and between frames, and the power below which it ends."""
 ENVELOPE_BANDS = 16
 """Equal bands of `envelope_correlation`, from ENVELOPE_START_HZ to the top."""
 ENVELOPE_START_HZ = 12_600
@@ -28,7 +30,7 @@ METRICS: tuple[str, ...] = ("lsd", "lsd_lf", "lsd_hf", "env_r", "si_sdr", "l1")
 
 
 def log_spectral_distance(
-    estimate: Tensor, reference: Tensor, n_fft: int = 2048, hop: int = 512
+    estimate: Tensor, reference: Tensor, n_fft: int = FRAME, hop: int = HOP
 ) -> Tensor:
     """LSD in the definition of AP-BWE, lower is better.
 
@@ -36,11 +38,11 @@ def log_spectral_distance(
     difference over frequency, mean over frames. Raises ValueError for unequal shapes.
     """
     estimate_power, reference_power = _powers(estimate, reference, n_fft, hop)
-    return _root_mean_square(_logs(estimate_power) - _logs(reference_power))
+    return _root_mean_square(log_power(estimate_power) - log_power(reference_power))
 
 
 def lsd_bands(
-    estimate: Tensor, reference: Tensor, n_fft: int = 2048, hop: int = 512
+    estimate: Tensor, reference: Tensor, n_fft: int = FRAME, hop: int = HOP
 ) -> dict[str, Tensor]:
     """LSD of all bins ("lsd"), of those below 12 kHz ("lsd_lf") and from there up ("lsd_hf")."""
     return _lsd_bands(*_powers(estimate, reference, n_fft, hop), n_fft)
@@ -58,7 +60,7 @@ def envelope_correlation(estimate: Tensor, reference: Tensor) -> Tensor:
     left out, NaN when all are: there is nothing to follow. In the others a constant estimate,
     such as silence, follows nothing and counts 0. NaN in the estimate gives NaN.
     """
-    return _envelope_correlation(*_powers(estimate, reference, _N_FFT, _HOP))
+    return _envelope_correlation(*_powers(estimate, reference, FRAME, HOP))
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -87,9 +89,9 @@ def l1(estimate: Tensor, reference: Tensor) -> Tensor:
 
 def all_metrics(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
     """Everything a report shows together, by the names in METRICS."""
-    powers = _powers(estimate, reference, _N_FFT, _HOP)
+    powers = _powers(estimate, reference, FRAME, HOP)
     return {
-        **_lsd_bands(*powers, _N_FFT),
+        **_lsd_bands(*powers, FRAME),
         "env_r": _envelope_correlation(*powers),
         "si_sdr": si_sdr(estimate, reference),
         "l1": l1(estimate, reference),
@@ -101,7 +103,7 @@ def band_energies(power: Tensor) -> Tensor:
 
     Linear: it may be taken of cross terms, before they are added up.
     """
-    hertz = torch.arange(power.shape[-2], dtype=torch.float64) * TARGET_RATE / _N_FFT
+    hertz = torch.arange(power.shape[-2], dtype=torch.float64) * TARGET_RATE / FRAME
     width = (TARGET_RATE / 2 - ENVELOPE_START_HZ) / ENVELOPE_BANDS
     band = ((hertz - ENVELOPE_START_HZ) / width).floor().clamp(max=ENVELOPE_BANDS - 1).long()
     # [bands, bins], one over the band's number of bins where the bin is in it.
@@ -121,13 +123,11 @@ def correlate_envelopes(estimate: Tensor, reference: Tensor) -> Tensor:
     return torch.where(told, follows, 0.0).sum(dim=(-2, -1)) / told.sum(dim=(-2, -1))
 
 
-_N_FFT, _HOP = 2048, 512
-_FLOOR = 1e-8
 _CONSTANT_DECADES = 1e-3
 
 
 def _centred_logs(energies: Tensor) -> Tensor:
-    logs = _logs(energies).double()
+    logs = log_power(energies).double()
     return logs - logs.mean(dim=-1, keepdim=True)
 
 
@@ -143,14 +143,22 @@ def _powers(estimate: Tensor, reference: Tensor, n_fft: int, hop: int) -> tuple[
     return first.abs().square(), second.abs().square()
 
 
-def spectrum(audio: Tensor, n_fft: int = _N_FFT, hop: int = _HOP) -> Tensor:
-    """The Hann-window spectrum that the metrics are made from: complex [B, bins, frames]."""
+def spectrum(audio: Tensor, n_fft: int = FRAME, hop: int = HOP, *, center: bool = True) -> Tensor:
+    """The Hann-window spectrum of [B, T] that the metrics are made from: [B, bins, frames].
+
+    Frame k is centred on sample k * hop, the ends mirrored; with `center=False` it starts there.
+    """
     window = torch.hann_window(n_fft, dtype=audio.dtype, device=audio.device)
-    return torch.stft(audio, n_fft, hop, window=window, return_complex=True)
+    return torch.stft(audio, n_fft, hop, window=window, center=center, return_complex=True)
+
+
+def log_power(power: Tensor) -> Tensor:
+    """Base-10 logs, at least -8."""
+    return power.clamp(min=FLOOR).log10()
 
 
 def _lsd_bands(estimate: Tensor, reference: Tensor, n_fft: int) -> dict[str, Tensor]:
-    difference = _logs(estimate) - _logs(reference)
+    difference = log_power(estimate) - log_power(reference)
     cutoff = CUTOFF_HZ * n_fft // TARGET_RATE
     return {
         "lsd": _root_mean_square(difference),
@@ -161,10 +169,6 @@ def _lsd_bands(estimate: Tensor, reference: Tensor, n_fft: int) -> dict[str, Ten
 
 def _envelope_correlation(estimate: Tensor, reference: Tensor) -> Tensor:
     return correlate_envelopes(band_energies(estimate), band_energies(reference))
-
-
-def _logs(power: Tensor) -> Tensor:
-    return power.clamp(min=_FLOOR).log10()
 
 
 def _root_mean_square(difference: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.heads import Head, Init, build_head, full_precision
 from ttt.snac.load import weights_sha256
 from ttt.snac.receptive_field import Reach
+from ttt.snac.trick_levels import FittedTricks
 
 
 @contextmanager
@@ -173,9 +174,14 @@ class Decoder48k(nn.Module):
         reach = self.head.reach(hidden, hidden.through(self.tail))
         return max(reach.start, reach.end)
 
-    def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
-        """Write config.json, model.safetensors and README.md (`card`, or a short one)."""
-        export.save(self, Path(folder), card)
+    def save_pretrained(
+        self, folder: str | Path, card: str | None = None, tricks: FittedTricks | None = None
+    ) -> None:
+        """Write config.json, model.safetensors and README.md (`card`, or a short one).
+
+        `tricks` are the levels that an evaluation holds this decoder to, besides its own.
+        """
+        export.save(self, Path(folder), card, tricks)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:

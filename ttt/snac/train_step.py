@@ -112,10 +112,10 @@ def decode_windows(
     if with_resampled:
         resampled = resample(y24.float(), geometry.sample_rate, TARGET_RATE)
     return DecodedWindows(
-        estimate=_cut(y48, starts, target.shape[1]),
+        estimate=cut_cores(y48, starts, target.shape[1]),
         target=target,
         valid_samples=batch.valid_samples.to(device),
-        resampled_24k=None if resampled is None else _cut(resampled, starts, target.shape[1]),
+        resampled_24k=None if resampled is None else cut_cores(resampled, starts, target.shape[1]),
     )
 
 
@@ -125,7 +125,7 @@ def draw_seed(seed: int, step: int, micro: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _cut(decoded: Tensor, starts: Sequence[int], length: int) -> Tensor:
-    """[B, 1, T] -> [B, length], row b from starts[b]."""
+def cut_cores(decoded: Tensor, starts: Sequence[int], length: int) -> Tensor:
+    """The cores [B, length] of decoded slices [B, 1, T], row b from sample starts[b] on."""
     rows = [row[start : start + length] for row, start in zip(decoded[:, 0], starts, strict=True)]
     return torch.stack(rows).float()

@@ -118,7 +118,7 @@ def validate(
     return ValidationResult(loss=terms["total"], terms=terms, rows=tree, examples=examples)
 
 
-_SHORTEST_SAMPLES = 4096
+SHORTEST_SAMPLES = 4096
 """Rows with a shorter valid prefix give no metrics: an STFT of 2,048 needs more than one frame."""
 
 
@@ -153,7 +153,7 @@ def _metric_sums(
     sums = dict.fromkeys(METRICS, (0.0, 0.0))
     for length in sorted(set(valid)):
         rows = [index for index, count in enumerate(valid) if count == length]
-        if length < _SHORTEST_SAMPLES:
+        if length < SHORTEST_SAMPLES:
             continue
         for name, values in all_metrics(estimate[rows, :length], target[rows, :length]).items():
             finite = [value for value in values.double().tolist() if math.isfinite(value)]

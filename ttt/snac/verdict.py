@@ -20,6 +20,8 @@ OURS = "ours_48k"
 OURS_24K = "ours_24k_tuned_resampled"
 BASELINE = "resampled_decode24"
 CEILING = "resampled_true24"
+SILENCE = "silence"
+"""No audio at all; not shown, but it tells which guard cannot fail."""
 
 SYSTEM_NAMES = {
     OURS: "Ours, 48 kHz",

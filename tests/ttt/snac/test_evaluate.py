@@ -11,8 +11,11 @@ from ttt.snac.decode import decode_pieces
 from ttt.snac.evaluate import EvaluationClip, Evaluator, Unmeasurable
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import LoadedCodec, weights_sha256
+from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
-from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K
+from ttt.snac.trick_levels import GRID, Level, at_level
+from ttt.snac.tricks import add_trick, white_noise, zero_stuffed
+from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE
 
 
 def _codec(model: SNAC) -> LoadedCodec:
@@ -31,8 +34,29 @@ def test_an_untrained_interp_decoder_equals_resampling_exactly(nano_snac: SNAC) 
     evaluator = Evaluator(Decoder48k.from_snac(nano_snac), _codec(nano_snac))
     clip = EvaluationClip("a", _codes(9), _noise(9 * 4096 - 1000))
     row = evaluator.measure(clip)
-    assert list(row) == [OURS, BASELINE, CEILING]
+    assert list(row) == [OURS, BASELINE, CEILING, SILENCE, GRID]
     assert row[OURS] == row[BASELINE]
+
+
+def test_rows_hold_the_tricks_beside_the_untouched_decoder(nano_snac: SNAC) -> None:
+    """Also when the decoder measured is another: the published package's output, by hand."""
+    codes, samples = _codes(9), 9 * 4096 - 1000
+    truth = torch.from_numpy(_noise(samples))
+    scales = interleaved_to_codes(torch.from_numpy(codes)[None], CodeGeometry.of(nano_snac))
+    with torch.no_grad(), deterministic(nano_snac):
+        audio_24k = nano_snac.decode(scales)[0, 0]
+    noise = white_noise("clip", samples)
+    image = zero_stuffed(audio_24k)[:samples]
+    resampled = resample(audio_24k, 24_000, 48_000)[:samples]
+    expected = all_metrics(add_trick(resampled, image, noise, -20, -40)[None], truth[None])
+    evaluator = Evaluator(Decoder48k.from_snac(nano_snac, init="random"), _codec(nano_snac))
+    row = evaluator.measure(EvaluationClip("clip", codes, truth.numpy()))
+    found = at_level(row, Level(-20, -40, 0.0, None, at_end=False))
+    assert found is not None
+    for metric, value in expected.items():
+        assert found[metric] == pytest.approx(float(value), abs=0.01), metric
+    assert row[SILENCE]["l1"] == pytest.approx(float(truth.abs().mean()))
+    assert row[SILENCE]["env_r"] == 0
 
 
 def test_the_baseline_is_the_published_package_resampled(nano_snac: SNAC) -> None:

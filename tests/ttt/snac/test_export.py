@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from ttt.errors import UserError
+from ttt.snac import export
 from ttt.snac.load import weights_sha256
 from ttt.snac.model import Decoder48k, deterministic
+from ttt.snac.trick_levels import FittedTricks, Level
 
 
 def codes_for(model, n_coarse=3):
@@ -63,6 +65,17 @@ def test_the_folder_holds_what_it_says(nano_snac, tmp_path):
     rebuilt.load_state_dict(nano_snac.state_dict())
     model.save_pretrained(tmp_path)
     assert "from_pretrained" in (tmp_path / "README.md").read_text()
+
+
+def test_an_export_may_carry_the_tricks_levels_and_old_ones_do_not(nano_snac, tmp_path):
+    model = Decoder48k.from_snac(nano_snac)
+    model.save_pretrained(tmp_path / "old")
+    assert export.read_config(tmp_path / "old").tricks is None
+    hiss = Level(None, -80.0, 1.5, None, at_end=False)
+    tricks = FittedTricks(hiss, Level(-20.0, -85.0, 1.6, 0.5, at_end=True), 12)
+    model.save_pretrained(tmp_path / "new", tricks=tricks)
+    assert export.read_config(tmp_path / "new").tricks == tricks
+    Decoder48k.from_pretrained(tmp_path / "new")
 
 
 def test_two_lines_in_a_fresh_process(nano_snac, tmp_path):
@@ -121,6 +134,7 @@ def truncate(name):
         (edit(format_version=2), "config.json: format version 2, this program reads 1"),
         (edit(init="gate"), "config.json: unknown init 'gate'"),
         (edit(snac={}), "config.json: damaged, a field is missing or wrong"),
+        (edit(tricks={"hiss": 1}), "config.json: damaged, a field is missing or wrong"),
         (edit(geometry={}), "config.json: damaged, a field is missing or wrong"),
         (edit_snac(encoder_rates=[3, 3, 7, 7]), "is not that of its snac arguments"),
         (edit_snac(decoder_dim=128), "model.safetensors: does not fit config.json .*size mis"),

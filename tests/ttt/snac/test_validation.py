@@ -18,6 +18,9 @@ from ttt.snac.memory import activation_bytes_per_coarse
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
 from ttt.snac.split import held_out_rows
+from ttt.snac.trick_fit import fit_on_windows
+from ttt.snac.trick_levels import GRID, fit
+from ttt.snac.tricks import measure_grid, white_noise, zero_stuffed
 from ttt.snac.validation import ValidationSet, validate
 from ttt.snac.verdict import CEILING
 from ttt.snac.window_reader import WindowReader
@@ -93,6 +96,39 @@ def test_rows_are_the_whole_decodes_metrics_weighted_by_samples(tmp_path: Path, 
     if init == "interp":
         assert result.rows["ours_48k"] == pytest.approx(result.rows["resampled_decode24"], rel=1e-3)
     assert [example.clip_id for example in result.examples] == ["clip02", "clip02"]
+
+
+def test_tricks_are_fitted_on_the_windows_beside_the_untouched_decoder(tmp_path: Path) -> None:
+    """Whatever the head's init; windows by hand, two per clip, from whole decodes."""
+    cache = open_cache(write_nano_cache(tmp_path, 5))
+    model = Decoder48k.from_snac(build_nano_snac(), "random")
+    catalogue, geometry = cache.catalogue, cache.geometry
+    arrays = (catalogue.n_coarse, catalogue.n_samples, geometry, model.reach_samples_48k)
+    windows = validation_windows(
+        *arrays, core_coarse=2, context_coarse=3, clips_per_batch=4, max_windows=99, rows=ROWS[-1:]
+    )
+    reader = WindowReader(cache, WindowPlan(*arrays, seed=0))
+    fitted = fit_on_windows(model, ValidationSet(reader, windows))
+    rows = []
+    with torch.no_grad(), deterministic(model):
+        (row,) = ROWS[-1:].tolist()
+        n_coarse, real = int(catalogue.n_coarse[row]), int(catalogue.n_samples[row])
+        codes = torch.from_numpy(cache.read_codes(row, 0, n_coarse)[None])
+        audio_24k = model.decode_24k(interleaved_to_codes(codes, geometry))[0, 0]
+        truth = torch.from_numpy(cache.read_audio(row, 0, real)) / 32768
+        baseline, image = resample(audio_24k, 24_000, 48_000), zero_stuffed(audio_24k)
+        for start in range(n_coarse // 2):
+            begin = geometry.samples_48k(2 * start)
+            end = min(begin + geometry.samples_48k(2), real)
+            noise = white_noise(f"other {start}", end - begin)
+            parts = (baseline[begin:end], image[begin:end], noise, truth[begin:end])
+            rows.append({GRID: measure_grid(*parts)})
+    expected = fit(rows)
+    assert fitted is not None
+    assert expected is not None
+    assert fitted.rows == len(rows)
+    assert fitted.hiss.hiss_db == expected.hiss.hiss_db
+    assert fitted.hiss.lsd_hf == pytest.approx(expected.hiss.lsd_hf, rel=0.02)
 
 
 def test_held_out_clips_follow_their_ids_alone() -> None:
