@@ -15,16 +15,20 @@ from ttt.audio import flac_bytes
 from ttt.plots import Curve, curves, spectrograms
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.model_card import digits
-from ttt.snac.verdict import (
+from ttt.snac.systems import (
     BASELINE,
     CEILING,
+    FOLDING_HISS,
+    HISS,
     METRIC_NAMES,
     OURS,
     SYSTEM_NAMES,
     TRUE,
-    check_metrics_together,
-    describe_interval,
+    with_tricks,
 )
+from ttt.snac.trick_levels import FittedTricks
+from ttt.snac.verdict import check_metrics_together, describe_interval
+from ttt.snac.verdict_words import level_notes
 
 _PANEL_NAMES = {
     TRUE: "True 48 kHz",
@@ -71,7 +75,7 @@ def build_report(
         _results(summary, metrics),
         *([_examples(examples)] if examples else []),
         *_history(history),
-        _every_clip(clips, metrics),
+        _every_clip(clips, summary["tricks"], metrics),
         *([_left_out(data)] if data["left_out"] else []),
         _origin(summary),
     ]
@@ -87,9 +91,13 @@ def _tiles(summary: Mapping[str, Any]) -> Markup:
     shown = [
         (f"{METRIC_NAMES[metric]}, ours / resampling", ratios[metric]) for metric in _TILE_METRICS
     ]
+    for compared in summary["comparisons"]:
+        words = _TILE_TRICKS.get((compared["metric"], compared["against"]))
+        if words is not None:
+            shown.append((words, compared["interval"]))
     return report.tiles(
         [
-            *((name, _mean(ratio), _range(ratio)) for name, ratio in shown),
+            *((name, _mean(found), _range(found)) for name, found in shown),
             (
                 "Clips measured",
                 f"{data['evaluated']} of {data['wanted']}",
@@ -100,6 +108,10 @@ def _tiles(summary: Mapping[str, Any]) -> Markup:
 
 
 _TILE_METRICS = ("lsd", "lsd_lf", "l1")
+_TILE_TRICKS = {
+    ("lsd_hf", HISS): "LSD-HF, ours / best hiss",
+    ("env_r", FOLDING_HISS): "env-r, ours - best folding + hiss",
+}
 
 
 def _mean(ratio: Mapping[str, Any]) -> str:
@@ -121,11 +133,12 @@ def _results(summary: Mapping[str, Any], metrics: Sequence[str]) -> Markup:
         for system, values in summary["systems"].items()
     ]
     header = ["System", *(METRIC_NAMES[metric] for metric in metrics)]
-    return report.section(
-        "Results",
-        report.table(header, rows, caption=_TABLE_NOTE),
-        id_="results",
-    )
+    notes = [
+        report.tag("p", note, class_="note")
+        for note in (summary["units"]["sentence"], *level_notes(summary["tricks"]))
+    ]
+    table = report.table(header, rows, caption=_TABLE_NOTE)
+    return report.section("Results", table, *notes, id_="results")
 
 
 def _with_interval(interval: Mapping[str, Any], decimals: int) -> Markup:
@@ -135,9 +148,11 @@ def _with_interval(interval: Mapping[str, Any], decimals: int) -> Markup:
 
 
 _TABLE_NOTE = (
-    "Mean over clips with the 95 % bootstrap interval. Lower is better, except for SI-SDR. LSD is "
-    "the log-spectral distance (Hann 2048/512); LSD-LF and LSD-HF are its parts below and above "
-    "12 kHz. LSD alone is won by noise: read it beside LSD-LF and L1."
+    "Mean over clips with the 95 % bootstrap interval over units. Lower is better, except for "
+    "env-r and SI-SDR. LSD is the log-spectral distance (Hann 2048/512); LSD-LF and LSD-HF are its "
+    "parts below and above 12 kHz. env-r is the correlation of band energies over time above "
+    "12.6 kHz: it cannot be won by hiss, and does not see the level. LSD alone is won by noise: "
+    "read it beside all others, and beside the rows of hiss and folding, which cost nothing."
 )
 
 
@@ -219,15 +234,23 @@ def _numbers(lines: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [math.nan if line.get(key) is None else float(line[key]) for line in lines]
 
 
-def _every_clip(clips: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Markup:
+def _every_clip(
+    clips: Sequence[Mapping[str, Any]], tricks: Mapping[str, Any], metrics: Sequence[str]
+) -> Markup:
+    before, here = (
+        None if tricks[source] is None else FittedTricks.from_dict(tricks[source])
+        for source in ("validation", "here")
+    )
+    rows = with_tricks([clip["systems"] for clip in clips], before, here)
+    lines = [{**clip, "systems": row} for clip, row in zip(clips, rows, strict=True)]
     header = ["Clip", "Seconds", *(METRIC_NAMES[metric] for metric in metrics)]
     tables = [
         report.details(
-            f"{SYSTEM_NAMES[system]}, {len(clips)} clips",
-            report.table(header, _clip_rows(clips, system, metrics)),
+            f"{SYSTEM_NAMES[system]}, {len(shown)} clips",
+            report.table(header, _clip_rows(shown, system, metrics)),
         )
         for system in SYSTEM_NAMES
-        if any(system in clip["systems"] for clip in clips)
+        if (shown := [line for line in lines if system in line["systems"]])
     ]
     return report.section("Every clip", *tables, id_="clips")
 

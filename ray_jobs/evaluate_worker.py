@@ -1,12 +1,14 @@
 """An evaluation: find the decoder and the clips, measure on workers, write the results.
 
-OUTPUT/results.jsonl has a line per measured clip (clip_id, seconds, decoder, systems -> metrics);
-summary.json the means, ratios, verdict, what was left out and provenance; report.html the page.
+OUTPUT/results.jsonl has a line per measured clip (clip_id, seconds, speaker, decoder, systems ->
+metrics, with every level of the cheap tricks, so that a later summary can choose); summary.json the
+means, ratios, verdict, what was left out and provenance; report.html the page.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,13 @@ from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
 from ttt.snac.evaluation_clips import ClipReader
+from ttt.snac.export import read_config
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.model import Decoder48k
 from ttt.snac.model_card import card
-from ttt.snac.verdict import BASELINE, OURS, summarize
+from ttt.snac.systems import BASELINE, OURS, value
+from ttt.snac.trick_levels import FittedTricks
+from ttt.snac.verdict import summarize
 
 
 def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> None:
@@ -55,7 +60,8 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
             examples = _render(config, plan, folder, clips)
         clips = _in_order(clips, plan.items)
         _write_lines(output / "results.jsonl", clips)
-        summary = _summary(config, plan, codec, sha256, clips, left_out)
+        tricks = read_config(folder).tricks
+        summary = _summary(config, plan, codec, sha256, clips, left_out, tricks)
         records.write_json(output / "summary.json", summary)
         page = build_report(summary, clips, examples, plan.decoder.history())
         storage.write_bytes(output / "report.html", page.encode())
@@ -88,6 +94,7 @@ class EvaluateWorker:
             return {
                 "clip_id": clip.clip_id,
                 "seconds": clip.seconds,
+                "speaker": clip.speaker,
                 "systems": self._evaluator.measure(clip),
             }
         except Unmeasurable as reason:
@@ -153,7 +160,8 @@ def _render(
         if not isinstance(passage, WorkerDied):
             rank = chosen[item.clip_id]
             ratio = _lsd_ratio(ranked[rank])
-            place = f"{_place(rank, len(ranked))}: LSD {ratio:.2f} times resampling's"
+            size = f"{ratio:.2f} times resampling's" if math.isfinite(ratio) else "undefined"
+            place = f"{_place(rank, len(ranked))}: LSD {size}"
             examples.append(
                 (rank, Example(item.clip_id, place, passage.start_seconds, passage.audio))
             )
@@ -166,8 +174,9 @@ def _place(rank: int, count: int) -> str:
 
 
 def _lsd_ratio(line: dict[str, Any]) -> float:
-    systems = line["systems"]
-    return systems[OURS]["lsd"] / max(systems[BASELINE]["lsd"], 1e-12)
+    """Infinite, so that it ranks last, where it is undefined."""
+    ours, baseline = (value(line["systems"], system, "lsd") for system in (OURS, BASELINE))
+    return math.inf if ours is None or baseline is None else ours / max(baseline, 1e-12)
 
 
 def _read_done(path: Path, sha256: str) -> list[dict[str, Any]]:
@@ -206,6 +215,7 @@ def _summary(
     sha256: str,
     clips: Sequence[dict[str, Any]],
     left_out: list[dict[str, str]],
+    tricks: FittedTricks | None,
 ) -> dict[str, Any]:
     bootstrap = config.bootstrap
     return {
@@ -225,7 +235,13 @@ def _summary(
             "seconds": sum(line["seconds"] for line in clips),
             "left_out": left_out,
         },
-        **summarize([line["systems"] for line in clips], bootstrap.seed, bootstrap.resamples),
+        **summarize(
+            [line["systems"] for line in clips],
+            bootstrap.seed,
+            bootstrap.resamples,
+            speakers=[line.get("speaker") for line in clips],
+            fitted=tricks,
+        ),
         "bootstrap": bootstrap.to_dict(),
         "provenance": records.provenance(config),
     }

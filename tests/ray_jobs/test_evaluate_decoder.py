@@ -20,10 +20,11 @@ from ray_jobs.evaluate_config import (
 from ray_jobs.evaluate_worker import evaluate
 from ray_jobs.evaluation_plan import describe
 from ttt.errors import UserError
+from ttt.snac import model_card
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
 from ttt.snac.trick_levels import GRID
-from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE
+from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE, summarize
 
 
 @dataclasses.dataclass
@@ -82,8 +83,17 @@ def test_summary_is_the_mean_of_the_lines_with_its_origin(evaluated: Evaluated) 
             values = [line["systems"][system][metric] for line in lines]
             found = summary["systems"][system][metric]
             assert found["mean"] == pytest.approx(sum(values) / 2)
-            assert min(values) - 1e-9 <= found["low"] <= found["high"] <= max(values) + 1e-9
+            assert found["low"] is None
+            assert found["reason"] == "2 clips; an interval needs 5"
             assert found["n"] == 2
+    assert summary["verdict"]["heading"] == "No verdict"
+    assert summary["units"] == {
+        "kind": "clip",
+        "count": 2,
+        "sentence": summary["units"]["sentence"],
+    }
+    assert "hiss" in summary["systems"]
+    assert summary["tricks"]["validation"] is None
     ours = sum(line["systems"][OURS]["lsd"] for line in lines)
     baseline = sum(line["systems"][BASELINE]["lsd"] for line in lines)
     ratio = summary["ratios_to_resampled_decode24"]["lsd"]
@@ -132,6 +142,33 @@ def test_the_page_refuses_lsd_alone(evaluated: Evaluated) -> None:
         )
 
 
+def test_the_page_shows_the_tricks_and_where_their_levels_come_from(evaluated: Evaluated) -> None:
+    text = (evaluated.output / "report.html").read_text()
+    assert "The same + folding + hiss, levels from these clips" in text
+    assert "Levels from these clips (2 of them): hiss: hiss -" in text
+    assert "Levels from the run&#x27;s validation windows: none" in text or (
+        "Levels from the run's validation windows: none" in text
+    )
+    assert "LSD-HF, ours / best hiss" in text
+    assert "Who speaks is unknown" in text
+
+
+def test_lines_from_before_the_tricks_give_a_page_that_says_so(evaluated: Evaluated) -> None:
+    """As commit 8b30563 wrote them: five clips, so that there would be a verdict."""
+    systems = {
+        system: {name: 1.0 for name in METRIC_NAMES if name != "env_r"}
+        for system in (OURS, BASELINE, CEILING)
+    }
+    systems[OURS]["lsd"] = 0.5
+    lines = [{"clip_id": str(n), "seconds": 1.0, "systems": systems} for n in range(5)]
+    summary = evaluated.summary()
+    summary.update(summarize([systems] * 5, 0, 100))
+    assert summary["verdict"]["kind"] == "mixed"
+    page = decoder_report.build_report(summary, lines, [], [])
+    assert "hiss and folding were not measured beside it" in page
+    assert "not measured" in model_card.card(summary)
+
+
 def test_training_curves_come_from_the_history(evaluated: Evaluated) -> None:
     row = {"lsd": 2.0, "lsd_lf": 1.0, "l1": 0.1}
     history = [
@@ -152,7 +189,7 @@ def test_the_export_carries_its_numbers(evaluated: Evaluated) -> None:
     assert "from ttt.snac.model import Decoder48k" in text
     assert evaluated.summary()["verdict"]["heading"] in text
     mean = evaluated.summary()["systems"][OURS]["lsd"]["mean"]
-    assert f"{mean:.3f} [" in text
+    assert f"{mean:.3f} (no interval)" in text
     Decoder48k.from_pretrained(evaluated.export)
 
 

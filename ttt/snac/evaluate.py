@@ -33,8 +33,8 @@ from ttt.snac.load import LoadedCodec
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k
 from ttt.snac.receptive_field import Reach
-from ttt.snac.trick_levels import GRID
-from ttt.snac.tricks import Grid, measure_grid, white_noise, zero_stuffed
+from ttt.snac.trick_levels import GRID, TrickGrid
+from ttt.snac.tricks import measure_grid, white_noise, zero_stuffed
 from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE, TRUE
 
 SHORTEST_SAMPLES = 4096
@@ -102,7 +102,7 @@ class Evaluator:
     def measure(self, clip: EvaluationClip) -> dict[str, dict[str, Any]]:
         """System -> metric -> value; None where a metric is undefined (SI-SDR of silence).
 
-        "tricks" -> the levels and, for every pair of them, the metrics.
+        "tricks" -> a TrickGrid's dictionary, the metrics of every pair of levels.
 
         Raises Unmeasurable when the clip is too short.
         """
@@ -115,7 +115,7 @@ class Evaluator:
         for system, audio in self._outputs(clip):
             row[system] = _metrics(audio[0], truth)
             if system == BASELINE:
-                row[GRID] = self._measure_tricks(clip, audio)
+                row[GRID] = self._measure_tricks(clip, audio).to_dict()
         row[SILENCE] = _metrics(torch.zeros_like(truth[0]), truth)
         row[GRID] = row.pop(GRID)  # last: it is the long one
         return row
@@ -143,7 +143,7 @@ class Evaluator:
         rate = self._decoders[OURS].geometry.sample_rate
         yield CEILING, through_rate(torch.from_numpy(clip.audio)[None], TARGET_RATE, rate)
 
-    def _measure_tricks(self, clip: EvaluationClip, baseline: Tensor) -> Grid:
+    def _measure_tricks(self, clip: EvaluationClip, baseline: Tensor) -> TrickGrid:
         device = next(self._decoders[BASELINE].parameters()).device
         resampled, image = baseline.to(device)
         noise = white_noise(clip.clip_id, len(clip.audio)).to(device)

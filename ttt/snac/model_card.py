@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ttt.snac.verdict import METRIC_NAMES, SYSTEM_NAMES, describe_interval
+from ttt.snac.systems import METRIC_NAMES, SYSTEM_NAMES
+from ttt.snac.verdict import describe_interval
+from ttt.snac.verdict_words import level_notes
 
 
 def card(summary: Mapping[str, Any]) -> str:
@@ -31,10 +33,12 @@ audio = Decoder48k.from_pretrained("path/to/this/folder").decode(codes)
 {_table(summary)}
 
 Mean over {data["evaluated"]} clips ({data["seconds"]:.0f} s) of {data["wanted"]} from
-`{data["name"]}`, with 95 % bootstrap intervals over clips. Lower is better, except for SI-SDR.
-LSD: log-spectral distance (Hann 2048/512, base-10 log of the power spectrum); LSD-LF and LSD-HF:
-its parts below and above 12 kHz; L1: mean absolute difference of samples. LSD alone is won by
-noise, so read it beside LSD-LF and L1.
+`{data["name"]}`, with 95 % bootstrap intervals over {summary["units"]["kind"]}s. Lower is better,
+except for env-r and SI-SDR. LSD: log-spectral distance (Hann 2048/512, base-10 log of the power
+spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; env-r: correlation of band energies
+over time above 12.6 kHz; L1: mean absolute difference of samples. LSD alone is won by noise, so
+read it beside all others, and beside the rows of hiss and folding, which cost nothing.
+{" ".join(level_notes(summary["tricks"]))}
 
 ## Origin
 

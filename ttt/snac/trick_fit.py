@@ -40,4 +40,4 @@ def _rows(untouched: Decoder48k, batch: MicroBatch) -> Iterator[Row]:
             continue
         noise = white_noise(f"{clip_id} {starts[row]}", samples).to(device)
         baseline, image, truth = (each[row, :samples] for each in (baselines, images, target))
-        yield {GRID: measure_grid(baseline, image, noise, truth)}
+        yield {GRID: measure_grid(baseline, image, noise, truth).to_dict()}

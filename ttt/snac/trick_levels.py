@@ -7,6 +7,7 @@ good as a trick can be at following the truth.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -24,11 +25,60 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Folding:
+    """One strength of folding; see `ttt.snac.tricks`."""
+
+    decibels: float | None
+    """None: none."""
+    falls: bool
+    """Falling towards 24 kHz, as linear interpolation leaves it, and not flat."""
+
+    @property
+    def words(self) -> str:
+        """Such as `folding -20 dB`."""
+        return f"{'falling ' * self.falls}folding {self.decibels:g} dB"
+
+
+NO_FOLDING = Folding(None, falls=False)
+
+
+@dataclass(frozen=True, eq=False)
+class TrickGrid:
+    """The metrics of one clip at every pair of levels."""
+
+    hiss_db: tuple[float, ...]
+    foldings: tuple[Folding, ...]
+    tables: Mapping[str, Floats]
+    """Metric -> [foldings, hiss levels]; NaN where it is undefined."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a row of JSON. Thousands of numbers: float32, little-endian, base64, so that a row
+        takes a sixth of the memory that a list would."""
+        numbers = np.stack(list(self.tables.values())).astype("<f4")
+        return {
+            "hiss_db": list(self.hiss_db),
+            "folding_db": [folding.decibels for folding in self.foldings],
+            "folding_falls": [folding.falls for folding in self.foldings],
+            "metrics": list(self.tables),
+            "float32_base64": base64.b64encode(numbers.tobytes()).decode(),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """What `to_dict` made, to the precision of float32."""
+        folds = zip(fields["folding_db"], fields["folding_falls"], strict=True)
+        foldings = tuple(Folding(decibels, falls) for decibels, falls in folds)
+        hiss_db, metrics = tuple(fields["hiss_db"]), fields["metrics"]
+        numbers = np.frombuffer(base64.b64decode(fields["float32_base64"]), "<f4")
+        shaped = numbers.reshape(len(metrics), len(foldings), len(hiss_db)).astype(np.float64)
+        return cls(hiss_db, foldings, dict(zip(metrics, shaped, strict=True)))
+
+
+@dataclass(frozen=True)
 class Level:
     """One pair of levels and what it measured where it was chosen."""
 
-    folding_db: float | None
-    """None: no folding."""
+    folding: Folding
     hiss_db: float
     lsd_hf: float
     env_r: float | None
@@ -40,7 +90,12 @@ class Level:
     def words(self) -> str:
         """Such as `hiss -80 dB` or `folding -20 dB, hiss -80 dB`."""
         hiss = f"hiss {self.hiss_db:g} dB"
-        return hiss if self.folding_db is None else f"folding {self.folding_db:g} dB, {hiss}"
+        return hiss if self.folding == NO_FOLDING else f"{self.folding.words}, {hiss}"
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """What `asdict` made. Raises TypeError or KeyError for anything else."""
+        return cls(**{**fields, "folding": Folding(**fields["folding"])})
 
 
 @dataclass(frozen=True)
@@ -59,21 +114,23 @@ class FittedTricks:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """What `to_dict` made. Raises TypeError or KeyError for anything else."""
-        return cls(Level(**fields["hiss"]), Level(**fields["folding_hiss"]), fields["rows"])
+        hiss, folding_hiss = (Level.from_dict(fields[name]) for name in ("hiss", "folding_hiss"))
+        return cls(hiss, folding_hiss, fields["rows"])
 
 
 def fit(rows: Sequence[Row]) -> FittedTricks | None:
     """The strongest levels on these rows; None when no row has the grid.
 
-    Rows count alike; where a metric is undefined on a row, the others decide.
+    Rows count alike; where a metric is undefined on a row, the others decide. Rows whose grid has
+    other levels than the first are left out.
     """
-    grids = same_grids(rows)
+    grids = _same_grids([TrickGrid.from_dict(row[GRID]) for row in rows if row.get(GRID)])
     if not grids:
         return None
     lsd_hf, env_r = (_mean(grids, metric) for metric in ("lsd_hf", "env_r"))
-    if np.isnan(lsd_hf[_no_folding(grids[0])]).all():
+    alone = grids[0].foldings.index(NO_FOLDING)
+    if np.isnan(lsd_hf).all():
         return None
-    alone = _no_folding(grids[0])
     hiss = int(np.nanargmin(lsd_hf[alone]))
     pairs = lsd_hf.copy()
     pairs[alone] = np.nan
@@ -91,43 +148,41 @@ def fit(rows: Sequence[Row]) -> FittedTricks | None:
 
 def at_level(row: Row, level: Level) -> dict[str, float | None] | None:
     """The metrics of a trick on one row; None where the row has no grid or it lacks the level."""
-    grid = row.get(GRID)
-    if grid is None:
+    fields = row.get(GRID)
+    if fields is None:
         return None
-    if level.folding_db not in grid["folding_db"] or level.hiss_db not in grid["hiss_db"]:
+    grid = TrickGrid.from_dict(fields)
+    if level.folding not in grid.foldings or level.hiss_db not in grid.hiss_db:
         return None
-    f, h = grid["folding_db"].index(level.folding_db), grid["hiss_db"].index(level.hiss_db)
-    return {name: table[f][h] for name, table in grid.items() if not name.endswith("_db")}
+    f, h = grid.foldings.index(level.folding), grid.hiss_db.index(level.hiss_db)
+    numbers = {name: float(table[f, h]) for name, table in grid.tables.items()}
+    return {name: number if np.isfinite(number) else None for name, number in numbers.items()}
 
 
-def same_grids(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
-    """The grids of all rows that have the levels of the first that has any."""
-    grids = [row[GRID] for row in rows if row.get(GRID) is not None]
-    keys = ("folding_db", "hiss_db")
-    return [grid for grid in grids if all(grid[key] == grids[0][key] for key in keys)]
+def _same_grids(grids: Sequence[TrickGrid]) -> list[TrickGrid]:
+    """Those that have the levels of the first."""
+    levels = [(grid.foldings, grid.hiss_db) for grid in grids]
+    return [grid for grid, its in zip(grids, levels, strict=True) if its == levels[0]]
 
 
-def _mean(grids: Sequence[Mapping[str, Any]], metric: str) -> Floats:
+def _mean(grids: Sequence[TrickGrid], metric: str) -> Floats:
     """Over rows, [F, H]; NaN where it is undefined on every row."""
-    table = np.array([grid[metric] for grid in grids], dtype=np.float64)  # None becomes NaN
-    known = np.isfinite(table)
+    tables = np.stack([grid.tables[metric] for grid in grids])
+    known = np.isfinite(tables)
     with np.errstate(invalid="ignore"):
-        return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
+        return np.where(known, tables, 0).sum(axis=0) / known.sum(axis=0)
 
 
-def _no_folding(grid: Mapping[str, Any]) -> int:
-    return grid["folding_db"].index(None)
-
-
-def _level(grid: Mapping[str, Any], lsd_hf: Floats, env_r: Floats, f: int, h: int) -> Level:
-    folding, hiss = grid["folding_db"], grid["hiss_db"]
-    stronger = [level for level in folding if level is not None]
-    at_end = hiss[h] in (min(hiss), max(hiss)) or folding[f] in (min(stronger), max(stronger))
-    correlation = float(env_r[f, h])
-    return Level(
-        folding[f],
-        hiss[h],
-        float(lsd_hf[f, h]),
-        None if np.isnan(correlation) else correlation,
-        at_end,
+def _level(grid: TrickGrid, lsd_hf: Floats, env_r: Floats, f: int, h: int) -> Level:
+    folding, hiss_db = grid.foldings[f], grid.hiss_db[h]
+    alike = [
+        other.decibels
+        for other in grid.foldings
+        if other.decibels is not None and other.falls == folding.falls
+    ]
+    at_end = hiss_db in (min(grid.hiss_db), max(grid.hiss_db)) or (
+        folding.decibels in (min(alike), max(alike))
     )
+    correlation = float(env_r[f, h])
+    known = None if np.isnan(correlation) else correlation
+    return Level(folding, hiss_db, float(lsd_hf[f, h]), known, at_end)

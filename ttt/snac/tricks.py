@@ -2,15 +2,18 @@
 
 Both are added to the untouched codec's 24 kHz output, resampled:
 - folding: the mirrored band that stuffing the 24 kHz output with zeros leaves above 12 kHz,
-  high-passed at 12.3 kHz; at 0 dB it is as strong as the band it mirrors;
+  high-passed at 12.3 kHz; at 0 dB it is as strong as the band it mirrors. Or, falling towards
+  24 kHz, what linear interpolation leaves of it (at 0 dB exactly that), high-passed there;
 - hiss: white noise of a level in dB re full scale (its RMS before the filter), high-passed there.
 
 A decoder that does not beat them has learnt nothing about the octave it adds. Which level is
 strongest depends on the clips, so every pair of levels is measured; `ttt.snac.trick_levels`
-chooses. The short-time Fourier transform is linear, so three spectra give the power of all pairs.
+chooses. The short-time Fourier transform is linear, so the spectra of the parts give the power of
+all pairs.
 
 Hiss at -115 dB lies below the floor of LSD and env-r and adds nothing to them; at -10 dB it is
-louder than the top octave of any speech or music. The same holds of folding from -60 to 0 dB.
+louder than the top octave of any speech or music. Folding goes from -60 dB to as strong as the
+band it mirrors, or from -30 dB to three times what linear interpolation leaves.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,13 +37,16 @@ from ttt.snac.metrics import (
     log_power,
     spectrum,
 )
+from ttt.snac.trick_levels import NO_FOLDING, Folding, TrickGrid
 
 HISS_DB = tuple(range(-115, -5, 5))
-FOLDING_DB = (None, *range(-60, 5, 5))
-"""None: no folding, so that these pairs are hiss alone."""
+FOLDINGS = (
+    NO_FOLDING,
+    *(Folding(decibels, falls=False) for decibels in range(-60, 5, 5)),
+    *(Folding(decibels, falls=True) for decibels in range(-30, 15, 5)),
+)
+"""With NO_FOLDING, hiss alone."""
 HIGH_PASS_HZ = 12_300
-Grid = dict[str, list[Any]]
-"""Of one clip: "hiss_db" [H], "folding_db" [F] and metric -> [F][H], None where undefined."""
 
 
 def zero_stuffed(audio_24k: Tensor) -> Tensor:
@@ -66,15 +71,22 @@ def white_noise(name: str, samples: int) -> Tensor:
     return torch.randn(samples, generator=torch.Generator().manual_seed(seed))
 
 
+def folding_of(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat and falling folding [..., T] at 0 dB of a 24 kHz output that was `zero_stuffed`."""
+    padded = torch.nn.functional.pad(image, (1, 1))
+    interpolated = padded[..., 1:-1] / 2 + (padded[..., :-2] + padded[..., 2:]) / 4
+    return high_passed(image), high_passed(interpolated)
+
+
 def add_trick(
-    baseline: Tensor, image: Tensor, noise: Tensor, folding_db: float | None, hiss_db: float
+    baseline: Tensor, image: Tensor, noise: Tensor, folding: Folding, hiss_db: float
 ) -> Tensor:
     """The audio of one pair of levels; arguments as those of `measure_grid`."""
-    folding = _gain(folding_db) * high_passed(image)
-    return baseline + folding + _gain(hiss_db) * high_passed(noise)
+    folded = _gain(folding.decibels) * folding_of(image)[folding.falls]
+    return baseline + folded + _gain(hiss_db) * high_passed(noise)
 
 
-def measure_grid(baseline: Tensor, image: Tensor, noise: Tensor, truth: Tensor) -> Grid:
+def measure_grid(baseline: Tensor, image: Tensor, noise: Tensor, truth: Tensor) -> TrickGrid:
     """The metrics of every pair of levels.
 
     Args:
@@ -83,20 +95,15 @@ def measure_grid(baseline: Tensor, image: Tensor, noise: Tensor, truth: Tensor) 
         noise: of RMS 1, with seeds of its own for each clip.
         truth: the true audio.
     """
-    parts = torch.stack([baseline, high_passed(image), high_passed(noise), truth])
-    measured = {
-        **_spectral(parts),
-        "si_sdr": _si_sdr(parts.double()),
-        "l1": _l1(parts),
-    }
-    grid: Grid = {"hiss_db": list(HISS_DB), "folding_db": list(FOLDING_DB)}
-    for metric in METRICS:
-        grid[metric] = [[_number(value) for value in row] for row in measured[metric].tolist()]
-    return grid
+    parts = torch.stack([baseline, *folding_of(image), high_passed(noise), truth])
+    tables = {**_spectral(parts), "si_sdr": _si_sdr(parts.double()), "l1": _l1(parts)}
+    numbers = {metric: tables[metric].cpu().double().numpy() for metric in METRICS}
+    return TrickGrid(HISS_DB, FOLDINGS, numbers)
 
 
 _BLOCK_FRAMES = 256
 """Frames whose spectra are held at once: what is in use stays in a core's cache."""
+_L1_SAMPLES = 32_768
 _CUTOFF_BIN = CUTOFF_HZ * FRAME // TARGET_RATE
 _LEAK_BINS = 32
 """Bins below 12 kHz that a Hann window lets what lies above 12.3 kHz into."""
@@ -106,7 +113,7 @@ _EDGE_FRAMES = 3
 
 def _spectral(parts: Tensor) -> dict[str, Tensor]:
     """LSD, its two bands and env-r [F, H]."""
-    sums = torch.zeros(3, len(FOLDING_DB), len(HISS_DB), dtype=torch.float64)
+    sums = torch.zeros(3, len(FOLDINGS), len(HISS_DB), dtype=torch.float64)
     padded = torch.nn.functional.pad(parts[:, None], (FRAME // 2, FRAME // 2), "reflect")[:, 0]
     frames = parts.shape[1] // HOP + 1
     energies = []
@@ -124,19 +131,19 @@ def _spectral(parts: Tensor) -> dict[str, Tensor]:
 
 
 def _add_distances(spectra: Tensor, sums: Tensor, leak_bins: int) -> None:
-    """Add the frames' LSD, LSD-LF and LSD-HF to `sums` [3, F, H]; spectra [4, bins, frames].
+    """Add the frames' LSD, LSD-LF and LSD-HF to `sums` [3, F, H]; spectra [5, bins, frames].
 
     Lower than `leak_bins` below 12 kHz everything is as in resampling.
     """
     bins = spectra.shape[1]
     untouched = _CUTOFF_BIN - leak_bins
-    ours, true = (log_power(spectra[k, :untouched].abs().square()) for k in (0, 3))
+    ours, true = (log_power(spectra[k, :untouched].abs().square()) for k in (0, 4))
     below = (ours - true).square().sum(dim=0)
-    baseline, image, noise, truth = spectra[:, untouched:].contiguous()
+    baseline, flat, falling, noise, truth = spectra[:, untouched:].contiguous()
     true_logs, noise_power = log_power(truth.abs().square()), noise.abs().square()
     scratch = torch.empty_like(true_logs)
-    for f, folding_db in enumerate(FOLDING_DB):
-        folded = baseline + _gain(folding_db) * image
+    for f, folding in enumerate(FOLDINGS):
+        folded = baseline + _gain(folding.decibels) * (falling if folding.falls else flat)
         power, cross = folded.abs().square(), 2 * (folded * noise.conj()).real
         for h, hiss_db in enumerate(HISS_DB):
             gain = _gain(hiss_db)
@@ -149,20 +156,22 @@ def _add_distances(spectra: Tensor, sums: Tensor, leak_bins: int) -> None:
 
 
 def _energies(spectra: Tensor) -> Tensor:
-    """Band energies [7, bands, frames]: of the truth, and of the products of the three others."""
-    b, i, n, truth = spectra
-    products = [b * b.conj(), i * i.conj(), n * n.conj(), b * i.conj(), b * n.conj(), i * n.conj()]
-    return torch.stack([band_energies(x.real) for x in (truth * truth.conj(), *products)])
+    """Band energies [10, bands, frames]: of the truth, and of products of the four others."""
+    b, i, j, n, truth = spectra
+    pairs = ((truth, truth), (b, b), (i, i), (j, j), (n, n), (b, i), (b, j), (b, n), (i, n), (j, n))
+    return torch.stack([band_energies((x * y.conj()).real) for x, y in pairs])
 
 
 def _env_r(energies: Tensor) -> Tensor:
     """[F, H]"""
-    truth, bb, ii, nn, bi, bn, ni = energies
+    truth, bb, ii, jj, nn, bi, bj, bn, i_n, j_n = energies
     h = torch.tensor([_gain(level) for level in HISS_DB]).to(energies)[:, None, None]
     rows = []
-    for folding_db in FOLDING_DB:
-        f = _gain(folding_db)
-        pairs = bb + f**2 * ii + 2 * f * bi + h**2 * nn + 2 * h * (bn + f * ni)
+    for folding in FOLDINGS:
+        f = _gain(folding.decibels)
+        own, with_baseline, with_noise = (jj, bj, j_n) if folding.falls else (ii, bi, i_n)
+        quiet = bb + f**2 * own + 2 * f * with_baseline
+        pairs = quiet + h**2 * nn + 2 * h * (bn + f * with_noise)
         rows.append(correlate_envelopes(pairs, truth))
     return torch.stack(rows)
 
@@ -171,28 +180,26 @@ def _si_sdr(parts: Tensor) -> Tensor:
     """[F, H], from the inner products of the centred parts (float64)."""
     centred = parts - parts.mean(dim=1, keepdim=True)
     products = (centred @ centred.T).cpu()
-    f, h = (
-        torch.tensor([_gain(level) for level in levels], dtype=torch.float64)
-        for levels in (FOLDING_DB, HISS_DB)
-    )
-    weights = torch.stack(
-        [torch.ones(len(f), len(h)), f[:, None].expand(-1, len(h)), h.expand(len(f), -1)], dim=-1
-    ).double()
-    energy = torch.einsum("fhi,ij,fhj->fh", weights, products[:3, :3], weights)
-    signal = (weights @ products[:3, 3]).square() / products[3, 3]
+    weights = torch.zeros(len(FOLDINGS), len(HISS_DB), 4, dtype=torch.float64)
+    weights[:, :, 0] = 1
+    for f, folding in enumerate(FOLDINGS):
+        weights[f, :, 1 + folding.falls] = _gain(folding.decibels)
+    weights[:, :, 3] = torch.tensor([_gain(level) for level in HISS_DB])
+    energy = torch.einsum("fhi,ij,fhj->fh", weights, products[:4, :4], weights)
+    signal = (weights @ products[:4, 4]).square() / products[4, 4]
     ratio = torch.where(signal > 0, signal / (energy - signal).clamp(min=0), signal)
     return 10 * ratio.clamp(1e-10, 1e10).log10()
 
 
 def _l1(parts: Tensor) -> Tensor:
     """[F, H]"""
-    sums = torch.zeros(len(FOLDING_DB), len(HISS_DB), dtype=torch.float64)
-    for baseline, image, noise, truth in (
-        block.unbind() for block in parts.split(_BLOCK_FRAMES * HOP, dim=1)
+    sums = torch.zeros(len(FOLDINGS), len(HISS_DB), dtype=torch.float64)
+    for baseline, flat, falling, noise, truth in (
+        block.unbind() for block in parts.split(_L1_SAMPLES, dim=1)
     ):
         error, scratch = baseline - truth, torch.empty_like(truth)
-        for f, folding_db in enumerate(FOLDING_DB):
-            folded = error + _gain(folding_db) * image
+        for f, folding in enumerate(FOLDINGS):
+            folded = error + _gain(folding.decibels) * (falling if folding.falls else flat)
             for h, hiss_db in enumerate(HISS_DB):
                 torch.add(folded, noise, alpha=_gain(hiss_db), out=scratch)
                 sums[f, h] += float(scratch.abs_().sum())
@@ -201,8 +208,3 @@ def _l1(parts: Tensor) -> Tensor:
 
 def _gain(decibels: float | None) -> float:
     return 0.0 if decibels is None else 10 ** (decibels / 20)
-
-
-def _number(value: float) -> float | None:
-    """Six digits: enough for every table, and lines stay short."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,51 +1,67 @@
 """From rows per clip to the statement: is our 48 kHz better than resampling?
 
 LSD alone is won by noise: an untrained head that hisses has a lower LSD than clean resampling,
-because LSD forgives any energy above 12 kHz. So LSD never travels alone here: below 12 kHz
-(LSD-LF) and in the waveform (L1) our output must stay as close to the truth as resampling is.
+because LSD forgives any energy above 12 kHz. Hiss that starts above 12 kHz leaves LSD-LF, L1 and
+SI-SDR as they were. So LSD never travels alone here, and better means: beyond what costs nothing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ttt.stats import Interval, bootstrap_interval, ratio_interval
+from ttt.snac.comparisons import (
+    GUARDS,
+    TRICKS,
+    Comparison,
+    Draws,
+    by_rule,
+    compare_all,
+    ratios_to_baseline,
+)
+from ttt.snac.systems import (
+    BASELINE,
+    CEILING,
+    FOLDING_HISS,
+    HISS,
+    METRIC_NAMES,
+    OURS,
+    OURS_24K,
+    SILENCE,
+    SYSTEM_NAMES,
+    TRUE,
+    ClipRow,
+    is_measured,
+    value,
+    with_tricks,
+)
+from ttt.snac.trick_levels import FittedTricks, fit
+from ttt.snac.units import Units, units_of
+from ttt.snac.verdict_words import (
+    distance_sentence,
+    faults,
+    guard_sentence,
+    trick_sentences,
+)
+from ttt.stats import Interval, clustered_interval
 
-TRUE = "true_48k"
-"""The truth itself; it has no row, but is seen and heard."""
-OURS = "ours_48k"
-OURS_24K = "ours_24k_tuned_resampled"
-BASELINE = "resampled_decode24"
-CEILING = "resampled_true24"
-SILENCE = "silence"
-"""No audio at all; not shown, but it tells which guard cannot fail."""
-
-SYSTEM_NAMES = {
-    OURS: "Ours, 48 kHz",
-    OURS_24K: "Ours, tuned 24 kHz output, resampled",
-    BASELINE: "Untouched codec at 24 kHz, resampled",
-    CEILING: "True audio at 24 kHz, resampled",
-}
-"""Every row of a result table, in its order: key -> words."""
-
-METRIC_NAMES = {
-    "lsd": "LSD",
-    "lsd_lf": "LSD-LF",
-    "lsd_hf": "LSD-HF",
-    "env_r": "env-r",
-    "si_sdr": "SI-SDR (dB)",
-    "l1": "L1",
-}
-"""Every column: key -> words. All fall as audio improves, except env-r and SI-SDR, which rise."""
-
-GUARDS = {"lsd_lf": 1.02, "l1": 1.01}
-"""How far above resampling's (as a ratio) these may lie before a lower LSD counts for nothing."""
-
-ClipRow = Mapping[str, Mapping[str, float | None]]
-"""Of one clip: system -> metric -> value; None where it is undefined (SI-SDR of silence)."""
+__all__ = [
+    "BASELINE",
+    "CEILING",
+    "METRIC_NAMES",
+    "OURS",
+    "OURS_24K",
+    "SILENCE",
+    "SYSTEM_NAMES",
+    "TRUE",
+    "ClipRow",
+    "Verdict",
+    "check_metrics_together",
+    "describe_interval",
+    "judge",
+    "summarize",
+]
 
 
 @dataclass(frozen=True)
@@ -57,49 +73,82 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
-def summarize(rows: Sequence[ClipRow], seed: int, resamples: int) -> dict[str, Any]:
-    """Means with intervals, ratios to the baseline and the verdict, for JSON.
+def summarize(
+    rows: Sequence[ClipRow],
+    seed: int,
+    resamples: int,
+    *,
+    speakers: Sequence[str | None] | None = None,
+    fitted: FittedTricks | None = None,
+) -> dict[str, Any]:
+    """Means with intervals, ratios to the baseline, comparisons and the verdict, for JSON.
 
     Every clip counts once. A ratio is mean(ours) / mean(baseline) over the clips that have both.
+
+    Args:
+        rows: what `Evaluator.measure` gave, one per clip.
+        speakers: one per clip; None, whole or for a clip, where that is unknown.
+        fitted: the tricks' levels on the run's validation clips, from the export. The levels that
+            are strongest on these rows are always judged too.
     """
+    units = units_of([None] * len(rows) if speakers is None else speakers)
+    draws = Draws(seed, resamples, units)
+    here = fit(rows)
+    rows = with_tricks(rows, fitted, here)
+    comparisons = compare_all(rows, _judged_tricks(fitted), draws)
+    ratios = ratios_to_baseline(rows, draws)
     systems = [name for name in SYSTEM_NAMES if any(name in row for row in rows)]
-    ratios = {
-        metric: ratio_interval(*_pairs(rows, metric), seed, resamples)
-        for metric in ("lsd", "lsd_lf", "lsd_hf", "l1")
-    }
     return {
         "systems": {
             system: {
-                metric: bootstrap_interval(_values(rows, system, metric), seed, resamples).to_dict()
-                for metric in METRIC_NAMES
+                metric: _mean(rows, system, metric, draws).to_dict() for metric in METRIC_NAMES
             }
             for system in systems
         },
-        "ratios_to_resampled_decode24": {name: value.to_dict() for name, value in ratios.items()},
-        "verdict": asdict(judge(ratios)),
+        "ratios_to_resampled_decode24": {name: ratio.to_dict() for name, ratio in ratios.items()},
+        "comparisons": [comparison.to_dict() for comparison in comparisons],
+        "tricks": {
+            "validation": None if fitted is None else fitted.to_dict(),
+            "here": None if here is None else here.to_dict(),
+        },
+        "units": units.to_dict(),
+        "verdict": asdict(judge(ratios, comparisons, units)),
     }
 
 
-def judge(ratios: Mapping[str, Interval]) -> Verdict:
-    """The verdict on ours / resample(decode24); ratios below 1 favour ours.
+def judge(
+    ratios: Mapping[str, Interval],
+    comparisons: Sequence[Comparison] = (),
+    units: Units | None = None,
+) -> Verdict:
+    """The verdict from ours / resample(decode24) and from all that better needs.
 
-    Better means: the whole interval of LSD's ratio lies below 1 and both guards hold.
+    Better means that every comparison of `ttt.snac.comparisons` holds. Raises ValueError when LSD
+    would be judged without LSD-LF and L1 beside it.
     """
     check_metrics_together(ratios)
+    if units is not None and units.refusal is not None:
+        return Verdict("bad", "No verdict", (units.refusal,))
     lsd = ratios["lsd"]
     if lsd.mean is None or lsd.low is None or lsd.high is None:
         return Verdict("bad", "No verdict", (f"LSD has no interval: {lsd.reason}.",))
-    sentences = (_compared("LSD", lsd), *(_guard(name, ratios[name]) for name in GUARDS))
-    broken = [METRIC_NAMES[name] for name in GUARDS if not _holds(name, ratios[name])]
+    about = "" if units is None or not units.one_speaker else ", for this speaker"
+    sentences = (
+        distance_sentence(lsd),
+        *trick_sentences(comparisons),
+        *(guard_sentence(each) for each in by_rule(comparisons, "guard")),
+        *(() if units is None else (units.sentence,)),
+    )
     if lsd.low > 1:
-        return Verdict("bad", "Worse than resampling", sentences)
+        return Verdict("bad", f"Worse than resampling{about}", sentences)
     if lsd.high >= 1:
-        return Verdict("mixed", "Not shown to be better than resampling", sentences)
-    if broken:
-        heading = f"Lower LSD than resampling, but {' and '.join(broken)} got worse"
+        return Verdict("mixed", f"Not shown to be better than resampling{about}", sentences)
+    failing = faults(comparisons)
+    if failing:
+        heading = f"Lower LSD than resampling, but {'; '.join(failing)}"
         noise = "LSD alone is won by noise, so this does not count as better."
         return Verdict("mixed", heading, (*sentences, noise))
-    return Verdict("good", "Better than resampling", sentences)
+    return Verdict("good", f"Better than resampling{about}", sentences)
 
 
 def check_metrics_together(metrics: Iterable[str]) -> None:
@@ -112,50 +161,34 @@ def check_metrics_together(metrics: Iterable[str]) -> None:
         )
 
 
+NOT_MEASURED = "not measured"
+
+
 def describe_interval(interval: Mapping[str, Any], digits: int = 3) -> str:
-    """`0.612 [0.580, 0.655]`, or the mean and the word `no interval`, or a dash."""
+    """`0.612 [0.580, 0.655]`, or the mean and the word `no interval`, or why there is no mean."""
     if interval["mean"] is None:
-        return "–"
+        return NOT_MEASURED if interval.get("reason") == NOT_MEASURED else "–"
     mean = f"{interval['mean']:.{digits}f}"
     if interval["low"] is None:
         return f"{mean} (no interval)"
     return f"{mean} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
 
 
-def _compared(name: str, ratio: Interval) -> str:
-    return (
-        f"{name} is {ratio.mean:.3f} times that of the untouched codec's output resampled "
-        f"(95 % interval {ratio.low:.3f} to {ratio.high:.3f}, {ratio.n} clips)."
+def _judged_tricks(fitted: FittedTricks | None) -> Sequence[str]:
+    """Also where a grid is missing: what was not measured then holds for nothing."""
+    return [trick for trick in TRICKS if fitted is not None or trick in (HISS, FOLDING_HISS)]
+
+
+def _mean(rows: Sequence[ClipRow], system: str, metric: str, draws: Draws) -> Interval:
+    if not any(is_measured(row, system, metric) for row in rows):
+        return Interval(None, None, None, 0, NOT_MEASURED)
+    numbers = [value(row, system, metric) for row in rows]
+    places = [place for place, number in enumerate(numbers) if number is not None]
+    units = draws.units
+    return clustered_interval(
+        [number for number in numbers if number is not None],
+        [units.of_clips[place] for place in places],
+        draws.seed,
+        draws.resamples,
+        units.kind,
     )
-
-
-def _guard(metric: str, ratio: Interval) -> str:
-    name, limit = METRIC_NAMES[metric], GUARDS[metric]
-    if ratio.mean is None or ratio.high is None:
-        return f"{name} cannot be compared ({ratio.reason}), so it does not hold."
-    if not _holds(metric, ratio):
-        return f"{name} does not hold: {ratio.mean:.3f} times resampling's, the limit is {limit}."
-    doubt = "" if ratio.high <= limit else f", though its interval reaches {ratio.high:.3f}"
-    return f"{name} holds: {ratio.mean:.3f} times resampling's, the limit is {limit}{doubt}."
-
-
-def _holds(metric: str, ratio: Interval) -> bool:
-    return ratio.mean is not None and ratio.high is not None and ratio.mean <= GUARDS[metric]
-
-
-def _values(rows: Sequence[ClipRow], system: str, metric: str) -> list[float]:
-    values = [row[system].get(metric) for row in rows if system in row]
-    return [value for value in values if value is not None and math.isfinite(value)]
-
-
-def _pairs(rows: Sequence[ClipRow], metric: str) -> tuple[list[float], list[float]]:
-    pairs = [(row[OURS][metric], row[BASELINE][metric]) for row in rows]
-    kept = [
-        (ours, baseline)
-        for ours, baseline in pairs
-        if ours is not None
-        and baseline is not None
-        and math.isfinite(ours)
-        and math.isfinite(baseline)
-    ]
-    return [ours for ours, _ in kept], [baseline for _, baseline in kept]

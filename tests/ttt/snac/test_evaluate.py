@@ -13,7 +13,7 @@ from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import LoadedCodec, weights_sha256
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
-from ttt.snac.trick_levels import GRID, Level, at_level
+from ttt.snac.trick_levels import GRID, Folding, Level, at_level
 from ttt.snac.tricks import add_trick, white_noise, zero_stuffed
 from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE
 
@@ -47,11 +47,12 @@ def test_rows_hold_the_tricks_beside_the_untouched_decoder(nano_snac: SNAC) -> N
         audio_24k = nano_snac.decode(scales)[0, 0]
     noise = white_noise("clip", samples)
     image = zero_stuffed(audio_24k)[:samples]
+    folding = Folding(-20, falls=True)
     resampled = resample(audio_24k, 24_000, 48_000)[:samples]
-    expected = all_metrics(add_trick(resampled, image, noise, -20, -40)[None], truth[None])
+    expected = all_metrics(add_trick(resampled, image, noise, folding, -40)[None], truth[None])
     evaluator = Evaluator(Decoder48k.from_snac(nano_snac, init="random"), _codec(nano_snac))
     row = evaluator.measure(EvaluationClip("clip", codes, truth.numpy()))
-    found = at_level(row, Level(-20, -40, 0.0, None, at_end=False))
+    found = at_level(row, Level(folding, -40, 0.0, None, at_end=False))
     assert found is not None
     for metric, value in expected.items():
         assert found[metric] == pytest.approx(float(value), abs=0.01), metric

@@ -11,7 +11,7 @@ from ttt.errors import UserError
 from ttt.snac import export
 from ttt.snac.load import weights_sha256
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.trick_levels import FittedTricks, Level
+from ttt.snac.trick_levels import NO_FOLDING, FittedTricks, Folding, Level
 
 
 def codes_for(model, n_coarse=3):
@@ -71,8 +71,8 @@ def test_an_export_may_carry_the_tricks_levels_and_old_ones_do_not(nano_snac, tm
     model = Decoder48k.from_snac(nano_snac)
     model.save_pretrained(tmp_path / "old")
     assert export.read_config(tmp_path / "old").tricks is None
-    hiss = Level(None, -80.0, 1.5, None, at_end=False)
-    tricks = FittedTricks(hiss, Level(-20.0, -85.0, 1.6, 0.5, at_end=True), 12)
+    hiss = Level(NO_FOLDING, -80.0, 1.5, None, at_end=False)
+    tricks = FittedTricks(hiss, Level(Folding(-20.0, falls=True), -85.0, 1.6, 0.5, at_end=True), 12)
     model.save_pretrained(tmp_path / "new", tricks=tricks)
     assert export.read_config(tmp_path / "new").tricks == tricks
     Decoder48k.from_pretrained(tmp_path / "new")

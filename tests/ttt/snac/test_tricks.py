@@ -8,11 +8,20 @@ import torch
 
 from ttt.audio import resample
 from ttt.snac.metrics import METRICS, all_metrics
-from ttt.snac.trick_levels import GRID, FittedTricks, at_level, fit
+from ttt.snac.trick_levels import (
+    GRID,
+    NO_FOLDING,
+    FittedTricks,
+    Folding,
+    TrickGrid,
+    at_level,
+    fit,
+)
 from ttt.snac.tricks import (
-    FOLDING_DB,
+    FOLDINGS,
     HISS_DB,
     add_trick,
+    folding_of,
     high_passed,
     measure_grid,
     white_noise,
@@ -33,34 +42,52 @@ def _parts(seconds: float = 3.1) -> list[torch.Tensor]:
 def test_the_grid_is_what_each_pair_of_levels_measures() -> None:
     """On more frames than one block holds; every eleventh pair."""
     baseline, image, noise, truth = parts = _parts()
-    grid = measure_grid(*parts)
-    pairs = [(f, h) for f in range(len(FOLDING_DB)) for h in range(len(HISS_DB))]
+    tables = measure_grid(*parts).tables
+    pairs = [(f, h) for f in range(len(FOLDINGS)) for h in range(len(HISS_DB))]
     for f, h in pairs[::11]:
-        audio = add_trick(baseline, image, noise, FOLDING_DB[f], HISS_DB[h])
+        audio = add_trick(baseline, image, noise, FOLDINGS[f], HISS_DB[h])
         expected = all_metrics(audio[None], truth[None])
         for metric in METRICS:
-            found = grid[metric][f][h]
+            found = tables[metric][f, h]
             assert found == pytest.approx(float(expected[metric]), abs=1e-3), (metric, f, h)
-    assert json.loads(json.dumps(grid, allow_nan=False)) == grid
+
+
+def test_a_grid_survives_json() -> None:
+    grid = measure_grid(*_parts(1.0))
+    again = TrickGrid.from_dict(json.loads(json.dumps(grid.to_dict(), allow_nan=False)))
+    assert (again.hiss_db, again.foldings) == (grid.hiss_db, grid.foldings)
+    for metric, table in grid.tables.items():
+        assert np.array_equal(again.tables[metric], table.astype(np.float32), equal_nan=True)
 
 
 @pytest.mark.parametrize("samples", [4096, 4096 + 256 * 512, 4097])
 def test_clips_of_any_length_have_a_grid(samples: int) -> None:
     parts = [part[:samples] for part in _parts()]
     grid = measure_grid(*parts)
-    audio = add_trick(*parts[:3], FOLDING_DB[8], HISS_DB[8])
+    audio = add_trick(parts[0], parts[1], parts[2], FOLDINGS[8], HISS_DB[8])
     expected = float(all_metrics(audio[None], parts[3][None])["lsd"])
-    assert grid["lsd"][8][8] == pytest.approx(expected, abs=2e-3)
+    assert grid.tables["lsd"][8, 8] == pytest.approx(expected, abs=2e-3)
 
 
 def test_the_lowest_hiss_is_nothing_and_the_levels_are_5_db_apart() -> None:
     baseline, _, _, truth = parts = _parts(1.0)
     nothing, grid = all_metrics(baseline[None], truth[None]), measure_grid(*parts)
     for metric in ("lsd", "lsd_hf"):
-        assert grid[metric][0][0] == pytest.approx(float(nothing[metric]), rel=5e-3)
+        assert grid.tables[metric][0, 0] == pytest.approx(float(nothing[metric]), rel=5e-3)
     assert set(np.diff(HISS_DB)) == {5}
-    assert set(np.diff([level for level in FOLDING_DB if level is not None])) == {5}
-    assert FOLDING_DB[0] is None
+    for falls in (False, True):
+        levels = [f.decibels for f in FOLDINGS if f.falls == falls and f != NO_FOLDING]
+        assert set(np.diff(np.array(levels, float))) == {5}
+    assert FOLDINGS[0] == NO_FOLDING
+
+
+def test_falling_folding_is_what_linear_interpolation_leaves() -> None:
+    low = torch.randn(12_000)
+    between = (low + torch.cat([low[1:], low[:1]])) / 2
+    interpolated = high_passed(torch.stack([low, between], dim=1).flatten())
+    _, falling = folding_of(zero_stuffed(low))
+    # Their ends differ, and a filter as sharp as this one carries that far.
+    assert (falling - interpolated)[1_000:-1_000].abs().max() < 0.01
 
 
 def test_folding_is_the_mirrored_band_and_hiss_is_white_above_the_edge() -> None:
@@ -86,52 +113,62 @@ def test_noise_follows_the_clip_alone() -> None:
     assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(2)))
 
 
-def test_undefined_metrics_of_silence_are_none_and_no_level_is_made_up() -> None:
+def test_undefined_metrics_of_silence_have_no_number_and_no_level_is_made_up() -> None:
     baseline, image, noise, truth = _parts(1.0)
     grid = measure_grid(baseline, image, noise, torch.zeros_like(truth))
-    assert {value for row in grid["env_r"] for value in row} == {None}
-    assert {value for row in grid["si_sdr"] for value in row} == {None}
-    fitted = fit([{GRID: grid}])
+    assert np.isnan(grid.tables["env_r"]).all()
+    assert np.isnan(grid.tables["si_sdr"]).all()
+    row = {GRID: grid.to_dict()}
+    fitted = fit([row])
     assert fitted is not None
     assert fitted.hiss.env_r is None
     assert fitted.hiss.hiss_db == HISS_DB[0]  # silence is best met by silence
+    found = at_level(row, fitted.hiss)
+    assert found is not None
+    assert found["env_r"] is None
     broken = measure_grid(baseline, image, noise, torch.full_like(truth, torch.nan))
-    assert fit([{GRID: broken}]) is None
+    assert fit([{GRID: broken.to_dict()}]) is None
     assert fit([]) is None
     assert fit([{"ours_48k": {}}]) is None
 
 
-def _grid(lsd_hf: list[list[float]], env_r: list[list[float | None]]) -> dict:
-    tables = {"lsd_hf": lsd_hf, "env_r": env_r, "lsd": lsd_hf}
-    return {"hiss_db": [-90, -80, -70], "folding_db": [None, -20, -10], **tables}
+FALLING, FLAT = Folding(-10, falls=True), Folding(-20, falls=False)
+
+
+def _row(
+    lsd_hf: list[list[float]], env_r: list[list[float]], hiss: tuple = (-90, -80, -70)
+) -> dict:
+    tables = {"lsd_hf": np.array(lsd_hf), "env_r": np.array(env_r)}
+    return {GRID: TrickGrid(hiss, (NO_FOLDING, FLAT, FALLING), tables).to_dict()}
 
 
 def test_levels_are_chosen_in_the_tricks_favour_by_hand() -> None:
     """Means over two rows: hiss is best at -80 (2.0), pairs up to 2.2 compete by env-r."""
-    first = _grid(
-        [[3.0, 1.5, 2.5], [2.0, 2.1, 2.0], [2.0, 2.3, 2.0]],
-        [[0.0, 0.9, 0.0], [0.3, 0.5, 0.2], [None, 0.6, 0.1]],
+    first = _row(
+        [[3.0, 1.5, 2.5], [2.0, 2.125, 2.0], [2.0, 2.25, 2.0]],
+        [[0.0, 0.9, 0.0], [0.3, 0.5, 0.2], [np.nan, 0.6, 0.1]],
     )
-    second = _grid(
-        [[3.0, 2.5, 2.7], [2.0, 2.1, 2.5], [2.0, 2.3, 2.0]],
+    second = _row(
+        [[3.0, 2.5, 2.7], [2.0, 2.125, 2.5], [2.0, 2.25, 2.0]],
         [[0.0, 0.9, 0.0], [0.3, 0.5, 0.2], [0.45, 0.6, 0.1]],
     )
-    fitted = fit([{GRID: first}, {GRID: second}, {"ours_48k": {}}])
+    fitted = fit([first, second, {"ours_48k": {}}])
     assert fitted is not None
-    assert (fitted.hiss.folding_db, fitted.hiss.hiss_db, fitted.hiss.lsd_hf) == (None, -80, 2.0)
+    assert (fitted.hiss.folding, fitted.hiss.hiss_db) == (NO_FOLDING, -80)
+    assert fitted.hiss.lsd_hf == 2.0
     assert not fitted.hiss.at_end
-    # -10/-80 has .6 at 2.3, too far; -20/-80 has .5 at 2.1.
-    assert (fitted.folding_hiss.folding_db, fitted.folding_hiss.hiss_db) == (-20, -80)
-    assert fitted.folding_hiss.env_r == pytest.approx(0.5)
-    assert fitted.folding_hiss.at_end  # of the two folding levels, both are ends
+    # Falling, -80 has .6 at 2.25, too far; flat, -80 has .5 at 2.125.
+    assert (fitted.folding_hiss.folding, fitted.folding_hiss.hiss_db) == (FLAT, -80)
+    assert fitted.folding_hiss.env_r == 0.5
+    assert fitted.folding_hiss.at_end  # the only flat one is both ends
     assert fitted.rows == 2
     assert fitted.folding_hiss.words == "folding -20 dB, hiss -80 dB"
+    assert FALLING.words == "falling folding -10 dB"
     assert FittedTricks.from_dict(json.loads(json.dumps(fitted.to_dict()))) == fitted
-    row = at_level({GRID: first}, fitted.folding_hiss)
-    assert row == {"lsd_hf": 2.1, "env_r": 0.5, "lsd": 2.1}
+    assert at_level(first, fitted.folding_hiss) == {"lsd_hf": 2.125, "env_r": 0.5}
     assert at_level({}, fitted.hiss) is None
-    other = {**first, "hiss_db": [-95, -85, -75]}
-    assert at_level({GRID: other}, fitted.hiss) is None
-    alike = fit([{GRID: first}, {GRID: other}])
+    other = _row([[1.0] * 3] * 3, [[0.0] * 3] * 3, hiss=(-95, -85, -75))
+    assert at_level(other, fitted.hiss) is None
+    alike = fit([first, other])
     assert alike is not None
     assert alike.rows == 1

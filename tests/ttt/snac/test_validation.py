@@ -122,7 +122,7 @@ def test_tricks_are_fitted_on_the_windows_beside_the_untouched_decoder(tmp_path:
             end = min(begin + geometry.samples_48k(2), real)
             noise = white_noise(f"other {start}", end - begin)
             parts = (baseline[begin:end], image[begin:end], noise, truth[begin:end])
-            rows.append({GRID: measure_grid(*parts)})
+            rows.append({GRID: measure_grid(*parts).to_dict()})
     expected = fit(rows)
     assert fitted is not None
     assert expected is not None
