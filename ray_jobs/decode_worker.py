@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,19 @@ import torch
 
 from ray_jobs import run_folder
 from ray_jobs.actors import WorkerDied, over_actors
-from ray_jobs.decoder_source import DecoderSource, find_decoder
+from ray_jobs.decoded_folder import DecodedFolder
+from ray_jobs.decoder_source import DecoderSource, find_decoder, weights_file_sha256
 from ray_jobs.evaluate_config import DecodeConfig
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
 from ttt import records, storage
 from ttt.errors import UserError
+from ttt.file_errors import cause
+from ttt.file_identity import FileIdentity
 from ttt.snac.cache import DamagedClip, open_cache
-from ttt.snac.code_files import CODE_SUFFIXES, find_code_files, read_codes, wav_names
+from ttt.snac.code_files import CODE_SUFFIXES, list_code_files, read_codes, wav_names
 from ttt.snac.decode import write_decoded
-from ttt.snac.export import read_config
+from ttt.snac.export import read_config, refuse_nonfinite_export
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.model import Decoder48k
 
@@ -38,6 +43,8 @@ class CodesItem:
     """The file of codes, unless they are in the cache."""
     row: int = -1
     """The clip's row in the cache."""
+    problem: str | None = None
+    """Why the file cannot be read, where that is known before it is opened."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,15 @@ class Plan:
     decoder: DecoderSource
     cache: str | None
     items: tuple[CodesItem, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A wav file that was written."""
+
+    seconds: float
+    source: dict[str, Any]
+    """What its codes were, for `DecodedFolder`."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +76,18 @@ def plan_decode(config: DecodeConfig) -> Plan:
     """Find decoder and codes. Raises UserError when there is nothing to decode."""
     decoder = find_decoder(config.decoder)
     local = storage.is_local(config.input)
-    files = find_code_files(storage.local_path(config.input)) if local else []
-    if files:
-        root = storage.local_path(config.input)
-        ids = [file.relative_to(root).as_posix() if root.is_dir() else file.name for file in files]
+    found = list_code_files(storage.local_path(config.input)) if local else []
+    is_cache = storage.exists(storage.join(config.input, "shards"))
+    if any(each.problem is None for each in found) or (found and not is_cache):
+        root = storage.local_path(config.input).absolute()
+        root = root if root.is_dir() else root.parent
+        ids = [each.path for each in found]
         items = [
-            CodesItem(clip_id, wav, file=file.resolve())
-            for clip_id, wav, file in zip(ids, wav_names(ids), files, strict=True)
+            CodesItem(each.path, wav, file=root / each.path, problem=each.problem)
+            for wav, each in zip(wav_names(ids), found, strict=True)
         ]
         return Plan(decoder, None, tuple(items[: config.limit]))
-    if not storage.exists(storage.join(config.input, "shards")):
+    if not is_cache:
         raise UserError(
             f"{config.input}: neither a cache (no shards in it) nor files of codes "
             f"({', '.join(CODE_SUFFIXES)})"
@@ -92,15 +110,16 @@ def describe(config: DecodeConfig) -> str:
         f"decode {kind} {config.input}: {len(plan.items):,}\n"
         f"  decoder: {plan.decoder.kind} {plan.decoder.name}\n"
         f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
-        f"  writes: {config.output}/*.wav, 48 kHz, 16 bit, and decoded.json"
+        f"  writes: {config.output}/*.wav, 48 kHz, 16 bit, decoded.jsonl and decoded.json"
     )
 
 
 def decode(config: DecodeConfig, *, resume: bool, address: str | None) -> None:
     """Write one wav file per clip, and decoded.json with counts and reasons.
 
-    Files that exist are an error, or with `resume` kept as they are. Raises UserError, with
-    everything else written, when some codes could not be decoded.
+    Files that exist are an error, or with `resume` kept as long as the decoder and their codes are
+    the same. Raises UserError, with everything else written, when fewer clips than `min_coverage`
+    could be decoded.
     """
     plan = plan_decode(config)
     output = storage.local_path(config.output).resolve()
@@ -117,11 +136,28 @@ def _decode(
             f"{output}: {len(there)} of the {len(plan.items)} files exist, {there[0].wav} among "
             "them; give --resume to keep them and write the others, or choose another output"
         )
-    kept = {item.clip_id for item in there}
-    items = [item for item in plan.items if item.clip_id not in kept]
     folder = plan.decoder.export_into(output / "decoder").resolve()
-    failed: list[dict[str, str]] = []
-    seconds, cluster = 0.0, config.cluster
+    refuse_nonfinite_export(folder)
+    made_by = {
+        "decoder_sha256": weights_file_sha256(folder),
+        "codec_sha256": read_config(folder).codec_sha256,
+        "device": config.cluster.device,
+    }
+    decoded = DecodedFolder.open(
+        output, made_by, [(item.clip_id, item.wav) for item in there], _is_same(plan)
+    )
+    for note in decoded.notes:
+        print(f"{output}: {note}", flush=True)
+    there = [item for item in there if item.wav in decoded.lines]
+    kept = {item.clip_id for item in there}
+    wanted = [item for item in plan.items if item.clip_id not in kept]
+    failed = [
+        {"clip_id": item.clip_id, "reason": f"{item.file}: {item.problem}"}
+        for item in wanted
+        if item.problem is not None
+    ]
+    items = [item for item in wanted if item.problem is None]
+    written, seconds, cluster = 0, 0.0, config.cluster
     with (
         ray_session(address, cluster.local_cpus),
         Progress("decode", len(plan.items), "clips", done=len(there)) as progress,
@@ -140,13 +176,17 @@ def _decode(
             if isinstance(result, Failed | WorkerDied):
                 failed.append({"clip_id": item.clip_id, "reason": result.reason})
             else:
-                seconds += result
+                decoded.add(item.clip_id, item.wav, result.source)
+                written += 1
+                seconds += result.seconds
             progress.advance(1, failed=len(failed))
     failed.sort(key=lambda entry: entry["clip_id"])
-    written = len(items) - len(failed)
+    coverage = (written + len(there)) / len(plan.items)
     summary = {
+        "decoder": {"name": plan.decoder.name, **made_by},
         "written": written,
         "kept": len(there),
+        "coverage": coverage,
         "failed": failed,
         "seconds_written": seconds,
         "provenance": records.provenance(config),
@@ -155,8 +195,10 @@ def _decode(
     print(
         f"{written} wav files ({seconds:.1f} s) in {config.output}, {len(there)} kept", flush=True
     )
-    if failed:
+    if failed and coverage < config.min_coverage:
         raise UserError(_failure_sentence(failed, output))
+    if failed:
+        print(_failure_sentence(failed, output), flush=True)
 
 
 @ray.remote
@@ -169,12 +211,13 @@ class DecodeWorker:
         self._cache = None if cache is None else open_cache(cache)
         self._output = Path(output)
 
-    def decode(self, item: CodesItem) -> float | Failed:
-        """Write the item's file; its seconds, or why there is none."""
+    def decode(self, item: CodesItem) -> Written | Failed:
+        """Write the item's file, or say why there is none."""
         geometry = self._decoder.geometry
         n_samples: int | None = None
         try:
             if item.file is not None:
+                source = FileIdentity.of(item.file).to_dict()
                 codes = read_codes(item.file, geometry)
             else:
                 assert self._cache is not None
@@ -182,11 +225,35 @@ class DecodeWorker:
                 n_coarse = int(catalogue.n_coarse[item.row])
                 n_samples = int(catalogue.n_samples[item.row])
                 codes = self._cache.read_codes(item.row, 0, n_coarse)
-            return write_decoded(self._decoder, codes, self._output / item.wav, n_samples)
-        except storage.StorageUnavailable:
+                source = {"crc32": self._cache.checksum(item.row)}
+            path = self._output / item.wav
+            return Written(write_decoded(self._decoder, codes, path, n_samples), source)
+        except (storage.StorageUnavailable, torch.AcceleratorError):
             raise
         except (UserError, DamagedClip) as reason:
             return Failed(str(reason))
+        except Exception as error:
+            # One odd clip must not cost the others; it is recorded and counted like every other.
+            traceback.print_exception(error, file=sys.stderr)
+            return Failed(f"{item.clip_id}: {cause(error)}")
+
+
+def _is_same(plan: Plan) -> Callable[[str, Any], bool]:
+    """Whether a clip's codes are still those that a line of decoded.jsonl names."""
+    item_of = {item.clip_id: item for item in plan.items}
+    cache = None if plan.cache is None else open_cache(plan.cache)
+
+    def is_same(clip_id: str, source: dict[str, Any]) -> bool:
+        item = item_of[clip_id]
+        if item.file is not None:
+            return "sha256" in source and FileIdentity.from_dict(source).is_of(item.file)
+        assert cache is not None
+        try:
+            return source.get("crc32") == cache.checksum(item.row)
+        except DamagedClip:
+            return False
+
+    return is_same
 
 
 def _check_cache(config: DecodeConfig, decoder: DecoderSource) -> None:

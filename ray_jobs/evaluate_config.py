@@ -158,11 +158,15 @@ class DecodeConfig(Config):
     """Folder for the wav files, named after the clips; sub-folders are kept."""
     limit: int | None = None
     """Decode the first so many clips; null takes all."""
+    min_coverage: float = 1.0
+    """The job fails, after writing everything, when a smaller share of clips was decoded."""
     cluster: ActorsConfig = field(default_factory=ActorsConfig)
     """Workers."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 or null, got {self.limit}")
+        if not 0 <= self.min_coverage <= 1:
+            raise ValueError(f"min_coverage must lie between 0 and 1, got {self.min_coverage}")
         if not uris.is_local(self.output):
             raise ValueError(f"output must be a local folder, got {self.output}")

@@ -99,6 +99,10 @@ class EvaluateWorker:
             }
         except Unmeasurable as reason:
             return reason
+        except storage.StorageUnavailable:
+            raise
+        except UserError as error:
+            return Unmeasurable(str(error))
 
     def render(self, item: Item, seconds: float) -> Passage:
         """The middle of a clip in all versions."""

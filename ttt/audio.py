@@ -152,7 +152,11 @@ def through_rate(audio: torch.Tensor, rate: int, through: int) -> torch.Tensor:
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:
-    """Float audio as int16, rounded; values past full scale saturate and never wrap round."""
+    """Float audio as int16, rounded; values past full scale saturate and never wrap round.
+
+    Raises UserError for NaN, which would become silence, and for infinite values.
+    """
+    _refuse_nonfinite(audio)
     return np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
 
 
@@ -168,7 +172,11 @@ def write_wav(path: str | Path, audio: np.ndarray | torch.Tensor, rate: int) -> 
 
 
 def flac_bytes(audio: np.ndarray, rate: int) -> bytes:
-    """Mono float audio [T] as a 16-bit FLAC file, for a page to play: nothing in it is lost."""
+    """Mono float or int16 audio [T] as a 16-bit FLAC file, for a page to play.
+
+    Raises UserError for NaN and infinite values.
+    """
+    _refuse_nonfinite(audio)
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
@@ -200,6 +208,14 @@ def _in_words(path: str | Path) -> Iterator[None]:
         yield
     except (soundfile.LibsndfileError, OSError) as error:
         raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
+
+
+def _refuse_nonfinite(audio: np.ndarray) -> None:
+    if not np.isfinite(audio).all():
+        raise UserError(
+            f"{int((~np.isfinite(audio)).sum()):,} of {audio.size:,} samples of audio are NaN or "
+            "infinite and cannot be written; what made them is at fault"
+        )
 
 
 def _is_cut_short(log: str) -> bool:

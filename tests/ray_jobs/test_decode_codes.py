@@ -3,16 +3,18 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ray_jobs import decode_codes, run_folder
 from ray_jobs.decode_worker import decode, describe
+from ray_jobs.decoder_source import weights_file_sha256
 from ray_jobs.evaluate_config import DecodeConfig
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
@@ -27,7 +29,7 @@ class _Bomb:
 
 @pytest.fixture(scope="module")
 def code_files(tmp_path_factory: pytest.TempPathFactory, small_cache: Path) -> Path:
-    """The first clip of the cache in every layout, and three files that cannot be decoded."""
+    """The first clip of the cache in every layout, and five files that cannot be decoded."""
     folder = tmp_path_factory.mktemp("codes")
     cache = open_cache(small_cache)
     rows = cache.read_codes(0, 0, int(cache.catalogue.n_coarse[0]))
@@ -37,6 +39,9 @@ def code_files(tmp_path_factory: pytest.TempPathFactory, small_cache: Path) -> P
     torch.save(scales, folder / "deep" / "p.pt")
     save_file({f"codes_{k}": scale for k, scale in enumerate(scales)}, folder / "s.safetensors")
     torch.save([_Bomb()], folder / "bomb.pt")
+    torch.save([scale.bfloat16() for scale in scales], folder / "floats.pt")
+    (folder / "lost.npy").symlink_to("nowhere")
+    (folder / "._n.npy").write_bytes(b"of another system")
     np.save(folder / "range.npy", np.full((3, 7), 64))
     (folder / "cut.npy").write_bytes((folder / "n.npy").read_bytes()[:-5])
     return folder
@@ -55,7 +60,7 @@ def test_every_source_gives_the_same_wav(
 
     output = tmp_path / "from-files"
     files = dataclasses.replace(config, input=str(code_files), output=str(output))
-    with pytest.raises(UserError, match="3 clips were not decoded"):
+    with pytest.raises(UserError, match="5 clips were not decoded"):
         decode(files, resume=False, address=None)
     written = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.wav"))
     assert written == ["deep/p.wav", "n.wav", "s.wav"]
@@ -65,11 +70,14 @@ def test_every_source_gives_the_same_wav(
         assert np.array_equal(audio[:45_000], from_cache)
 
     summary = json.loads((output / "decoded.json").read_text())
-    assert (summary["written"], summary["kept"]) == (3, 0)
+    assert (summary["written"], summary["kept"], summary["coverage"]) == (3, 0, 3 / 8)
+    assert summary["decoder"]["decoder_sha256"] == weights_file_sha256(small_export)
     reasons = {entry["clip_id"]: entry["reason"] for entry in summary["failed"]}
     assert "holds more than tensors and is not read" in reasons["bomb.pt"]
     assert "codes from 64 to 64; the codebook has 0 to 63" in reasons["range.npy"]
     assert "cut.npy: " in reasons["cut.npy"]
+    assert "holds bfloat16; codes are integers" in reasons["floats.pt"]
+    assert "lost.npy: is a link to nowhere, which cannot be found" in reasons["lost.npy"]
     assert not list(Path.cwd().glob("exploded"))
 
     with pytest.raises(UserError, match=r"2 of the 2 files exist, a/0\.wav among them; give --res"):
@@ -117,3 +125,57 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     assert f"{tmp_path / 'out'}: in use by process {os.getpid()} on " in capsys.readouterr().err
     with pytest.raises(ValueError, match="output must be a local folder, got s3://x"):
         DecodeConfig(decoder="d", input="i", output="s3://x")
+
+
+def test_resume_keeps_no_wav_of_other_codes_and_refuses_another_decoder(
+    ray_local: None,
+    small_codec: Path,
+    small_export: Path,
+    code_files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codes = tmp_path / "codes"
+    codes.mkdir()
+    rows = np.load(code_files / "n.npy")
+    for name in "ab":
+        np.save(codes / f"{name}.npy", rows)
+    config = DecodeConfig(
+        decoder=str(small_export), input=str(codes), output=str(tmp_path / "out"), limit=1
+    )
+    decode(config, resume=False, address=None)
+    before = (tmp_path / "out" / "a.wav").read_bytes()
+
+    decoder = Decoder48k.from_snac(load_codec(small_codec).model, "random", seed=5)
+    decoder.save_pretrained(tmp_path / "other")
+    both = dataclasses.replace(config, limit=None)
+    other = dataclasses.replace(both, decoder=str(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"a\.wav was decoded with decoder_sha256 \w{12}, and now"):
+        decode(other, resume=True, address=None)
+    assert [path.name for path in (tmp_path / "out").glob("*.wav")] == ["a.wav"]
+
+    np.save(codes / "a.npy", rows[::-1])  # As long as before.
+    decode(both, resume=True, address=None)
+    assert "the codes of 1 wavs have changed since" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.wav").read_bytes() != before
+    assert (tmp_path / "out" / "b.wav").read_bytes() == before
+    summary = json.loads((tmp_path / "out" / "decoded.json").read_text())
+    assert (summary["written"], summary["kept"], summary["coverage"]) == (2, 0, 1.0)
+
+
+def test_an_export_with_a_weight_that_is_no_number_is_named(
+    small_export: Path, code_files: Path, tmp_path: Path
+) -> None:
+    export = shutil.copytree(small_export, tmp_path / "export")
+    weights = load_file(export / "model.safetensors")
+    name = next(name for name in weights if name.endswith("bias"))
+    weights[name] = torch.full_like(weights[name], torch.nan)
+    save_file(weights, export / "model.safetensors")
+    config = DecodeConfig(
+        decoder=str(export), input=str(code_files / "n.npy"), output=str(tmp_path / "out")
+    )
+    with pytest.raises(UserError, match=rf"model.safetensors: .* values of {name} are NaN"):
+        decode(config, resume=False, address=None)
+    with pytest.raises(UserError, match="are NaN or infinite; take an earlier checkpoint"):
+        Decoder48k.from_pretrained(export)
+    assert not list((tmp_path / "out").glob("*.wav"))

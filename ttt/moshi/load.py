@@ -29,6 +29,7 @@ from moshi.models.lm import LMModel
 from safetensors import SafetensorError
 
 from ttt.errors import UserError
+from ttt.finite import refuse_nonfinite_weights
 from ttt.moshi.codes import mimi_sha256
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.tiny_mimi import tiny_mimi
@@ -145,6 +146,8 @@ def load_mimi(name: str, *, device: str = "cpu") -> LoadedMimi:
         raise UserError(
             f"{checkpoint.mimi_weights}: cannot be loaded as Mimi ({_first_words(error)})"
         ) from error
+    # Moshi's would be seen in its losses; Mimi's would make codes of zero.
+    refuse_nonfinite_weights(mimi, checkpoint.mimi_weights)
     return LoadedMimi(mimi, name, mimi_sha256(mimi))
 
 

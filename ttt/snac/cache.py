@@ -33,6 +33,7 @@ from ttt.snac.shard_file import (
     CodecIdentity,
     facts_in,
     in_range,
+    read_shard_table,
     shard_header,
 )
 from ttt.snac.shards import codes_uri, index_uri, read_catalogue, shard_names, shards_folder
@@ -76,6 +77,7 @@ class CodeCache:
         self._shards: list[tuple[str, int]] = json.loads(table.schema.metadata[b"ttt.shards"])
         self._broken_shards = self._compare_shards()
         self._files = OpenFiles(self._shard_uri)
+        self._checksums: dict[int, np.ndarray] = {}
         self._prefix_checked = np.zeros(len(self), bool)
         self._row_groups = RowGroups(self._shard_uri, self.geometry)
         self._codes = self._open_codes() if indexed else None
@@ -142,6 +144,19 @@ class CodeCache:
                 raise DamagedClip(f"{name}: the index was made of another file")
             self._prefix_checked[row] = True
         self._read_into(file, name, offset + start_sample * SAMPLE_BYTES, out)
+
+    def checksum(self, row: int) -> str:
+        """The crc32 of a clip's codes and audio, as its shard holds it. Raises DamagedClip."""
+        shard = int(self._shard[row])
+        if shard not in self._checksums:
+            try:
+                table = read_shard_table(self._shard_uri(shard), ["crc32"])
+            except storage.StorageUnavailable:
+                raise
+            except UserError as error:
+                raise DamagedClip(str(error)) from error
+            self._checksums[shard] = table["crc32"].to_numpy()
+        return f"{int(self._checksums[shard][self._shard_row[row]]):08x}"
 
     def gather_codes(
         self, rows: np.ndarray, starts: np.ndarray, count: int

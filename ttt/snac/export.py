@@ -17,10 +17,11 @@ import safetensors.torch
 from snac import SNAC
 from snac.layers import Decoder, NoiseBlock
 from snac.vq import ResidualVectorQuantize
-from torch import nn
+from torch import Tensor, nn
 
 from ttt import records, storage
 from ttt.errors import UserError
+from ttt.finite import refuse_nonfinite_weights
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.heads import Init
 from ttt.snac.trick_levels import FittedTricks
@@ -103,20 +104,22 @@ def read_config(folder: str | Path) -> ExportConfig:
 
 
 def load_weights(model: Decoder48k, folder: Path) -> None:
-    """Fill `model` from model.safetensors. Raises UserError when it is missing or does not fit."""
-    path = folder / "model.safetensors"
-    if not path.exists():
-        raise UserError(f"{path}: not found; the export is incomplete, make it again")
-    try:
-        weights = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); make the export again") from error
+    """Fill `model` from model.safetensors.
+
+    Raises UserError when it is missing, does not fit, or holds NaN or infinite values.
+    """
+    path, weights = folder / "model.safetensors", _read_weights(folder)
     try:
         model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"{path}: does not fit config.json ({' '.join(str(error).split())[:300]})"
         ) from error
+
+
+def refuse_nonfinite_export(folder: Path) -> None:
+    """Raise what `load_weights` would of model.safetensors alone."""
+    _read_weights(folder)
 
 
 def snac_config(snac_model: SNAC) -> dict[str, Any]:
@@ -156,6 +159,18 @@ def build_base(config: dict[str, Any]) -> tuple[ResidualVectorQuantize, Decoder]
         attn_window_size=config["attn_window_size"],
     )
     return quantizer, decoder
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise UserError(f"{path}: not found; the export is incomplete, make it again")
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make the export again") from error
+    refuse_nonfinite_weights(weights, path)
+    return weights
 
 
 def _geometry(config: dict[str, Any]) -> CodeGeometry:

@@ -23,6 +23,7 @@ from snac import SNAC
 from torch import nn
 
 from ttt.errors import UserError
+from ttt.finite import refuse_nonfinite_weights
 from ttt.snac.geometry import CodeGeometry
 from ttt.text_files import read_text
 
@@ -48,7 +49,7 @@ def load_codec(name_or_folder: str | Path, device: str | torch.device = "cpu") -
     """Load the codec `name_or_folder`: a hub name, a folder in the hub's layout, or "tiny".
 
     Raises UserError when the folder or a file is missing, a file is damaged, the weights do not
-    fit the configuration, or the hub cannot be reached.
+    fit the configuration or are not all numbers, or the hub cannot be reached.
     """
     name = str(name_or_folder)
     folder = Path(name).expanduser()
@@ -64,6 +65,7 @@ def load_codec(name_or_folder: str | Path, device: str | torch.device = "cpu") -
             f"{name}: no such codec folder; give a folder with config.json and "
             f'pytorch_model.bin, a name on the hub such as {_EXAMPLE}, or "{TINY}"'
         )
+    refuse_nonfinite_weights(model, name)
     model = model.eval().requires_grad_(False)
     digest, geometry = weights_sha256(model), CodeGeometry.of(model)
     return LoadedCodec(model.to(device), name, digest, geometry)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ttt.finite import refuse_nonfinite_audio
 from ttt.snac.model import Decoder48k, deterministic
 
 
@@ -31,7 +32,8 @@ class StreamingDecoder:
     def push(self, codes: Sequence[Tensor]) -> Tensor:
         """Add codes of whole coarsest tokens; the 48 kHz audio [B, 1, samples] that is now final.
 
-        Raises ValueError for codes of the wrong shape, range or batch size.
+        Raises ValueError for codes of the wrong shape, range or batch size, UserError for audio
+        that is NaN or infinite.
         """
         n_coarse = self.model.geometry.n_coarse_of([scale.shape[-1] for scale in codes])
         if n_coarse > 0:
@@ -75,6 +77,7 @@ class StreamingDecoder:
             audio = self.model.decode(kept)
         offset = geometry.samples_48k(self._first_coarse)
         audio = audio[..., self._emitted_samples - offset : final_samples - offset]
+        refuse_nonfinite_audio(audio, "the decoder")
         self._emitted_samples = final_samples
         self._forget(geometry.coarse_at_48k(max(0, final_samples - self._reach)))
         return audio

@@ -155,10 +155,15 @@ def _metric_sums(
         rows = [index for index, count in enumerate(valid) if count == length]
         if length < SHORTEST_SAMPLES:
             continue
-        for name, values in all_metrics(estimate[rows, :length], target[rows, :length]).items():
+        audio = estimate[rows, :length]
+        sound = bool(audio.isfinite().all())
+        for name, values in all_metrics(audio, target[rows, :length]).items():
             finite = [value for value in values.double().tolist() if math.isfinite(value)]
             total, weight = sums[name]
-            sums[name] = (total + length * sum(finite), weight + length * len(finite))
+            if sound:
+                sums[name] = (total + length * sum(finite), weight + length * len(finite))
+            else:  # Left out, an output that is no number would better the mean of the others.
+                sums[name] = (math.nan, weight + length * len(rows))
     return sums
 
 
