@@ -29,9 +29,11 @@ from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
 from ray_jobs.work_counter import counted_progress
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.eval.chapter_records import record_path
+from ttt.eval.chapter_records import read_details, record_path
+from ttt.eval.chapters import Chapter
 from ttt.eval.rescore import VERIFICATION, held_groups, rescore
 from ttt.eval.run_description import ModelIdentity, PlannedChapter, RunDescription
+from ttt.file_identity import same_files
 from ttt.moshi.original import WARNING
 
 _FREE = ("cluster", "summary", "min_coverage", "verify_spans", "state_every_frames", "output")
@@ -49,6 +51,8 @@ def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | Non
         refuse_changed_config(config, output, _FREE)
     plan = make_plan(config)
     with run_folder.claim(config.output, config, resume=resume):
+        if resume:
+            _refuse_replaced_audio(plan)
         missing = _missing(plan)
         if missing or not (output / "run.json").exists():
             with ray_session(address, config.cluster.local_cpus):
@@ -69,6 +73,33 @@ def write_results(folder: Path, config: EvaluateChaptersConfig | None = None) ->
     summary = rescore(folder, None if config is None else config.summary)
     storage.write_bytes(folder / "report.html", build_report(summary).encode())
     return summary
+
+
+def _refuse_replaced_audio(plan: Plan) -> None:
+    """Raise UserError where a chapter's audio is not what its record was made of.
+
+    The same name and length do not make the same recording. Records of before the files were noted
+    stand, and that is said.
+    """
+    unknown = 0
+    heard = [(w.listener.name, r) for w in plan.work for r in w.recordings]
+    for model, recording in heard:
+        path = record_path(records_root(plan.config.output, model), recording.chapter_id)
+        if not isinstance(recording, Chapter) or not path.exists():
+            continue
+        before = read_details(path).audio
+        unknown += not before
+        if before and not same_files(before, recording.files):
+            raise UserError(
+                f"{plan.config.output}: the audio of {recording.chapter_id} has changed since "
+                f"{model} heard it; choose another output for a new run, bring the audio back, or "
+                f"delete its records (the first is {path}) to have it heard again"
+            )
+    if unknown:
+        print(
+            f"{plan.config.output}: {unknown:,} records do not say of which files they are, as "
+            "records of before did not; they are taken to be of these"
+        )
 
 
 def _missing(plan: Plan) -> list[Work]:

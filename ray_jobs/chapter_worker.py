@@ -19,9 +19,11 @@ from ray_jobs.chapter_plan import Listener, MadeChapter, Recording, Work, record
 from ray_jobs.held_models import HeldModels
 from ttt.errors import UserError
 from ttt.eval.chapter_records import NonFiniteLoss, leftovers, record_path
+from ttt.eval.chapters import Chapter
 from ttt.eval.controls import shuffle_stretches
 from ttt.eval.run_description import ModelIdentity
 from ttt.eval.synthetic_chapters import synthetic_chapter
+from ttt.file_identity import FileIdentity
 from ttt.moshi.chapter_run import HeardChapter, Listening, record_group, verify_group
 from ttt.moshi.codes import encode_chapter
 from ttt.moshi.insert import ttt_layers
@@ -166,7 +168,10 @@ class ChapterWorker:
         if work.prefixes:
             prefix = self._codes(work.prefixes[place])[0][:, : work.listener.prefix_frames]
         inside = tuple(int(frame) for frame in joins if frame < codes.shape[1])
-        return HeardChapter(recording.chapter_id, recording.speaker, codes, inside, prefix)
+        audio: tuple[FileIdentity, ...] = ()
+        if isinstance(recording, Chapter):
+            audio = tuple(map(FileIdentity.of, recording.files))
+        return HeardChapter(recording.chapter_id, recording.speaker, codes, inside, prefix, audio)
 
     def _codes(self, recording: Recording) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
         """Codes [8, T] and the frames at which a later piece begins."""

@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from ttt import storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.file_identity import FileIdentity
 from ttt.file_walk import fitting_name, natural_key
 
 CODEBOOKS = 8
@@ -63,6 +64,8 @@ class ChapterDetails:
     """The model's name in this run, such as baseline."""
     codes_sha256: str
     """Of the codes that were scored."""
+    audio: tuple[FileIdentity, ...] = ()
+    """The files that the codes were made of; empty where nobody noted them."""
     unscored_frames: int = 0
     """Frames at the chapter's end that have no loss."""
     warning: str | None = None
@@ -239,6 +242,15 @@ def read_record(path: Path) -> ChapterRecord:
     return ChapterRecord(details, nll, table["text"].to_numpy())
 
 
+def read_details(path: Path) -> ChapterDetails:
+    """What a finished chapter's record says beside its frames. Raises as `read_record` does."""
+    try:
+        with reading_column_types():
+            return _parse(pq.read_schema(path, memory_map=False).metadata[_KEY])
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: not a readable record of a chapter ({error})") from error
+
+
 def read_records(root: str | Path) -> Iterator[ChapterRecord]:
     """All finished chapters below a folder, one at a time, in natural order of their ids."""
     paths = sorted(Path(root).rglob("*.parquet"), key=lambda path: natural_key(str(path)))
@@ -276,6 +288,7 @@ def _parse(described: bytes) -> ChapterDetails:
         raise ValueError(f"format is not {_FORMAT}")
     for name in ("joins", "group", "activity_frames"):
         fields[name] = tuple(fields[name])
+    fields["audio"] = tuple(map(FileIdentity.from_dict, fields.get("audio", ())))
     fields["chunks"] = tuple((first, chunk) for first, chunk in fields["chunks"])
     fields["activity"] = {layer: tuple(line) for layer, line in fields["activity"].items()}
     return ChapterDetails(**fields)

@@ -101,6 +101,11 @@ class Chapter:
     """What was made of its description, where that was not taken as it stands."""
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The audio files it is made of, each once, in order."""
+        return tuple(dict.fromkeys(piece.path for piece in self.pieces))
+
+    @property
     def seconds(self) -> float:
         """How long it lasts."""
         return sum(piece.seconds for piece in self.pieces)

@@ -33,6 +33,7 @@ from ttt.eval.chapter_records import (
     read_record,
     record_path,
 )
+from ttt.file_identity import FileIdentity
 from ttt.moshi.codes import codes_sha256, padded
 from ttt.moshi.evaluate import Block, Evaluation
 from ttt.moshi.insert import ttt_layers
@@ -56,6 +57,8 @@ class HeardChapter:
     """Frames in which a later piece begins."""
     prefix: npt.NDArray[np.int16] | None = None
     """[8, P] heard before the chapter and not scored; equally long in all of a group."""
+    audio: tuple[FileIdentity, ...] = ()
+    """The files that the codes were made of, where there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +256,7 @@ class _Group:
                 speaker=chapter.speaker,
                 model=self.listening.model,
                 codes_sha256=codes_sha256(chapter.codes),
+                audio=chapter.audio,
                 unscored_frames=lengths[row] - writer.frames,
                 warning=None if self.listening.preset is None else WARNING,
                 joins=chapter.joins,
