@@ -7,6 +7,7 @@ Audio in memory is float32 in [-1, 1]; on disk and in caches it is int16. One in
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -114,9 +115,56 @@ def _too_few(path: str | Path, samples: int, wanted: int) -> str:
     return f"{path}: cut short, {samples:,} of {wanted:,} samples could be decoded"
 
 
+class ChannelsCancel(UserError):
+    """Channels that are each other's opposite: their mean is not what they sound like."""
+
+
 def mix_to_mono(audio: np.ndarray) -> np.ndarray:
-    """The mean of the channels: [channels, samples] -> [samples]."""
-    return audio[0] if len(audio) == 1 else audio.mean(axis=0, dtype=np.float32)
+    """The mean of the channels: [channels, samples] -> [samples].
+
+    Raises ChannelsCancel where a tenth of the energy lies in stretches that the mean would lose.
+    """
+    if len(audio) == 1:
+        return audio[0]
+    mono = audio.mean(axis=0, dtype=np.float32)
+    starts = np.arange(0, audio.shape[1], _STRETCH_SAMPLES)
+    apart = _energies(audio, starts).mean(axis=0)
+    mixed = _energies(mono[None], starts)[0]
+    # Of independent channels the mean has 1 / channels of the energy, as of one among silent ones.
+    lost = apart[mixed < _CANCELLED * apart / len(audio)].sum()
+    if lost > _LOST_SHARE * apart.sum():
+        raise ChannelsCancel(
+            f"its {len(audio)} channels cancel when they are mixed ({lost / apart.sum():.0%} of "
+            "their energy is lost); keep one of them, or turn one upside down"
+        )
+    return mono
+
+
+_STRETCH_SAMPLES = 8192
+_CANCELLED = 0.1
+_LOST_SHARE = 0.1
+
+
+def _energies(audio: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Energy of [channels, samples] from each start to the next: [channels, starts]."""
+    if not len(starts):
+        return np.zeros((len(audio), 0))
+    return np.add.reduceat(np.square(audio, dtype=np.float64), starts, axis=1)
+
+
+def require_practical_ratio(from_rate: int, to_rate: int) -> None:
+    """Raises UserError for rates between which resampling would take gigabytes of filters.
+
+    The resampler holds one filter for each phase of the output.
+    """
+    if not 0 < from_rate <= _MAX_RATE or to_rate // math.gcd(from_rate, to_rate) > _MAX_PHASES:
+        raise UserError(
+            f"{from_rate:,} Hz has no practical ratio to {to_rate:,} Hz; resample it first"
+        )
+
+
+_MAX_PHASES = 2_000
+_MAX_RATE = 1_000_000
 
 
 def resample(
@@ -127,7 +175,9 @@ def resample(
     The default filter is torchaudio's; the decoder's head and every reference row use it.
     `sharp=True` takes the parameters known as "kaiser best" (a filter about ten times longer,
     flat to 0.95 of the lower Nyquist frequency): for preparing audio that goes into a cache.
+    Raises UserError as `require_practical_ratio` does.
     """
+    require_practical_ratio(from_rate, to_rate)
     if not sharp:
         return torchaudio.functional.resample(audio, from_rate, to_rate)
     return torchaudio.functional.resample(

@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from ttt.audio import (
+    ChannelsCancel,
     from_int16,
     mix_to_mono,
     read_audio,
@@ -148,3 +149,59 @@ def test_through_a_lower_rate_keeps_its_band_and_nothing_above() -> None:
     assert level(limited)[1] < 0.01
     default = level(resample(resample(tones, 48_000, 24_000), 24_000, 48_000))[0]
     assert float(level(limited)[0]) == pytest.approx(float(default) ** 0.5, rel=0.03)  # once only
+
+
+def _stereo(left: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    return np.stack([left, *others]).astype(np.float32)
+
+
+_VOICE, _OTHER = np.random.default_rng(1).normal(0, 0.1, (2, 48_000))
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        _stereo(_VOICE, -_VOICE),
+        _stereo(_VOICE, -0.9 * _VOICE),
+        _stereo(_VOICE, -_VOICE + 0.01 * _OTHER),
+        _stereo(_VOICE, -_VOICE, _OTHER * 1e-3, -_OTHER * 1e-3),
+        _stereo(_VOICE, -_VOICE, _VOICE, -_VOICE, 0 * _VOICE, 0 * _VOICE),
+        _stereo(_VOICE, np.where(np.arange(48_000) < 16_000, -_VOICE, _VOICE)),
+        _stereo(_VOICE, -np.roll(_VOICE, 0)) * 1e-3,
+    ],
+    ids=["opposite", "nearly", "with noise", "four", "six", "for a third of it", "faint"],
+)
+def test_channels_that_cancel_are_not_mixed(audio: np.ndarray) -> None:
+    with pytest.raises(ChannelsCancel, match=rf"its {len(audio)} channels cancel"):
+        mix_to_mono(audio)
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        _stereo(_VOICE),
+        _stereo(_VOICE, _VOICE),
+        _stereo(_VOICE, _OTHER),
+        _stereo(_VOICE, 0 * _VOICE),
+        _stereo(_VOICE, -0.3 * _VOICE),
+        _stereo(_VOICE, *(0 * _VOICE for _ in range(7))),
+        _stereo(0 * _VOICE, 0 * _VOICE),
+        _stereo(_VOICE, np.roll(_VOICE, 20)),
+        np.zeros((2, 0), np.float32),
+    ],
+    ids=["mono", "same", "two", "one silent", "little", "seven silent", "silent", "late", "empty"],
+)
+def test_other_channels_are_mixed_to_their_mean(audio: np.ndarray) -> None:
+    assert np.allclose(mix_to_mono(audio), audio.mean(axis=0), atol=1e-7)
+
+
+@pytest.mark.parametrize("from_rate", [22_051, 44_101, 47_999, 0, -1, 4_000_000_000, 1, 11_127])
+@pytest.mark.parametrize("to_rate", [24_000, 48_000])
+def test_rates_without_a_practical_ratio_are_refused(from_rate: int, to_rate: int) -> None:
+    with pytest.raises(UserError, match="has no practical ratio to"):
+        resample(torch.zeros(100), from_rate, to_rate)
+
+
+@pytest.mark.parametrize("from_rate", [8_000, 11_025, 22_050, 44_100, 88_200, 192_000, 37_800])
+def test_rates_that_people_have_are_resampled(from_rate: int) -> None:
+    assert resample(torch.zeros(from_rate), from_rate, 24_000).shape == (24_000,)

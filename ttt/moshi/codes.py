@@ -29,7 +29,14 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from ttt import storage
-from ttt.audio import mix_to_mono, read_audio_blocks, resample
+from ttt.audio import (
+    ChannelsCancel,
+    mix_to_mono,
+    read_audio_blocks,
+    read_header,
+    require_practical_ratio,
+    resample,
+)
 from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, Piece
 
@@ -67,7 +74,8 @@ def encode_chapter(
         weights_sha256: of `mimi_sha256`.
 
     Raises:
-        UserError: a file of the chapter cannot be read, or the cache is damaged.
+        UserError: a file of the chapter cannot be read, its channels cancel, its rate has no
+            practical ratio to Mimi's, or the cache is damaged.
     """
     path = None
     if cache is not None:
@@ -186,20 +194,33 @@ def _chapter_audio(pieces: Sequence[Piece], rate: int, starts: list[int]) -> Ite
 
 def _piece_audio(piece: Piece, rate: int) -> Iterator[np.ndarray]:
     """A piece resampled block by block: as the whole, since blocks overlap by a margin."""
+    try:
+        require_practical_ratio(piece.rate, rate)
+    except UserError as error:
+        raise UserError(f"{piece.path}: {error}") from error
     block, margin = _BLOCK_SECONDS * piece.rate, _MARGIN_SECONDS * piece.rate
-    audio = read_audio_blocks(piece.path, block, piece.start, piece.stop)
+    audio = _mono_blocks(piece, block)
     before = np.zeros(0, dtype=np.float32)
-    waiting = next(audio, None)
-    while waiting is not None:
-        current, following = mix_to_mono(waiting), next(audio, None)
-        after = following[:, :margin].mean(axis=0) if following is not None else before[:0]
+    current = next(audio, None)
+    while current is not None:
+        following = next(audio, None)
+        after = following[:margin] if following is not None else before[:0]
         whole = torch.from_numpy(np.concatenate([before, current, after]))
         made = resample(whole, piece.rate, rate)
         # Blocks and margins last whole seconds, so that the cuts fall on samples of both rates.
         first = len(before) // piece.rate * rate
         last = first + _BLOCK_SECONDS * rate if following is not None else len(made)
         yield made[first:last].numpy()
-        before, waiting = current[-margin:], following
+        before, current = current[-margin:], following
+
+
+def _mono_blocks(piece: Piece, block_samples: int) -> Iterator[np.ndarray]:
+    """A piece in blocks at its own rate, its channels mixed."""
+    for block in read_audio_blocks(piece.path, block_samples, piece.start, piece.stop):
+        try:
+            yield mix_to_mono(block)
+        except ChannelsCancel as error:
+            raise UserError(f"{piece.path}: {error}") from error
 
 
 def _rechunked(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
@@ -227,6 +248,8 @@ def _content_key(mimi: MimiModel, chapter: Chapter, weights_sha256: str) -> str:
             files[piece.path] = _file_sha256(piece.path)
     spans = [[files[piece.path], piece.start, piece.stop] for piece in chapter.pieces]
     content = [_FORMAT, weights_sha256, mimi.num_codebooks, spans]
+    if any(read_header(path).channels > 1 for path in files):
+        content.append("mix checked")  # Older codes may be of channels that cancelled.
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -15,7 +15,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ttt.audio import mix_to_mono, read_audio, read_header, resample
+from ttt.audio import (
+    ChannelsCancel,
+    mix_to_mono,
+    read_audio,
+    read_header,
+    require_practical_ratio,
+    resample,
+)
 from ttt.config import Config
 from ttt.errors import UserError
 from ttt.snac.encode import Codes
@@ -29,6 +36,7 @@ Reason = Literal[
     "too short",
     "too long",
     "silent",
+    "channels cancel",
     "clipped",
     "narrow band",
     "no partner",
@@ -174,7 +182,12 @@ def load_mono(
     notes = []
     if len(audio) > 1:
         notes.append(f"{name}{len(audio)} channels mixed to mono")
-    mono = mix_to_mono(audio)
+    try:
+        mono = mix_to_mono(audio)
+    except ChannelsCancel as error:
+        raise LeftOut("channels cancel", f"{name}{error}", seconds) from error
+    if len(audio) > 1:
+        quality.check_level(mono, seconds, f"{name}mixed to mono: ")
     if file_rate != rate:
         notes.append(f"{name}resampled from {file_rate:,} Hz")
         mono = resample(torch.from_numpy(mono), file_rate, rate, sharp=True).numpy()
@@ -189,8 +202,6 @@ def saturation_notes(audio: np.ndarray) -> tuple[str, ...]:
 
 # The loudest code of 16-bit audio; 24-bit and float files reach a little higher.
 _FULL_SCALE = 32767 / 32768
-# The resampler holds one filter per output phase: beyond this their table is too large.
-_MAX_PHASES = 2_000
 
 
 def _check_rate(file_rate: int, rate: int, min_rate: int, name: str, seconds: float) -> None:
@@ -198,6 +209,7 @@ def _check_rate(file_rate: int, rate: int, min_rate: int, name: str, seconds: fl
         raise LeftOut(
             "wrong rate", f"{name}{file_rate:,} Hz, at least {min_rate:,} needed", seconds
         )
-    if rate // math.gcd(file_rate, rate) > _MAX_PHASES:
-        note = f"{name}{file_rate:,} Hz has no practical ratio to {rate:,} Hz; resample it first"
-        raise LeftOut("wrong rate", note, seconds)
+    try:
+        require_practical_ratio(file_rate, rate)
+    except UserError as error:
+        raise LeftOut("wrong rate", f"{name}{error}", seconds) from error

@@ -210,3 +210,31 @@ def test_decoded_codes_are_audio(mimi, tmp_path: Path) -> None:
     assert audio.shape == (12 * mimi.frame_size,)
     assert audio.dtype == np.float32
     assert np.isfinite(audio).all()
+
+
+def _refused(path: Path, rate: int, mimi, cache: Path) -> str:
+    samples = soundfile.info(path).frames
+    chapter = Chapter("a/b/c", "a", "b", (Piece(str(path), 0, samples, rate),))
+    with pytest.raises(UserError) as refused:
+        encode_chapter(mimi, chapter, cache, SHA)
+    assert not list(cache.glob("*"))
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("rate", [22_051, 44_101])
+def test_a_rate_without_a_practical_ratio_is_the_chapters_reason(
+    mimi, tmp_path: Path, rate: int
+) -> None:
+    path = _write(tmp_path / "x.wav", 1.0, rate)
+    found = _refused(path, rate, mimi, tmp_path / "cache")
+    assert found == f"{path}: {rate:,} Hz has no practical ratio to 24,000 Hz; resample it first"
+
+
+@pytest.mark.parametrize("factor", [-1.0, -0.9])
+def test_channels_that_cancel_are_the_chapters_reason(mimi, tmp_path: Path, factor: float) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 40 * 24_000)
+    both = np.stack([noise, noise], axis=1)
+    both[31 * 24_000 :, 1] *= factor  # From the second block on.
+    soundfile.write(tmp_path / "x.wav", both, 24_000)
+    found = _refused(tmp_path / "x.wav", 24_000, mimi, tmp_path / "cache")
+    assert "x.wav: its 2 channels cancel when they are mixed" in found

@@ -183,3 +183,15 @@ def test_pair_reasons_name_the_file(tmp_path: Path) -> None:
             _prepare_pair(tmp_path, target, source, rate)
         assert left_out.value.reason == expected[0]
         assert left_out.value.note.startswith(expected[1])
+
+
+@pytest.mark.parametrize("factor", [-1.0, -0.95])
+def test_channels_that_cancel_are_left_out_for_it(tmp_path: Path, factor: float) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 48_000)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.stack([noise, noise * factor], axis=1), 48_000)
+    clip = ClipInput(clip_id="a.wav", source=str(path))
+    with pytest.raises(LeftOut) as left_out:
+        prepare_recording(clip, GEOMETRY, QualityConfig())
+    assert left_out.value.reason == "channels cancel"
+    assert left_out.value.seconds == 1.0

@@ -8,6 +8,10 @@ import pytest
 from tests.ttt.sound.odd_files import NOISE, RATE, REFUSED, SAMPLES, WHOLE, encoded, wav
 from ttt.audio import read_audio, read_audio_blocks, read_header
 from ttt.errors import UserError
+from ttt.eval.chapters import ChapterConfig, find_chapters
+from ttt.snac.clip_input import QualityConfig
+from ttt.snac.clip_sources import list_folder, prepare_recording
+from ttt.snac.geometry import CodeGeometry
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -80,3 +84,22 @@ def test_a_beginning_alone_is_refused(tmp_path: Path, content: bytes, suffix: st
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"a\.{suffix}: "):
         read_header(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["FLAC of unknown length", "WAV of 0 bytes", "MP3 without a length", "two MP3s"],
+)
+def test_a_chapter_and_a_clip_of_a_cache_are_as_long_as_their_audio(
+    tmp_path: Path, name: str
+) -> None:
+    suffix, content, samples, delay = WHOLE[name]
+    folder = tmp_path / "speaker" / "book"
+    folder.mkdir(parents=True)
+    (folder / f"chapter.{suffix}").write_bytes(content())
+    (chapter,), unreadable = find_chapters(ChapterConfig(root=str(tmp_path)))
+    assert not unreadable
+    assert abs(chapter.seconds * RATE - samples) <= delay
+    (clip,) = list_folder(str(tmp_path))
+    prepared = prepare_recording(clip, CodeGeometry.preset("snac_24khz"), QualityConfig())
+    assert len(prepared.audio) == round(chapter.seconds * RATE)
