@@ -86,7 +86,8 @@ def summarize(
     Every clip counts once. A ratio is mean(ours) / mean(baseline) over the clips that have both.
 
     Args:
-        rows: what `Evaluator.measure` gave, one per clip.
+        rows: what `Evaluator.measure` gave, one per clip. Of several decoders, each fitted on
+            clips of its own, `with_tricks` adds the levels of each before.
         speakers: one per clip; None, whole or for a clip, where that is unknown.
         fitted: the tricks' levels on the run's validation clips, from the export. The levels that
             are strongest on these rows are always judged too.
@@ -95,7 +96,7 @@ def summarize(
     draws = Draws(seed, resamples, units)
     here = fit(rows)
     rows = with_tricks(rows, fitted, here)
-    comparisons = compare_all(rows, _judged_tricks(fitted), draws)
+    comparisons = compare_all(rows, _judged_tricks(rows, fitted), draws)
     ratios = ratios_to_baseline(rows, draws)
     systems = [name for name in SYSTEM_NAMES if any(name in row for row in rows)]
     return {
@@ -174,9 +175,13 @@ def describe_interval(interval: Mapping[str, Any], digits: int = 3) -> str:
     return f"{mean} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
 
 
-def _judged_tricks(fitted: FittedTricks | None) -> Sequence[str]:
+def _judged_tricks(rows: Sequence[ClipRow], fitted: FittedTricks | None) -> Sequence[str]:
     """Also where a grid is missing: what was not measured then holds for nothing."""
-    return [trick for trick in TRICKS if fitted is not None or trick in (HISS, FOLDING_HISS)]
+    return [
+        trick
+        for trick in TRICKS
+        if fitted is not None or trick in (HISS, FOLDING_HISS) or any(trick in row for row in rows)
+    ]
 
 
 def _mean(rows: Sequence[ClipRow], system: str, metric: str, draws: Draws) -> Interval:

@@ -8,6 +8,7 @@ import torch
 
 from ttt.snac.metrics import METRICS, all_metrics
 from ttt.snac.model_card import card
+from ttt.snac.systems import with_tricks
 from ttt.snac.trick_levels import GRID, NO_FOLDING, FittedTricks, Folding, Level, TrickGrid
 from ttt.snac.units import units_of
 from ttt.snac.verdict import (
@@ -149,6 +150,9 @@ def test_levels_from_validation_are_judged_beside_those_from_these_clips() -> No
     assert summary["systems"]["hiss"]["lsd_hf"]["mean"] == 2.0
     assert summary["tricks"]["validation"]["hiss"]["hiss_db"] == -90
     assert summary["tricks"]["here"]["folding_hiss"]["folding"]["decibels"] == -20
+    # Where each decoder brought levels of its own, the rows carry them.
+    carried = summarize(with_tricks(between, before, None), 0, 200)
+    assert carried["comparisons"] == summarize(between, 0, 200, fitted=before)["comparisons"]
     # Levels of another grid were not measured here, so nothing holds against them.
     other = FittedTricks(Level(NO_FOLDING, -77, 2.5, 0.2, at_end=False), before.folding_hiss, 16)
     assert _verdict(_rows(lsd=0.6), fitted=other)["kind"] == "mixed"

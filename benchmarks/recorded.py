@@ -1,0 +1,102 @@
+"""Five-fold over recorded 48 kHz audio: does the decoder beat resampling, and the cheap tricks?
+
+    python -m benchmarks.recorded AUDIO [OUTPUT]
+
+AUDIO is a folder of recordings. Each fold caches, trains and evaluates with the commands a user
+types: the tiny codec, configs/train_tiny_cpu.yaml as it stands in git, on the clips of the other
+four folds; of those it holds a fifth out, which choose its best checkpoint and the tricks' levels.
+No clip is measured by a decoder that it taught or chose anything of. The clips of all folds
+together are judged once, as `evaluate_decoder` judges them. A quarter of an hour on two cores;
+stopped, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ttt import records
+from ttt.snac.export import read_config
+from ttt.snac.systems import METRIC_NAMES, SYSTEM_NAMES, with_tricks
+from ttt.snac.verdict import describe_interval, summarize
+
+FOLDS = 5
+SEED = 0
+RESAMPLES = 2000
+AUDIO = {".flac", ".wav"}
+
+
+def main(audio: Path, output: Path) -> None:
+    """Run what is missing of every fold; print and write the verdict on all clips."""
+    clips = sorted(path.resolve() for path in audio.iterdir() if path.suffix in AUDIO)
+    lines, rows, fitted = [], [], []
+    for fold in range(FOLDS):
+        folder = output / f"fold-{fold}"
+        held_out = clips[fold::FOLDS]
+        _link(folder / "train", [clip for clip in clips if clip not in held_out])
+        _link(folder / "held_out", held_out)
+        _run(folder)
+        measured = records.read_jsonl(folder / "evaluation" / "results.jsonl")
+        lines += measured
+        fitted.append(read_config(folder / "run" / "export").tricks)
+        rows += with_tricks([line["systems"] for line in measured], fitted[-1], None)
+    summary = {
+        "clips": len(lines),
+        "seconds": sum(line["seconds"] for line in lines),
+        **summarize(rows, SEED, RESAMPLES),
+        "tricks_by_fold": [None if tricks is None else tricks.to_dict() for tricks in fitted],
+        "git_commit": records.git_commit(),
+    }
+    records.write_json(output / "summary.json", summary)
+    print(_table(summary))
+
+
+def _table(summary: dict[str, Any]) -> str:
+    """Every row as the report shows it, and the verdict."""
+    lines = ["| " + " | ".join(["", *METRIC_NAMES.values()]) + " |", "|---" * 7 + "|"]
+    for system, metrics in summary["systems"].items():
+        cells = [describe_interval(metrics[metric]) for metric in METRIC_NAMES]
+        lines.append("| " + " | ".join([SYSTEM_NAMES[system], *cells]) + " |")
+    verdict = summary["verdict"]
+    return "\n".join([*lines, "", f"{verdict['heading']}: {' '.join(verdict['sentences'])}"])
+
+
+def _link(folder: Path, clips: list[Path]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for clip in clips:
+        link = folder / clip.name
+        if not link.exists():
+            link.symlink_to(clip)
+
+
+def _run(folder: Path) -> None:
+    cache, run, evaluation = folder / "cache", folder / "run", folder / "evaluation"
+    if not (cache / "summary.json").exists():
+        _job(
+            *("cache_codes", "--config", "configs/cache_folder.yaml", "codec.name=tiny"),
+            *(f"input.audio={folder / 'train'}", f"output={cache}"),
+        )
+    if not (run / "export").exists():
+        _job(
+            *("train_decoder", "--config", "configs/train_tiny_cpu.yaml", "--resume-if-begun"),
+            *(f"data.train={cache}", f"run={run}", "data.validation_share=0.2"),
+            "cluster.num_workers=0",
+        )
+    if not (evaluation / "summary.json").exists():
+        _job(
+            *("evaluate_decoder", "--config", "configs/evaluate_decoder.yaml", "codec=tiny"),
+            *(f"decoder={run}", f"data.audio={folder / 'held_out'}", f"output={evaluation}"),
+            "--resume-if-begun",
+        )
+
+
+def _job(name: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", f"ray_jobs.{name}", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) == 3 else "runs/recorded"))
