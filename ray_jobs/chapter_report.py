@@ -20,6 +20,7 @@ from ray_jobs.chapter_facts import (
     paragraph,
     words,
 )
+from ray_jobs.p_values import LEAST_EXPLAINED, p_cells, p_words
 from ray_jobs.report import Markup
 from ttt.eval.chapter_plots import (
     LOSS_NAMES,
@@ -90,10 +91,8 @@ def _verdict(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Markup:
         kind = "mixed"  # A control explains; whether its loss is more or less is no merit.
     sentences = [f"Paired difference of the {LOSS_NAMES[weights]}: {words(row, 4)} nats."]
     if row["p_wilcoxon"] is not None:
-        sentences.append(
-            f"Wilcoxon on {row['speakers']} speakers' means: p = {row['p_wilcoxon']:.3g}, "
-            f"{row['p_holm']:.3g} after Holm."
-        )
+        speakers = f"Wilcoxon on {row['speakers']} speakers' means"
+        sentences.append(f"{speakers}: {p_words(row)}.")
     if compared["left_out"]:
         sentences.append(f"{compared['left_out']} results of one model only are left out of it.")
     return report.callout(kind, heading, *(paragraph(sentence) for sentence in sentences))
@@ -133,7 +132,7 @@ def _curves(summary: Mapping[str, Any]) -> Markup:
     ]
     explained = (
         f"The longer half of the chapters ({min(n for n in least if n is not None):,} frames or "
-        "more), the same ones at every point. Bands: 95 %, resampled by speaker; no band with "
+        "more), the same ones at every point. Bands: 95 %, by speaker; no band with "
         "fewer than five speakers. Dotted: how far attention reaches."
     )
     grid = report.tag("div", *pictures[1:], class_="pair")
@@ -191,8 +190,7 @@ def _comparison(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Mark
             [
                 _MEASURES.get(name) or f"at {int(name.removeprefix('at_')):,}",
                 cell(row, 3, scale=1e6) if name == "slope_per_frame" else cell(row, 4),
-                number(row["p_wilcoxon"], 4),
-                number(row["p_holm"], 4),
+                *p_cells(row),
             ]
             for name, row in measures.items()
         ]
@@ -203,7 +201,8 @@ def _comparison(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Mark
             parts.append(report.picture(png, f"difference of the {LOSS_NAMES[loss]} by position"))
     explained = (
         "Paired: the same chapter, window and codes. p: Wilcoxon's signed-rank test on speakers' "
-        "mean differences, with five speakers or more; Holm's adjustment covers one loss's table."
+        "mean differences, with five speakers or more; Holm's adjustment covers one loss's table. "
+        f"{LEAST_EXPLAINED}"
     )
     title = f"{compared['second']} against {compared['first']}"
     return report.section(title, *parts, note(explained), id_=f"compare-{compared['second']}")

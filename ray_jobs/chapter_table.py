@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_jobs.p_values import p_words
 from ttt.eval.chapter_plots import LOSS_NAMES
 from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.rescore import compare_runs
@@ -61,6 +62,5 @@ def difference_words(row: Mapping[str, Any], shown: Callable[[float], str]) -> s
     if row["low"] is None:
         return f"{text}  (no interval: {row['reason']})"
     text += f"  [{shown(row['low'])}, {shown(row['high'])}]  n = {row['n']}"
-    if row["p_wilcoxon"] is not None:
-        text += f"  p = {row['p_wilcoxon']:.3g}, {row['p_holm']:.3g} after Holm"
-    return text
+    tested = p_words(row)
+    return f"{text}  {tested}" if tested else text

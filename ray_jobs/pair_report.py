@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_jobs import report
 from ray_jobs.chapter_facts import cell, interval_words, note, number, paragraph
+from ray_jobs.p_values import LEAST_EXPLAINED, p_cells
 from ray_jobs.pair_facts import caveats, coverage, origin, silence_section
 from ray_jobs.report import Markup
 from ttt.eval.pairs import task_title
@@ -128,21 +129,20 @@ def _accuracies(runs: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Marku
                     f"{_name(metric)} ({key})",
                     cell(counted["macro"], 1, scale=_POINTS),
                     cell(counted["micro"], 1, scale=_POINTS),
-                    cell(counted["wilson"], 1, scale=_POINTS),
                     f"{counted['clusters']:,}",
                     f"{counted['ties']:,}",
                     f"{counted['near_ties']:,}",
                 ]
             )
     header = [
-        "Benchmark", "accuracy", "over pairs", "over pairs, Wilson", "words or sentences", "ties",
+        "Benchmark", "accuracy", "over pairs", "words or sentences", "ties",
         "near ties",
     ]  # fmt: skip
     explained = (
         "Accuracy in per cent: the mean over the voices of a word or sentence, then over these, as "
-        "ZeroSpeech has it; a tie is half right, and 50 is chance. Its interval (95 %) resamples "
-        "words or sentences; Wilson's takes all pairs for independent. Near ties are closer than "
-        "1e-6 nats."
+        "ZeroSpeech has it; a tie is half right, and 50 is chance. Intervals (95 %) are Clopper "
+        "and Pearson's for as many independent answers as the words or sentences are worth, whose "
+        "voices resemble each other. Near ties are closer than 1e-6 nats."
     )
     picture = _picture(pictures, "accuracy", "accuracies with their intervals")
     return report.section(
@@ -161,8 +161,7 @@ def _comparisons(summary: _Summary, pictures: Mapping[str, bytes]) -> Iterator[M
                 [
                     _name(metric),
                     cell(row["accuracy"], 2, scale=_POINTS),
-                    number(row["accuracy"]["p_wilcoxon"], 4),
-                    number(row["accuracy"]["p_holm"], 4),
+                    *p_cells(row["accuracy"]),
                     f"{row['gained']:,}",
                     f"{row['lost']:,}",
                     cell(row["margin"], 4),
@@ -175,7 +174,8 @@ def _comparisons(summary: _Summary, pictures: Mapping[str, bytes]) -> Iterator[M
         explained = (
             "Paired: the same pairs and codes. Points of accuracy; nats say by how much more the "
             "right recording is preferred. p: Wilcoxon's test on the differences by word or "
-            "sentence; Holm's adjustment covers one table."
+            "sentence; Holm's adjustment covers one table. "
+            f"{LEAST_EXPLAINED}"
         )
         picture = _picture(pictures, "difference", "differences with their intervals")
         yield report.section("Comparison", *picture, *parts, note(explained), id_="comparison")

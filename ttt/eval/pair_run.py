@@ -33,7 +33,7 @@ class PairSummaryConfig(Config):
     score: ScoreName = "weighted_mean"
     """Which likelihood headlines, see ttt.eval.pair_scores; all of them are reported."""
     resamples: int = 2000
-    """Resamples of every bootstrap interval."""
+    """Bootstrap resamples of every interval of a margin; accuracies have theirs without."""
     seed: int = 0
     """Of the resampling."""
 
