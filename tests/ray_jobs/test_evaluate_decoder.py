@@ -276,6 +276,10 @@ def test_what_does_not_fit_is_refused_before_any_work(
     refused("holds no audio file", data=nothing)
     with pytest.raises(ValueError, match="audio and cache are both set"):
         EvaluationDataConfig(audio="a", cache="b")
+    with pytest.raises(ValueError, match="speaker has no effect without audio"):
+        EvaluationDataConfig(cache="b", speaker="folder:1")
+    with pytest.raises(ValueError, match="speaker must be null or folder:N"):
+        EvaluationDataConfig(audio="a", speaker="folder:0")
     with pytest.raises(ValueError, match="example_seconds must lie between"):
         ReportConfig(example_seconds=0)
 

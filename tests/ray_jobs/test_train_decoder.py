@@ -87,6 +87,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert train_decoder.main([*world.overrides(run), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "11 clips, 8 train" in printed
+    assert "bandwidth: unknown; how many hours reach 16 kHz was not measured" in printed
     assert "8 steps in 3 epochs, 1 worker(s) with 2 micro-batches of each step" in printed
     rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()][1:]
     # epoch, phase, segment, core, clips per step, steps, left over, first and last rate
