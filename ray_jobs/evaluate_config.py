@@ -40,7 +40,7 @@ class EvaluationDataConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class BootstrapConfig(Config):
-    """How intervals are drawn; clips are resampled."""
+    """How intervals are drawn; speakers are resampled where they are known, else clips."""
 
     resamples: int = 2000
     """Draws per interval."""

@@ -74,11 +74,18 @@ class Comparison:
     silence_holds: bool | None = None
     """Of a guard: whether silence would pass it on these clips, so that it guards nothing here;
     None where silence was not measured."""
+    theirs: float | None = None
+    """The other system's mean, which tells how much a difference to it means."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        rest = {"interval": self.interval.to_dict(), "holds": self.holds}
-        return {**asdict(self.rule), **rest, "silence_holds": self.silence_holds}
+        return {
+            **asdict(self.rule),
+            "interval": self.interval.to_dict(),
+            "holds": self.holds,
+            "silence_holds": self.silence_holds,
+            "theirs": self.theirs,
+        }
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,10 @@ def _compare(rows: Sequence[ClipRow], rule: Rule, draws: Draws) -> Comparison:
     silence = None
     if rule.role == "guard" and all(is_measured(row, SILENCE, rule.metric) for row in rows):
         silence = rule.holds(found(SILENCE))
-    return Comparison(rule, ours, rule.holds(ours), silence)
+    numbers = [value(row, rule.against, rule.metric) for row in rows]
+    known = [number for number in numbers if number is not None]
+    theirs = sum(known) / len(known) if known else None
+    return Comparison(rule, ours, rule.holds(ours), silence, theirs)
 
 
 def _without_ends(interval: Interval, reason: str) -> Interval:

@@ -53,6 +53,11 @@ def guard_sentence(guard: Comparison) -> str:
     else:
         size = f"{found.mean:+.2f} dB against resampling's {_ends(found, 2)}"
         sentence = f"{name} {holds}: {size}, the lower end may reach {limit:g} dB."
+        if guard.theirs is not None and guard.theirs < 0:
+            sentence += (
+                f" At {guard.theirs:.1f} dB resampling does not follow the waveform either, so "
+                "little follows from this guard here."
+            )
     if guard.silence_holds is None:
         return f"{sentence} Whether silence would pass was not measured."
     if guard.silence_holds:

@@ -132,7 +132,7 @@ def _tricks(corpus: Corpus) -> Iterator[tuple[str, Tensor]]:
         yield f"folding {decibels}", plain + folding
         if decibels in hisses:
             yield f"both {decibels}", plain + folding + hisses[decibels]
-    for folding_db in (-36, -22, -8):
+    for folding_db in (-36, -22):
         folding = corpus.folding(folding_db)
         for decibels, hiss in hisses.items():
             yield f"folding {folding_db}, hiss {decibels}", plain + folding + hiss

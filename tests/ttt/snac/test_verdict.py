@@ -168,6 +168,16 @@ def test_where_silence_passes_a_guard_the_sentence_says_so() -> None:
     assert told.endswith("It cannot fail on these clips: silence passes it.")
 
 
+def test_where_resampling_has_no_waveform_to_keep_the_sentence_says_so() -> None:
+    rows = _rows(lsd=0.6)
+    assert "does not follow the waveform" not in " ".join(_verdict(rows)["sentences"])
+    for row in rows:
+        row[OURS]["si_sdr"] -= 40
+        row[BASELINE]["si_sdr"] -= 40
+    (told,) = (s for s in _verdict(rows)["sentences"] if s.startswith("SI-SDR holds"))
+    assert "At -35.0 dB resampling does not follow the waveform either" in told
+
+
 def _former(rows: list) -> list:
     """As commit 8b30563 wrote them."""
     return [
