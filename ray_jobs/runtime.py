@@ -13,11 +13,11 @@ import math
 import os
 import secrets
 import signal
-import socket
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
+from ray_jobs import ray_start
 from ttt.errors import UserError
 
 
@@ -30,7 +30,7 @@ def ray_session(
     One that is connected already is used and left running. Otherwise `address`, or RAY_ADDRESS
     (which Ray sets for submitted jobs), names a cluster; without either, a local Ray of
     `local_cpus` CPUs (None: all of the machine) starts and is shut down with the block. Raises
-    UserError when no cluster answers.
+    UserError when no cluster answers or none can be started here.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     cluster = None if address in (None, "", "local") else address
@@ -44,14 +44,9 @@ def ray_session(
         return
     with _own_sigterm_handler():
         if cluster is None:
-            ray.init(
-                address="local",
-                num_cpus=local_cpus,
-                include_dashboard=dashboard,
-                logging_level=logging.WARNING,
-            )
+            ray_start.start_local(local_cpus, dashboard=dashboard)
         else:
-            _connect(cluster)
+            ray_start.connect(cluster)
     try:
         _quiet_data()
         yield
@@ -190,31 +185,6 @@ def _choose_authentication(is_local: bool) -> None:
 @functools.cache
 def _process_token() -> str:
     return secrets.token_hex(32)
-
-
-def _connect(address: str) -> None:
-    import ray
-    import ray.exceptions
-
-    is_open = False
-    try:
-        # ray.init itself would try for minutes.
-        if "://" not in address and address != "auto":
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-            is_open = True
-        ray.init(address=address, logging_level=logging.WARNING)
-    except (OSError, ValueError, ray.exceptions.AuthenticationError) as error:
-        # A wrong token arrives as a ConnectionError, with Ray's reason in its log alone.
-        if is_open or isinstance(error, ray.exceptions.AuthenticationError):
-            raise UserError(
-                f"the Ray cluster at {address} refused this process; set RAY_AUTH_MODE to the "
-                "cluster's mode and RAY_AUTH_TOKEN_PATH to the file with its token"
-            ) from error
-        raise UserError(
-            f"no Ray cluster answers at {address} ({error}); start it, correct --address or "
-            "RAY_ADDRESS (host:port), or unset both for a local Ray"
-        ) from error
 
 
 def _quiet_data() -> None:
