@@ -55,6 +55,8 @@ class Setup:
     epochs: tuple[Epoch, ...]
     validation: ValidationSet | None
     validation_clips: int
+    clips_sha256: dict[str, str]
+    """Of the clips that train and of those that validate: equal counts do not make them equal."""
 
 
 def prepare(config: TrainConfig) -> Setup:
@@ -79,15 +81,18 @@ def prepare(config: TrainConfig) -> Setup:
         rows,
     )
     validation, validation_clips = None, 0
+    digests = {"training": cache.catalogue.sha256(rows)}
     if config.data.validation is not None:
         other = _open(config.data.validation, codec)
         every = np.arange(len(other), dtype=np.int64)
         validation, validation_clips = _validation(config, other, every, model), len(other)
+        digests["validation"] = other.catalogue.sha256(every)
     elif len(held_out):
         validation = _validation(config, cache, held_out, model)
         validation_clips = len(held_out)
+        digests["validation"] = cache.catalogue.sha256(held_out)
     epochs = plan_epochs(config.curriculum, plan)
-    return Setup(model, cache, rows, plan, epochs, validation, validation_clips)
+    return Setup(model, cache, rows, plan, epochs, validation, validation_clips, digests)
 
 
 def loop_settings(config: TrainConfig, setup: Setup) -> LoopSettings:
@@ -104,6 +109,7 @@ def loop_settings(config: TrainConfig, setup: Setup) -> LoopSettings:
         codec_sha256=setup.model.codec_sha256,
         training_clips=len(setup.rows),
         validation_clips=setup.validation_clips,
+        clips_sha256=setup.clips_sha256,
     )
     return LoopSettings(
         run=config.run,

@@ -139,7 +139,12 @@ def fork(folder: str, run: str, plan: dict[str, Any]) -> str:
 
 
 def require_same_plan(folder: str, stored: dict[str, Any], current: dict[str, Any]) -> None:
-    """Refuse to continue `folder` under another plan; raises what checkpoint's function raises."""
+    """Refuse to continue `folder` under another plan; raises what checkpoint's function raises.
+
+    A plan of before `clips_sha256` was noted does not say which clips it was made with.
+    """
+    if "clips_sha256" not in stored:
+        current = {key: value for key, value in current.items() if key != "clips_sha256"}
     checkpoint.require_same_plan(folder, as_planned(stored), as_planned(current))
 
 
