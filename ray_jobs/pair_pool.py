@@ -9,6 +9,7 @@ OUTPUT holds what `ttt.eval.pair_run` lists, and besides
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from ttt.eval.pair_records import read_part, write_part
 from ttt.eval.pair_rescore import rescore
 from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.run_description import ModelIdentity
+from ttt.file_identity import FileIdentity
 
 _FREE = ("cluster", "summary", "min_coverage", "silence_seconds", "codes_cache", "output")
 """What may change when a run goes on: no record depends on it."""
@@ -52,6 +54,8 @@ def evaluate(config: EvaluatePairsConfig, *, resume: bool, address: str | None) 
     plan = make_plan(config)
     with run_folder.claim(config.output, config, resume=resume):
         missing = plan.missing()
+        if resume:
+            _refuse_replaced_audio(plan)
         if missing or not _is_silence_heard(config) or not (output / "run.json").exists():
             with ray_session(address, config.cluster.local_cpus):
                 _run(plan, missing)
@@ -76,6 +80,39 @@ def media(folder: Path) -> tuple[dict[str, bytes], bytes | None]:
     pictures = {path.stem: path.read_bytes() for path in (folder / "plots").glob("*.png")}
     silence = folder / _SILENCE
     return pictures, silence.read_bytes() if silence.exists() else None
+
+
+def _refuse_replaced_audio(plan: Plan) -> None:
+    """Raise UserError where a pair's recording is not what its score was made of.
+
+    Scores of before the files were noted stand, and that is said.
+    """
+    output, unknown, identity_of = plan.config.output, 0, functools.cache(FileIdentity.of)
+    for work in plan.work:
+        path = work.path(output)
+        if not path.exists():
+            continue
+        files = {
+            (pair.pair_id, role): utterance.audio
+            for pair in work.pairs
+            for role, utterance in (("positive", pair.positive), ("negative", pair.negative))
+        }
+        for row in read_part(path):
+            file = files.get((row.pair_id, row.role))
+            if row.status != "ok" or file is None:
+                continue  # What has no score is heard again; other pairs are refused by `_keep`.
+            unknown += row.audio is None
+            if row.audio is not None and not (file.exists() and identity_of(file) == row.audio):
+                raise UserError(
+                    f"{output}: the {row.role} recording of pair {row.pair_id} of {row.task} has "
+                    f"changed since it was scored; choose another output for a new run, bring "
+                    f"{file} back, or delete the shards that have it (the first is {path})"
+                )
+    if unknown:
+        print(
+            f"{output}: {unknown:,} scores do not say of which file they are, as scores of before "
+            "did not; they are taken to be of these"
+        )
 
 
 def _is_silence_heard(config: EvaluatePairsConfig) -> bool:

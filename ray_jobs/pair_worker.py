@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import ray
 import torch
 
@@ -22,7 +24,8 @@ from ttt.eval.pair_records import ItemRecord, Role, Status, write_part
 from ttt.eval.pairs import Pair, Utterance
 from ttt.eval.run_description import ModelIdentity
 from ttt.eval.scorer import Recording, Score, Scoring, check_streams, first_difference, score
-from ttt.moshi.codes import ChapterCodes, decode_codes, encode_chapter
+from ttt.file_identity import FileIdentity
+from ttt.moshi.codes import decode_codes, encode_chapter
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,18 @@ class Unscored:
 
     status: Status
     reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """A recording that can be scored."""
+
+    codes: npt.NDArray[np.int16]
+    """[8, T]."""
+    sha256: str
+    """Of the codes."""
+    audio: FileIdentity
+    """The file that they were made of."""
 
 
 @ray.remote(max_restarts=0)
@@ -69,10 +84,10 @@ class PairWorker:
         recordings = [
             Recording(each.codes, endings[place // 2])
             for place, each in enumerate(encoded)
-            if isinstance(each, ChapterCodes)
+            if isinstance(each, Heard)
         ]
         scores = iter(self._score(work, recordings))
-        results = [next(scores) if isinstance(e, ChapterCodes) else e for e in encoded]
+        results = [next(scores) if isinstance(e, Heard) else e for e in encoded]
         records = _records(work, encoded, endings, results)
         write_part(work.path(self._config.output), records)
         return sum(record.status != "ok" for record in records)
@@ -91,7 +106,7 @@ class PairWorker:
         scored = score(self._models.moshi(work.weights).lm, recordings, how, silence)
         return [Unscored("error", each) if isinstance(each, str) else each for each in scored]
 
-    def _encode(self, utterance: Utterance) -> ChapterCodes | Unscored:
+    def _encode(self, utterance: Utterance) -> Heard | Unscored:
         if not utterance.audio.exists():
             return Unscored("missing", f"{utterance.audio}: no such file")
         mimi = self._models.mimi()
@@ -101,7 +116,9 @@ class PairWorker:
                 raise UserError(f"{utterance.audio}: holds no audio")
             piece = Piece(str(utterance.audio), 0, header.samples, header.rate)
             whole = Chapter(utterance.item_id, "", "", (piece,))
-            return encode_chapter(mimi.mimi, whole, self._cache, mimi.weights_sha256)
+            audio = FileIdentity.of(utterance.audio)
+            made = encode_chapter(mimi.mimi, whole, self._cache, mimi.weights_sha256)
+            return Heard(made.codes, made.sha256, audio)
         except torch.AcceleratorError:
             raise  # The device is lost to this process, and every later recording would fail too.
         except UserError as error:
@@ -121,7 +138,7 @@ def _sides(pair: Pair) -> tuple[tuple[Role, Utterance], tuple[Role, Utterance]]:
     return ("positive", pair.positive), ("negative", pair.negative)
 
 
-def _ending(positive: ChapterCodes | Unscored, negative: ChapterCodes | Unscored) -> int | None:
+def _ending(positive: Heard | Unscored, negative: Heard | Unscored) -> int | None:
     if isinstance(positive, Unscored) or isinstance(negative, Unscored):
         return None
     return first_difference(positive.codes, negative.codes)
@@ -129,7 +146,7 @@ def _ending(positive: ChapterCodes | Unscored, negative: ChapterCodes | Unscored
 
 def _records(
     work: Work,
-    encoded: Sequence[ChapterCodes | Unscored],
+    encoded: Sequence[Heard | Unscored],
     endings: Sequence[int | None],
     results: Sequence[Score | Unscored],
 ) -> list[ItemRecord]:
@@ -148,8 +165,9 @@ def _records(
             "voice": pair.voice,
             "strata": pair.strata,
         }
-        if isinstance(codes, ChapterCodes):
+        if isinstance(codes, Heard):
             about |= {"codes_sha256": codes.sha256, "n_frames": codes.codes.shape[1]}
+            about["audio"] = codes.audio
         if isinstance(result, Unscored):
             rows.append(ItemRecord(**about, status=result.status, error=result.reason))
         else:

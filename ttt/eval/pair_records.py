@@ -11,6 +11,7 @@ One parquet part file per shard, ROOT/<task>/part-00012.parquet, one row per utt
     chunk int32: steps per pass, the fewest where memory ran out
     batch int32: recordings heard together
     as_planned bool: whether both are what run.json and the shard's lengths lead to
+    audio string (JSON): sha256 and bytes of the file; not there in parts of before it was noted
 
 A row without a score holds nulls, never zeros. Every reported number is computed from these rows; a
 part file appears whole, in one rename.
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 from ttt import storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.file_identity import FileIdentity
 
 CODEBOOKS = 8
 Role = Literal["positive", "negative"]
@@ -69,6 +71,8 @@ class ItemRecord:
     """Recordings heard together, this one included."""
     as_planned: bool | None = None
     """False where chunk or batch was made smaller, for want of memory or by a broken neighbour."""
+    audio: FileIdentity | None = None
+    """The file that the codes were made of; None where nobody noted it, or there was none."""
 
     def __post_init__(self) -> None:
         if self.status == "ok" and (self.n_frames is None or None in (self.nll_sum, self.n_cb)):
@@ -122,7 +126,7 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
         if (file.schema_arrow.metadata or {})[_KEY] != _FORMAT:
             raise ValueError(f"format is not {_FORMAT.decode()}")
         # Before any value is read: one of another type may run code.
-        if not file.schema_arrow.remove_metadata().equals(_SCHEMA):
+        if file.schema_arrow.remove_metadata() not in (_SCHEMA, _SCHEMA_WITHOUT_AUDIO):
             raise ValueError("other columns than a pair's")
         return file.read(columns)
 
@@ -141,8 +145,10 @@ _SCHEMA = pa.schema(
     + _per_codebook("ending_sum_cb", pa.float64())
     + [pa.field("codes_sha256", pa.string()), pa.field("seconds", pa.float64())]
     + [pa.field("chunk", pa.int32()), pa.field("batch", pa.int32())]
-    + [pa.field("as_planned", pa.bool_())]
+    + [pa.field("as_planned", pa.bool_()), pa.field("audio", pa.string())]
 )
+_SCHEMA_WITHOUT_AUDIO = _SCHEMA.remove(_SCHEMA.get_field_index("audio"))
+"""Of parts of before the audio was noted."""
 _VECTORS = {"nll_sum": "nll_sum_cb", "n_cb": "n_cb", "ending_sum": "ending_sum_cb"}
 _KEY, _FORMAT = b"pairs", b"2"
 
@@ -150,6 +156,7 @@ _KEY, _FORMAT = b"pairs", b"2"
 def _row(record: ItemRecord) -> dict[str, Any]:
     fields = dict(vars(record))
     fields["strata"] = json.dumps(dict(record.strata), sort_keys=True)
+    fields["audio"] = None if record.audio is None else json.dumps(record.audio.to_dict())
     for name, columns in _VECTORS.items():
         values = fields.pop(name) or (None,) * CODEBOOKS
         fields |= {f"{columns}{k}": values[k] for k in range(CODEBOOKS)}
@@ -160,4 +167,6 @@ def _record(row: dict[str, Any]) -> ItemRecord:
     for name, columns in _VECTORS.items():
         values = tuple(row.pop(f"{columns}{k}") for k in range(CODEBOOKS))
         row[name] = None if None in values else values
+    audio = row.pop("audio", None)
+    row["audio"] = None if audio is None else FileIdentity.from_dict(json.loads(audio))
     return ItemRecord(**{**row, "strata": json.loads(row["strata"])})
