@@ -16,7 +16,7 @@ from typing import Any
 import ray
 import torch
 
-from ray_jobs import run_folder
+from ray_jobs import measured_clips, run_folder
 from ray_jobs.actors import WorkerDied, over_actors
 from ray_jobs.decoder_report import Example, build_report
 from ray_jobs.decoder_source import weights_file_sha256
@@ -24,6 +24,7 @@ from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluation_plan import Item, Plan, check_codec, plan_evaluation
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
+from ray_jobs.same_run import refuse_changed_config
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
@@ -36,6 +37,18 @@ from ttt.snac.systems import BASELINE, OURS, value
 from ttt.snac.trick_levels import FittedTricks
 from ttt.snac.verdict import summarize
 
+_FREE = (
+    "decoder",
+    "codec",
+    "data.limit",
+    "min_coverage",
+    "bootstrap",
+    "report",
+    "cluster",
+    "output",
+)
+"""What may change when an evaluation goes on; decoder and codec are known by their digests."""
+
 
 def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> None:
     """Measure every clip and write the output folder.
@@ -43,6 +56,8 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
     Raises UserError before Ray starts for what does not fit, and at the end, with everything
     written, when fewer clips than `min_coverage` were measured.
     """
+    if resume:
+        refuse_changed_config(config, Path(storage.local_path(config.output)), _FREE)
     plan = plan_evaluation(config)
     output = storage.local_path(config.output)
     codec = load_codec(plan.codec)
@@ -52,11 +67,14 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
         Evaluator(Decoder48k.from_pretrained(folder), codec)  # refuses another codec's decoder
         sha256 = weights_file_sha256(folder)
         done = _read_done(output / "results.jsonl", sha256)
+        done_ids = [line["clip_id"] for line in done]
+        measured_clips.refuse_other(output, plan, codec.weights_sha256, done_ids)
         cluster = config.cluster
         with ray_session(address, cluster.local_cpus):
             workers = min(cluster.num_workers, len(plan.items) - len(done) or 1)
             require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
-            clips, left_out = _measure(config, plan, folder, sha256, done)
+            digests = (sha256, codec.weights_sha256)
+            clips, left_out = _measure(config, plan, folder, digests, done)
             examples = _render(config, plan, folder, clips)
         clips = _in_order(clips, plan.items)
         _write_lines(output / "results.jsonl", clips)
@@ -88,10 +106,11 @@ class EvaluateWorker:
         self._evaluator = Evaluator(Decoder48k.from_pretrained(folder, device), loaded)
 
     def measure(self, item: Item) -> dict[str, Any] | Unmeasurable:
-        """A line of results.jsonl, or why there is none."""
+        """A line of results.jsonl with the clip's `source`, or why there is none."""
         try:
             clip = self._reader.read(item)
             return {
+                "source": self._reader.source(item),
                 "clip_id": clip.clip_id,
                 "seconds": clip.seconds,
                 "speaker": clip.speaker,
@@ -116,9 +135,17 @@ def _start_worker(config: EvaluateConfig, plan: Plan, folder: Path) -> Any:
 
 
 def _measure(
-    config: EvaluateConfig, plan: Plan, folder: Path, sha256: str, done: list[dict[str, Any]]
+    config: EvaluateConfig,
+    plan: Plan,
+    folder: Path,
+    digests: tuple[str, str],
+    done: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """The lines of all measured clips, and the left-out ones with their reasons."""
+    """The lines of all measured clips, and the left-out ones with their reasons.
+
+    `digests` are those of the decoder and the codec.
+    """
+    output, (sha256, codec_sha256) = storage.local_path(config.output), digests
     known = {line["clip_id"] for line in done}
     items = [item for item in plan.items if item.clip_id not in known]
     clips = [line for line in done if line["clip_id"] in {item.clip_id for item in plan.items}]
@@ -134,8 +161,10 @@ def _measure(
             if isinstance(result, Unmeasurable | WorkerDied):
                 left_out.append({"clip_id": item.clip_id, "reason": result.reason})
             else:
+                source = result.pop("source")
+                measured_clips.note(output, item.clip_id, codec_sha256, source)
                 line = {"decoder": sha256, **result}
-                records.append_jsonl(storage.local_path(config.output) / "results.jsonl", line)
+                records.append_jsonl(output / "results.jsonl", line)
                 clips.append(line)
             progress.advance(1, left_out=len(left_out))
     left_out.sort(key=lambda entry: entry["clip_id"])

@@ -15,14 +15,14 @@ def refuse_changed_config(config: Config, output: Path, free: Collection[str]) -
     """Raise UserError where a key outside `free` differs from OUTPUT/config.yaml, if that exists.
 
     Args:
-        free: top-level keys that may change, since no record depends on them.
+        free: keys, or what begins them, that may change, since no record depends on them.
     """
     path = output / "config.yaml"
     if not path.exists():
         return
     before, after = load_config(type(config), path).to_dict(), config.to_dict()
     for key, old, new in _differences(before, after):
-        if key.partition(".")[0] not in free:
+        if not any(key == each or key.startswith(f"{each}.") for each in free):
             raise UserError(
                 f"{output}: this run was made with {key}={old!r}, and now it is {new!r}; choose "
                 "another output for a new run, or set it back"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ttt.audio import from_int16
+from ttt.file_identity import FileIdentity
 from ttt.snac.cache import DamagedClip, open_cache
 from ttt.snac.clip_input import ClipInput, LeftOut, QualityConfig
 from ttt.snac.clip_sources import prepare_recording
@@ -43,6 +45,13 @@ class ClipReader:
             raise Unmeasurable(f"{reason.reason}: {reason.note}") from reason
         except DamagedClip as reason:
             raise Unmeasurable(f"damaged: {reason}") from reason
+
+    def source(self, clip: ClipInput | CachedClip) -> dict[str, Any]:
+        """What a clip that can be read is: its file's identity, or its checksum in the cache."""
+        if isinstance(clip, CachedClip):
+            assert self._cache is not None
+            return {"crc32": self._cache.checksum(clip.row)}
+        return FileIdentity.of(clip.source).to_dict()
 
     def _from_cache(self, clip: CachedClip) -> EvaluationClip:
         assert self._cache is not None
