@@ -148,7 +148,7 @@ def _with_interval(interval: Mapping[str, Any], decimals: int) -> Markup:
 
 
 _TABLE_NOTE = (
-    "Mean over clips with the 95 % bootstrap interval over units. Lower is better, except for "
+    "Mean over clips with its 95 % interval over units. Lower is better, except for "
     "env-r and SI-SDR. LSD is the log-spectral distance (Hann 2048/512); LSD-LF and LSD-HF are its "
     "parts below and above 12 kHz. env-r is the correlation of band energies over time above "
     "12.6 kHz: it cannot be won by hiss, and does not see the level. LSD alone is won by noise: "

@@ -145,7 +145,7 @@ def test_the_page_refuses_lsd_alone(evaluated: Evaluated) -> None:
 def test_the_page_shows_the_tricks_and_where_their_levels_come_from(evaluated: Evaluated) -> None:
     text = (evaluated.output / "report.html").read_text()
     assert "The same + folding + hiss, levels from these clips" in text
-    assert "Levels from these clips (2 of them): hiss: hiss -" in text
+    assert "Levels from these clips (2 of them): hiss -" in text
     assert "Levels from the run&#x27;s validation windows: none" in text or (
         "Levels from the run's validation windows: none" in text
     )

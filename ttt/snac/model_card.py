@@ -33,7 +33,7 @@ audio = Decoder48k.from_pretrained("path/to/this/folder").decode(codes)
 {_table(summary)}
 
 Mean over {data["evaluated"]} clips ({data["seconds"]:.0f} s) of {data["wanted"]} from
-`{data["name"]}`, with 95 % bootstrap intervals over {summary["units"]["kind"]}s. Lower is better,
+`{data["name"]}`, with 95 % intervals over {summary["units"]["kind"]}s. Lower is better,
 except for env-r and SI-SDR. LSD: log-spectral distance (Hann 2048/512, base-10 log of the power
 spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; env-r: correlation of band energies
 over time above 12.6 kHz; L1: mean absolute difference of samples. LSD alone is won by noise, so

@@ -88,7 +88,7 @@ def level_notes(tricks: Mapping[str, Any]) -> list[str]:
             continue
         fitted = FittedTricks.from_dict(fields)
         levels = (("hiss", fitted.hiss), ("folding + hiss", fitted.folding_hiss))
-        told = "; ".join(f"{name}: {level.words}" for name, level in levels)
+        told = f"{fitted.hiss.words} alone; {fitted.folding_hiss.words} together"
         ends = [name for name, level in levels if level.at_end]
         note = f"Levels from {words} ({fitted.rows} of them): {told}."
         if ends:

@@ -101,7 +101,7 @@ def _measured(codec: LoadedCodec, truths: list[np.ndarray]) -> Corpus:
 
 @pytest.fixture(scope="module")
 def voice() -> Corpus:
-    return _measured(load_codec("tiny"), [utterance(4_000 + clip, 2.0) for clip in range(8)])
+    return _measured(load_codec("tiny"), [utterance(4_000 + clip, 1.5) for clip in range(8)])
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def recorded(shared_data: Path) -> Corpus:
     for path in sorted((shared_data / "audio48k").glob("*.flac")):
         audio, _ = soundfile.read(path, dtype="float32")
         middle = len(audio) // 2
-        truths.append(audio[middle - 60_000 : middle + 60_000].copy())
+        truths.append(audio[middle - 48_000 : middle + 48_000].copy())
     return _measured(load_codec("tiny"), truths)
 
 

@@ -366,6 +366,6 @@ def test_model_card_has_the_numbers_and_the_two_lines() -> None:
     assert "**Better than resampling.**" in text
     assert "| Ours, 48 kHz | 3.3" in text
     assert "| The same + folding + hiss, levels from these clips | " in text
-    assert "folding + hiss: folding -20 dB, hiss -80 dB" in text
+    assert "hiss -80 dB alone; folding -20 dB, hiss -80 dB together" in text
     assert "Levels from the run's validation windows: none" in text
     assert "8 clips (32 s) of 9" in text
