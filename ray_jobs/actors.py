@@ -1,19 +1,32 @@
 """Work over plain Ray actors, one item at a time, each item exactly once.
 
 `ray.util.ActorPool` loses the item of an actor that dies, and gives no retry; this keeps the item,
-starts a fresh actor and tries again.
+starts a fresh actor and tries again. An actor that has lost its GPU counts as dead: whatever it
+tried later would fail as well.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ttt.device_errors import is_device_lost, is_out_of_memory, lost_device_named
 
 _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 """How Ray says that a worker is gone: also by its own watch over a node's memory, with the node,
@@ -41,8 +54,9 @@ def over_actors(
     them.
 
     `call(actor, item)` starts the work and returns its reference. An exception inside the work is
-    raised here; so is one from an actor's constructor. Actors must have max_restarts=0 (Ray's
-    default), so that a dead one never runs an item a second time beside its successor.
+    raised here, and so is one from an actor's constructor, unless it says that the actor's device
+    is lost, which is a death. Actors must have max_restarts=0 (Ray's default), so that a dead one
+    never runs an item a second time beside its successor.
     """
     waiting = deque(enumerate(items))
     idle: list[Any] = []
@@ -50,6 +64,7 @@ def over_actors(
     # With the deaths of its predecessors, which never came up. An actor has no work before it is
     # up: where nodes are lost, the next one may find no place while others are idle.
     starting: dict[ray.ObjectRef, tuple[Any, int]] = {}
+    unborn = ""
     running: dict[ray.ObjectRef, tuple[int, Any, Any]] = {}
     deaths: Counter[int] = Counter()
 
@@ -66,7 +81,7 @@ def over_actors(
                 actor = idle.pop()
                 running[call(actor, item)] = (place, item, actor)
             if not running and not starting:
-                reason = f"its worker died {attempts} times while starting"
+                reason = f"its worker died {attempts} times while starting{unborn}"
                 yield from ((item, WorkerDied(reason)) for _, item in waiting)
                 return
             (finished,), _ = ray.wait([*running, *starting], num_returns=1)
@@ -74,9 +89,8 @@ def over_actors(
                 actor, died = starting.pop(finished)
                 try:
                     ray.get(finished)
-                except _DEATHS as error:
-                    if isinstance(error, RayActorError) and error.actor_init_failed:
-                        raise
+                except Exception as error:
+                    unborn = _how_it_died(error)
                     ray.kill(actor)
                     if died + 1 < attempts:
                         start(died + 1)
@@ -86,14 +100,17 @@ def over_actors(
             place, item, actor = running.pop(finished)
             try:
                 result = ray.get(finished)
-            except _DEATHS:
+            except Exception as error:
+                how = _how_it_died(error)
                 ray.kill(actor)  # an unavailable actor may still be alive
                 start(died=0)
                 deaths[place] += 1
                 if deaths[place] < attempts:
-                    waiting.appendleft((place, item))
+                    # One whose device was lost waits for the others: its next worker is likelier
+                    # to have another card, should it be the card.
+                    (waiting.append if how else waiting.appendleft)((place, item))
                 else:
-                    yield item, WorkerDied(f"its worker died {attempts} times")
+                    yield item, WorkerDied(f"its worker died {attempts} times{how}")
             else:
                 idle.append(actor)
                 yield item, result
@@ -110,15 +127,51 @@ def prepared_actor(start_actor: Callable[[], Any], prepare: Callable[[Any], obje
     actor = start_actor()
     try:
         prepare(actor)
-    except _DEATHS as error:
-        if isinstance(error, RayActorError) and error.actor_init_failed:
-            raise
+    except Exception as error:
+        _how_it_died(error)
         ray.kill(actor)  # an unavailable actor may still be alive
         actor = start_actor()
         prepare(actor)
     return actor
 
 
+@contextlib.contextmanager
+def ending_with_device() -> Iterator[None]:
+    """End the process of this actor where the block loses its device.
+
+    For actors that somebody else starts again, as Ray Data does: it knows a death, and no errors
+    that mean one. Outside an actor nobody would start the process again, and the error goes on.
+    """
+    try:
+        yield
+    except Exception as error:
+        if ray.get_runtime_context().get_actor_id() is None or not is_device_lost(error):
+            raise
+        traceback.print_exception(error, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def beside_driver() -> NodeAffinitySchedulingStrategy:
     """Where a small actor of the driver belongs: on its node, whatever happens to the others."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _how_it_died(error: Exception) -> str:
+    """What a reason says behind "its worker died"; raises the error where no death lies behind it.
+
+    An error travels with its text, and without those that led to it: the text has them all.
+    """
+    if isinstance(error, RayTaskError) or (
+        isinstance(error, RayActorError) and error.actor_init_failed
+    ):
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, Exception) and is_out_of_memory(cause):
+            raise error
+        lost = lost_device_named(str(error))
+        if lost is None:
+            raise error
+        return f", in the end because it lost its device: {lost}"
+    if isinstance(error, _DEATHS):
+        return ""
+    raise error

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from ttt.config import Config
+from ttt.exact_float32 import exact_float32
 from ttt.snac.align import AlignConfig
 from ttt.snac.cache_shard import Prepare, cache_shard
 from ttt.snac.clip_facts import add_facts
@@ -179,14 +180,15 @@ class ShardEncoder:
 
     def __init__(self, config: CacheConfig, counter: ActorHandle, *, with_facts: bool) -> None:
         """`with_facts` is false for a cache whose other shards tell no ClipFacts."""
+        from ray_jobs.actors import ending_with_device  # Ray, which configurations do without.
+
         device = "cuda" if config.workers.num_gpus else "cpu"
         # The same codes on every run: no fast approximations, and one thread on a CPU.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
+        exact_float32()
         if device == "cpu":
             torch.set_num_threads(1)
-        codec = load_codec(config.codec.name, device)
+        with ending_with_device():
+            codec = load_codec(config.codec.name, device)
         self._config = config
         self._counter = counter
         self._encoder = ClipEncoder(codec.model, config.encode)
@@ -198,7 +200,11 @@ class ShardEncoder:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Cache the shards of `rows` (shard_rows) and report on each."""
-        return pa.Table.from_pylist([self._cache(row) for row in rows.to_pylist()], STATUS_SCHEMA)
+        from ray_jobs.actors import ending_with_device  # As above.
+
+        with ending_with_device():
+            statuses = [self._cache(row) for row in rows.to_pylist()]
+        return pa.Table.from_pylist(statuses, STATUS_SCHEMA)
 
     def _cache(self, row: dict[str, object]) -> dict[str, object]:
         inputs = [ClipInput(**clip) for clip in json.loads(str(row["inputs"]))]

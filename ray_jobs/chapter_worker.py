@@ -17,12 +17,14 @@ from ray.actor import ActorHandle
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_plan import Listener, MadeChapter, Recording, Work, records_root
 from ray_jobs.held_models import HeldModels
+from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.eval.chapter_records import NonFiniteLoss, leftovers, record_path
 from ttt.eval.chapters import Chapter
 from ttt.eval.controls import shuffle_stretches
 from ttt.eval.run_description import ModelIdentity
 from ttt.eval.synthetic_chapters import synthetic_chapter
+from ttt.exact_float32 import exact_float32
 from ttt.file_identity import FileIdentity
 from ttt.moshi.chapter_run import HeardChapter, Listening, record_group, verify_group
 from ttt.moshi.codes import encode_chapter
@@ -50,6 +52,7 @@ class ChapterWorker:
 
     def __init__(self, config: EvaluateChaptersConfig, counter: ActorHandle | None) -> None:
         torch.set_num_threads(config.cluster.threads)
+        exact_float32()
         self._config, self._counter = config, counter
         self._models = HeldModels(config.model, config.cluster.device)
 
@@ -74,15 +77,15 @@ class ChapterWorker:
             try:
                 chapters.append(self._chapter(work, place))
             except Exception as error:
+                raise_if_lost(error)
                 failures.append((recording.chapter_id, _reason(error)))
         if not chapters:
             return Outcome(failures=tuple(failures))
         moshi = self._models.moshi(work.listener.weights)
         try:
             outcome = self._record(work, moshi, chapters)
-        except torch.AcceleratorError:
-            raise  # The device is lost to this process, and every later chapter would fail too.
         except Exception as error:
+            raise_if_lost(error)
             reason = _reason(error)
             root = records_root(self._config.output, work.listener.name)
             names = [c.chapter_id for c in chapters if not record_path(root, c.chapter_id).exists()]
@@ -151,9 +154,8 @@ class ChapterWorker:
                 spans=self._config.verify_spans,
                 seed=self._config.seed,
             )
-        except torch.AcceleratorError:
-            raise  # As in `hear`.
         except Exception as error:
+            raise_if_lost(error)
             return {"error": _reason(error)}
         return asdict(found)
 

@@ -22,6 +22,7 @@ from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
 from ttt import records, storage
 from ttt.errors import UserError
+from ttt.exact_float32 import exact_float32
 from ttt.file_errors import cause
 from ttt.file_identity import FileIdentity
 from ttt.snac.cache import DamagedClip, open_cache
@@ -207,6 +208,7 @@ class DecodeWorker:
 
     def __init__(self, config: DecodeConfig, folder: str, cache: str | None, output: str) -> None:
         torch.set_num_threads(config.cluster.threads)
+        exact_float32()
         self._decoder = Decoder48k.from_pretrained(folder, config.cluster.device)
         self._cache = None if cache is None else open_cache(cache)
         self._output = Path(output)

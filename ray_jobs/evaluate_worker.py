@@ -27,6 +27,7 @@ from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config
 from ttt import records, storage
 from ttt.errors import UserError
+from ttt.exact_float32 import exact_float32
 from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
 from ttt.snac.evaluation_clips import ClipReader
 from ttt.snac.export import read_config
@@ -100,6 +101,7 @@ class EvaluateWorker:
 
     def __init__(self, config: EvaluateConfig, folder: str, codec: str, cache: str | None) -> None:
         torch.set_num_threads(config.cluster.threads)
+        exact_float32()
         device = config.cluster.device
         loaded = load_codec(codec, device)
         self._reader = ClipReader(loaded, cache, config.quality)

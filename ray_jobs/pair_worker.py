@@ -18,12 +18,14 @@ from ray_jobs.pair_config import EvaluatePairsConfig
 from ray_jobs.pair_plan import Work
 from ttt import storage
 from ttt.audio import flac_bytes, read_header
+from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, Piece
 from ttt.eval.pair_records import ItemRecord, Role, Status, write_part
 from ttt.eval.pairs import Pair, Utterance
 from ttt.eval.run_description import ModelIdentity
 from ttt.eval.scorer import Recording, Score, Scoring, check_streams, first_difference, score
+from ttt.exact_float32 import exact_float32
 from ttt.file_identity import FileIdentity
 from ttt.moshi.codes import decode_codes, encode_chapter
 
@@ -54,6 +56,7 @@ class PairWorker:
 
     def __init__(self, config: EvaluatePairsConfig) -> None:
         torch.set_num_threads(config.cluster.threads)
+        exact_float32()
         self._config = config
         self._models = HeldModels(config.model, config.cluster.device)
         assert config.codes_cache is not None  # The plan has named one.
@@ -119,11 +122,10 @@ class PairWorker:
             audio = FileIdentity.of(utterance.audio)
             made = encode_chapter(mimi.mimi, whole, self._cache, mimi.weights_sha256)
             return Heard(made.codes, made.sha256, audio)
-        except torch.AcceleratorError:
-            raise  # The device is lost to this process, and every later recording would fail too.
-        except UserError as error:
-            return Unscored("error", str(error))
         except Exception as error:
+            raise_if_lost(error)
+            if isinstance(error, UserError):
+                return Unscored("error", str(error))
             traceback.print_exception(error, file=sys.stderr)
             return Unscored("error", f"{type(error).__name__}: {error}")
 

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
+from ttt.errors import UserError
 
 
 @ray.remote(num_cpus=0.5)
@@ -124,6 +127,99 @@ def test_actors_that_die_while_starting_are_given_up(ray_local: None, tmp_path: 
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(ActorDiedError, match="a bug"):
         run(bug=True)
+
+
+@ray.remote(num_cpus=0.5)
+class _OnACard:
+    """Doubles numbers; raises `how()` at item 2, and while it starts, as often as it is told."""
+
+    def __init__(self, folder: Path, how: Callable[[], None], starts: int, times: int) -> None:
+        self._folder, self._how, self._times = folder, how, times
+        self._fail("start", starts)
+
+    def double(self, number: int) -> int:
+        if number == 2:
+            self._fail("item", self._times)
+        return 2 * number
+
+    def _fail(self, what: str, times: int) -> None:
+        if len(list(self._folder.glob(f"{what}-*"))) < times:
+            (self._folder / f"{what}-{os.urandom(4).hex()}").touch()
+            self._how()
+
+
+def _illegal_access() -> None:
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nadvice")
+
+
+def _failed_product() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`")
+
+
+def _failed_convolution() -> None:
+    raise RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
+
+
+def _behind_another_error() -> None:
+    try:
+        _illegal_access()
+    except RuntimeError as error:
+        raise UserError("the model cannot be loaded") from error
+
+
+def _out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def _no_kernel() -> None:
+    raise torch.AcceleratorError("CUDA error: no kernel image is available")
+
+
+def _on_cards(folder: Path, how: Callable[[], None], starts: int, times: int) -> dict[int, Any]:
+    start = lambda: _OnACard.remote(folder, how, starts, times)  # noqa: E731
+    call = lambda actor, number: actor.double.remote(number)  # noqa: E731
+    return dict(over_actors(start, call, [1, 2, 3], actors=1, attempts=2))
+
+
+@pytest.mark.parametrize(
+    "how", (_illegal_access, _failed_product, _failed_convolution, _behind_another_error)
+)
+def test_an_actor_that_lost_its_device_loses_no_item(
+    ray_local: None, tmp_path: Path, how: Callable[[], None]
+) -> None:
+    assert _on_cards(tmp_path, how, starts=1, times=1) == {1: 2, 2: 4, 3: 6}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_device_lost_every_time_is_that_items_reason(ray_local: None, tmp_path: Path) -> None:
+    results = _on_cards(tmp_path, _illegal_access, 0, 99)
+    lost = results.pop(2)
+    assert isinstance(lost, WorkerDied)
+    assert lost.reason == (
+        "its worker died 2 times, in the end because it lost its device: CUDA error: an illegal "
+        "memory access was encountered"
+    )
+    assert results == {1: 2, 3: 6}
+    (starting,) = set(_on_cards(tmp_path, _failed_product, 99, 0).values())
+    assert starting.reason.startswith("its worker died 2 times while starting, in the end because")
+
+
+@pytest.mark.parametrize("how", (_out_of_memory, _no_kernel))
+def test_what_a_new_process_would_meet_again_is_raised(
+    ray_local: None, tmp_path: Path, how: Callable[[], None]
+) -> None:
+    with pytest.raises(RayTaskError, match=r"out of memory|no kernel image"):
+        _on_cards(tmp_path, how, 0, 1)
+    with pytest.raises(ActorDiedError, match=r"out of memory|no kernel image"):
+        _on_cards(tmp_path, how, 99, 0)
+
+
+def test_an_actor_that_loses_its_device_while_it_is_prepared_has_one_successor(
+    ray_local: None, tmp_path: Path
+) -> None:
+    start = lambda: _OnACard.remote(tmp_path, _illegal_access, 0, 1)  # noqa: E731
+    actor = prepared_actor(start, lambda actor: ray.get(actor.double.remote(2)))
+    assert ray.get(actor.double.remote(2)) == 4
 
 
 @pytest.mark.faults

@@ -24,6 +24,7 @@ import torch
 from moshi.models.lm import LMModel
 from torch import Tensor
 
+from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.eval.pair_records import CODEBOOKS
 from ttt.moshi.codes import Codes, padded
@@ -126,9 +127,8 @@ def _score_batch(
 ) -> list[Score | str]:
     try:
         return _listen(lm, batch, how, silence)
-    except torch.AcceleratorError:
-        raise  # The device is lost to this process, and every later batch would fail too.
     except Exception as error:
+        raise_if_lost(error)
         if len(batch) == 1:
             return [_reason(error)]
     # One of them is broken, or they are too many for the memory: each by itself.

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,9 @@ class TTTLayer(nn.Module):
     `updates = False` switches the learning off, so that the layer answers with the weights it
     starts from whatever it hears (the control experiment).
 
-    Parameters carry ttt-lm-pytorch's names; `generator` draws them (None: torch's own).
+    Parameters carry ttt-lm-pytorch's names; `generator` draws them (None: torch's own). Those that
+    the small model starts from and learns by (W, b, its norm, the rates) stay float32 when the
+    layer is moved to half precision: rounded, they would move all that it learns.
     """
 
     def __init__(self, config: TTTConfig, generator: torch.Generator | None = None) -> None:
@@ -126,6 +129,15 @@ class TTTLayer(nn.Module):
                 nn.init.normal_(parameter, std=0.02, generator=generator)
             else:
                 nn.init.zeros_(parameter)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `half` and `bfloat16` do to every tensor."""
+        before = {name: parameter.data for name, parameter in self.named_parameters(recurse=False)}
+        super()._apply(fn, recurse)
+        for name, parameter in self.named_parameters(recurse=False):
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                parameter.data = before[name].to(parameter.device, torch.float32)
+        return self
 
     def init_state(self, batch: int) -> TTTState:
         """The state of streams that have heard nothing; gradients reach W and b through it."""

@@ -5,8 +5,9 @@ of its pieces. In chunks of more than one latent step the published package's ri
 keys that the chunk's first steps still attend to; here the ring is longer by a chunk while
 attention reaches no further, so that streamed codes are those of the whole file.
 
-A chapter's codes are stored under a hash of the audio files' bytes, the spans taken from them, and
-Mimi's weights; silence under Mimi's hash alone.
+A chapter's codes are stored under a hash of the audio files' bytes, the spans taken from them,
+Mimi's weights, and the device and precision that they were computed with; silence under the latter
+three. A code is the nearest of 2,048 vectors, so that another way of rounding moves some of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import torch
 from moshi.models.compression import MimiModel
 from moshi.modules.transformer import StreamingMultiheadAttention
+from moshi.utils.compile import no_compile
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
@@ -39,6 +41,8 @@ from ttt.audio import (
 )
 from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, Piece
+from ttt.exact_float32 import float32_is_exact
+from ttt.moshi.streaming_state import start_streaming
 
 Codes = npt.NDArray[np.int16]
 
@@ -100,7 +104,9 @@ def silence_codes(mimi: MimiModel, frames: int, cache: str | Path, weights_sha25
     silence is a prefix of the longest. Workers that ask at the same time wait for the one that
     makes it. Raises UserError for a damaged file.
     """
-    path = Path(cache) / f"silence-{weights_sha256[:16]}-{mimi.num_codebooks}.safetensors"
+    made_by = "".join(f"-{word}" for word in _computed_with(mimi))
+    name = f"silence-{weights_sha256[:16]}-{mimi.num_codebooks}{made_by}"
+    path = Path(cache) / f"{name}.safetensors"
     kept = _load_silence(path, frames)
     if kept is None:
         with _lock(path.with_suffix(".lock")):
@@ -118,7 +124,8 @@ def silence_codes(mimi: MimiModel, frames: int, cache: str | Path, weights_sha25
 def decode_codes(mimi: MimiModel, codes: Tensor) -> np.ndarray:
     """What codes [8, T] sound like: mono audio at Mimi's rate."""
     device = next(mimi.parameters()).device
-    return mimi.decode(codes[None].long().to(device))[0, 0].float().cpu().numpy()
+    with no_compile():
+        return mimi.decode(codes[None].long().to(device))[0, 0].float().cpu().numpy()
 
 
 def codes_sha256(codes: npt.NDArray[np.integer] | Tensor) -> str:
@@ -158,7 +165,8 @@ def _encode_stream(mimi: MimiModel, audio: Iterable[np.ndarray]) -> Iterator[Cod
         for chunk in _rechunked(audio, chunk_samples):
             frames = -(-len(chunk) // mimi.frame_size)
             filled = np.pad(chunk, (0, chunk_samples - len(chunk)))
-            codes = mimi.encode(torch.from_numpy(filled)[None, None].to(parameter))
+            with no_compile():
+                codes = mimi.encode(torch.from_numpy(filled)[None, None].to(parameter))
             yield codes[0, :, :frames].to(torch.int16).cpu().numpy()
 
 
@@ -174,7 +182,7 @@ def _streaming(mimi: MimiModel, chunk_frames: int) -> Iterator[None]:
     for layer, context in layers:
         layer.context = context + steps
     try:
-        streaming = mimi.streaming(1)
+        streaming = start_streaming(mimi, 1)
     finally:
         for layer, context in layers:
             layer.context = context
@@ -247,10 +255,23 @@ def _content_key(mimi: MimiModel, chapter: Chapter, weights_sha256: str) -> str:
         if piece.path not in files:
             files[piece.path] = _file_sha256(piece.path)
     spans = [[files[piece.path], piece.start, piece.stop] for piece in chapter.pieces]
-    content = [_FORMAT, weights_sha256, mimi.num_codebooks, spans]
+    content = [_FORMAT, weights_sha256, mimi.num_codebooks, spans, *_computed_with(mimi)]
     if any(read_header(path).channels > 1 for path in files):
         content.append("mix checked")  # Older codes may be of channels that cancelled.
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _computed_with(mimi: MimiModel) -> list[str]:
+    """What codes depend on beside weights and audio: device and precision.
+
+    Nothing for float32 on a CPU, as in the names of the codes that were kept before this was asked.
+    """
+    parameter = next(mimi.parameters())
+    precision = str(parameter.dtype).removeprefix("torch.")
+    if parameter.device.type != "cpu" and not float32_is_exact():
+        precision += "+tf32"
+    made_by = [parameter.device.type, precision]
+    return [] if made_by == ["cpu", "float32"] else made_by
 
 
 def _file_sha256(path: str) -> str:

@@ -26,11 +26,13 @@ from moshi.models.lm import LMModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from ttt.device_errors import is_out_of_memory
 from ttt.errors import UserError
 from ttt.moshi.delays import ZERO_TOKEN, Delays
 from ttt.moshi.heard import Heard, join
 from ttt.moshi.session import Session
 from ttt.moshi.speculate import Acceptance
+from ttt.moshi.streaming_state import cpu_copy
 from ttt.moshi.streams import Streams
 
 _Result = TypeVar("_Result")
@@ -145,8 +147,8 @@ class Evaluation:
         self._start()
 
     def __enter__(self) -> Self:
-        self.session.__enter__()
         self._start()
+        self.session.__enter__()
         return self
 
     def __exit__(
@@ -193,8 +195,8 @@ class Evaluation:
             "nll": self._nll,
             "text": self._text,
         }
-        own |= {f"pending.{name}": tensor for name, tensor in vars(self._pending).items()}
-        saved = {f"evaluation.{name}": tensor.contiguous().clone() for name, tensor in own.items()}
+        own |= {f"pending.{name}": tensor for name, tensor in vars(join(self._pending)).items()}
+        saved = {f"evaluation.{name}": cpu_copy(tensor) for name, tensor in own.items()}
         return saved | self.session.save_state()
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -213,23 +215,22 @@ class Evaluation:
         self.session.acceptance = Acceptance(*own["acceptance"].tolist())
         self._nll, self._text = own["nll"].clone(), own["text"].clone()
         fields = [field.name for field in dataclasses.fields(Heard)]
-        self._pending = Heard(*(own[f"pending.{name}"].to(device) for name in fields))
+        self._pending = [Heard(*(own[f"pending.{name}"].to(device) for name in fields))]
 
     def _start(self) -> None:
         self._scored = 0
         self.chunks = [(0, self.session.max_chunk)]
-        self._pending = self.session.nothing()
+        self._pending = [self.session.nothing()]
         # Of the steps scored last: their delayed codebooks belong to the frames before.
         self._nll = torch.empty(self._streams.batch, self._delays.predicted, 0)
         self._text = torch.empty(self._streams.batch, 0, dtype=torch.long)
 
     def _next_block(self) -> Block:
         while self._pending_steps < min(self.block_steps, self._steps - self._scored):
-            heard = self._sparingly(self._listen)
-            self._pending = join([self._pending, heard])
+            self._sparingly(self._listen)
         nll, text = self._sparingly(self._score)
         steps = text.shape[1]
-        self._pending = self._pending[steps:]
+        self._pending = [self._pending[0][steps:]]
         first = self.frames_done
         self._scored += steps
         nll, text = torch.cat([self._nll, nll], dim=2), torch.cat([self._text, text], dim=1)
@@ -237,7 +238,8 @@ class Evaluation:
         self._nll, self._text = nll[:, :, text.shape[1] - kept :], text[:, text.shape[1] - kept :]
         return self._finished(first, *self._by_frame(nll, text))
 
-    def _listen(self) -> Heard:
+    def _listen(self) -> None:
+        """Hear a chunk more."""
         first = self.session.position
         count = min(self.chunk, self._steps - first)
         if every := self._reset_ttt_every:
@@ -246,12 +248,15 @@ class Evaluation:
             count = min(count, every - first % every)
         audio = self._streams.audio(first, count)
         if not self._streams.own_text:
-            return self.session.listen(audio, self._streams.text(first, count))
+            self._pending.append(self.session.listen(audio, self._streams.text(first, count)))
+            return
         alive = self._streams.alive(first, count).to(audio.device)
-        return self.session.listen_own(audio, None if alive.all() else alive)
+        heard = self.session.listen_own(audio, None if alive.all() else alive)
+        self._pending.append(heard)
 
     def _score(self) -> tuple[Tensor, Tensor]:
         """NLL [B, predicted, n] and text [B, n] of the next pending steps, on the CPU."""
+        self._pending = [join(self._pending)]
         heard = self._ready()
         logits = self.session.audio_logits(heard)
         targets = self._delays.predicted_codes(heard.forced)
@@ -259,7 +264,7 @@ class Evaluation:
 
     def _ready(self) -> Heard:
         """The next pending steps, as the depformer is to take them."""
-        return self._pending[: self.block_steps]
+        return self._pending[0][: self.block_steps]
 
     def _by_frame(self, nll: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """NLL [B, Q, n] and text [B, n] of whole frames, of NLL [B, predicted, S] by step."""
@@ -278,14 +283,16 @@ class Evaluation:
 
     @property
     def _pending_steps(self) -> int:
-        return self._pending.text.shape[1]
+        return sum(part.text.shape[1] for part in self._pending)
 
     def _sparingly(self, work: Callable[[], _Result]) -> _Result:
         """Do the work; with half the chunk, and again, as long as the memory does not suffice."""
         while True:
             try:
                 return work()
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.chunk == 1:
                     raise UserError(
                         f"out of memory at step {self.session.position} with one step at a time: "

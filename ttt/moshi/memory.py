@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import cast
 
 from moshi.models.lm import LMModel
@@ -24,7 +25,8 @@ class MemoryNeed:
     ttt: int
     """What TTT layers have learnt, and what taking a chunk back needs."""
     working: int
-    """The most that one chunk's tensors take at the same time: an upper bound."""
+    """The most that one chunk's tensors take at the same time, or what saving the state takes: an
+    upper bound."""
 
     @property
     def total(self) -> int:
@@ -45,6 +47,7 @@ def memory_need(lm: LMModel, batch: int, chunk: int, max_steps: int | None = Non
     ttt = sum(each.layer.state_bytes(batch, rollback_tokens=chunk) for each in learnt)
     working = [_attention(lm, batch, chunk, max(capacities)), _feed_forward(lm, batch, chunk)]
     working += [_text_head(lm, batch, chunk), _depformer(lm, batch, chunk)]
+    working += [_state_on_its_way(token * max(capacities) // 2, learnt, batch)]
     working += [_learning(each, batch, chunk) for each in learnt]
     return MemoryNeed(rings, ttt, max(working))
 
@@ -75,15 +78,23 @@ def _text_head(lm: LMModel, batch: int, chunk: int) -> int:
     return logits + min(4096, lm.text_linear.out_features) * lm.dim * _FLOAT32
 
 
+def _state_on_its_way(half_ring: int, learnt: Sequence[StreamingTTT], batch: int) -> int:
+    """What saving takes on the device: one layer's keys or values at a time, or one TTT layer's."""
+    return max([half_ring, *(each.layer.state_bytes(batch) for each in learnt)])
+
+
 def _depformer(lm: LMModel, batch: int, chunk: int) -> int:
-    """The logits are held once per codebook, together, in float32, and as log-probabilities."""
+    """The logits are held once per codebook, together, and as log-probabilities, and one head in
+    float32."""
     rows = batch * chunk * chunks_per_block(batch, chunk)
     size, width = lm.dtype.itemsize, cast(nn.Linear, lm.linears[0]).in_features
-    logits = lm.dep_q * lm.card * (2 * size + 2 * _FLOAT32)
+    exact = max(_FLOAT32, size)
+    logits = lm.dep_q * lm.card * 3 * exact
     assert lm.depformer is not None  # Evaluation refuses a model without.
     gating = cast(nn.ModuleList, lm.depformer.layers[0].gating)[0]
     layer = (16 * lm.dep_q * width + 4 * _hidden(gating, width)) * size
-    return rows * (lm.dim * size + max(logits + lm.dep_q * width * size, layer))
+    head = min(4096, lm.card) * width * _FLOAT32
+    return head + rows * (lm.dim * size + max(logits + lm.dep_q * width * size, layer))
 
 
 def _learning(ttt: StreamingTTT, batch: int, chunk: int) -> int:

@@ -19,6 +19,7 @@ from moshi.utils.compile import no_compile
 from torch import Tensor
 
 from ttt.moshi.delays import Delays
+from ttt.moshi.streaming_state import start_streaming
 
 
 class Stepped(NamedTuple):
@@ -51,7 +52,7 @@ def step_by_step(lm: LMModel, audio: Tensor) -> Stepped:
     watch = lm.out_norm.register_forward_hook(lambda _, __, out: hidden.append(out.clone()))
     own, other = slice(1, 1 + delays.predicted), slice(1 + delays.predicted, None)
     try:
-        with no_compile(), generator.streaming(batch):
+        with no_compile(), start_streaming(generator, batch):
             for step in range(steps):
                 # The other voice has its delays applied by the generator itself.
                 previous = tokens[:, other, max(step - 1, 0)][:, :, None].long()
@@ -72,7 +73,7 @@ def _codebook_by_codebook(lm: LMModel, text: Tensor, codes: Tensor, hidden: Tens
     """[B, Q, card] logits of one step, each codebook told the one before it (codes [B, Q])."""
     assert lm.depformer is not None  # Delays.of has seen to that.
     logits, previous = [], text
-    with lm.depformer.streaming(len(text)):
+    with start_streaming(lm.depformer, len(text)):
         for codebook in range(lm.dep_q):
             told = previous[:, None, None]
             logits.append(lm.forward_depformer(codebook, told, hidden)[:, 0, 0])

@@ -14,20 +14,22 @@ n steps, D width of the model, V text vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 import torch
 from moshi.models.lm import LMModel
 from moshi.utils.compile import no_compile
 from torch import Tensor
-from torch.nn import functional as F
 
 from ttt.errors import UserError
+from ttt.moshi import heads
 from ttt.moshi.delays import Delays
 from ttt.moshi.heard import Heard, Prediction, join
 from ttt.moshi.speculate import NEAR_TIE, Acceptance, best_text, guess_text, steps_to_keep
-from ttt.moshi.streaming_state import StreamingState
+from ttt.moshi.streaming_state import StreamingState, cpu_copy
 from ttt.moshi.streams import check_tokens
 
 
@@ -59,9 +61,9 @@ class Session:
         self._forget()
 
     def __enter__(self) -> Self:
+        self._forget()
         with torch.no_grad():
             self._open = StreamingState(self.lm, self.batch, self.max_chunk, self.max_steps)
-        self._forget()
         return self
 
     def __exit__(
@@ -101,19 +103,20 @@ class Session:
         audio = audio.to(self.lm.device, torch.long)
         self._check(audio, text)
         parts, done = [], 0
-        while done < audio.shape[2]:
-            if text is None:
-                parts.append(self.listen_own(audio[:, :, done:]))
-            else:
-                parts.append(self.listen(audio, text.to(audio)))
-            done += parts[-1].hidden.shape[1]
-        heard = join(parts)
-        return Prediction(
-            self.text_logits(heard.hidden),
-            heard.text,
-            self.audio_logits(heard),
-            self.delays.predicted_codes(heard.forced),
-        )
+        with self._taking_back_on_error():
+            while done < audio.shape[2]:
+                if text is None:
+                    parts.append(self.listen_own(audio[:, :, done:]))
+                else:
+                    parts.append(self.listen(audio, text.to(audio)))
+                done += parts[-1].hidden.shape[1]
+            heard = join(parts)
+            return Prediction(
+                self.text_logits(heard.hidden),
+                heard.text,
+                self.audio_logits(heard),
+                self.delays.predicted_codes(heard.forced),
+            )
 
     @torch.no_grad()
     def listen(self, audio: Tensor, text: Tensor) -> Heard:
@@ -132,37 +135,31 @@ class Session:
         """
         steps = audio.shape[2]
         guess = guess_text(self._guess, steps, self.lm.text_padding_token_id)
-        hidden, logits, forced = self._forward(audio, guess)
-        chosen, margin = best_text(self._exact(hidden, logits))
-        kept = steps_to_keep(guess, chosen, alive)
-        self._take_back(steps - kept)
-        hidden, chosen, margin, self._guess = (
-            hidden[:, :kept], chosen[:, :kept], margin[:, :kept], chosen[:, kept:],
-        )  # fmt: skip
-        # The newest frame's text was guessed, but not heard yet.
-        self._tokens[:, 0, -1] = chosen[:, -1]
-        forced = torch.cat([chosen[:, None], forced[:, 1:, :kept]], dim=1)
-        ties = margin < NEAR_TIE if alive is None else (margin < NEAR_TIE) & alive[:, :kept]
-        self.acceptance.count(steps, kept, int(ties.sum()))
+        with self._taking_back_on_error():
+            hidden, logits, forced = self._forward(audio, guess)
+            chosen, margin = best_text(self._exact(hidden, logits))
+            kept = steps_to_keep(guess, chosen, alive)
+            self._take_back(steps - kept)
+            hidden, chosen, margin, rejected = (
+                hidden[:, :kept], chosen[:, :kept], margin[:, :kept], chosen[:, kept:],
+            )  # fmt: skip
+            # The newest frame's text was guessed, but not heard yet.
+            self._tokens[:, 0, -1] = chosen[:, -1]
+            forced = torch.cat([chosen[:, None], forced[:, 1:, :kept]], dim=1)
+            ties = margin < NEAR_TIE if alive is None else (margin < NEAR_TIE) & alive[:, :kept]
+            self.acceptance.count(steps, kept, int(ties.sum()))
+        self._guess = rejected
         return Heard(hidden, chosen, forced)
 
     @torch.no_grad()
     def audio_logits(self, heard: Heard) -> Tensor:
-        """[B, Q, n, card] by the depformer in one parallel pass; needs and changes no state."""
-        with no_compile():
-            return self.lm.forward_depformer_training(heard.forced, heard.hidden)
+        """[B, Q, n, card] of `ttt.moshi.heads`; needs and changes no state."""
+        return heads.audio_logits(self.lm, heard.forced, heard.hidden)
 
     @torch.no_grad()
     def text_logits(self, hidden: Tensor) -> Tensor:
-        """[B, n, V] of hidden [B, n, D], float32 (float64 in a float64 model)."""
-        head = self.lm.text_linear
-        if hidden.dtype in (torch.float32, torch.float64):
-            return head(hidden)
-        # A slice of the vocabulary at a time: a float32 copy of the whole head is half a gigabyte.
-        slices = head.weight.split(_HEAD_ROWS)
-        logits = torch.cat([F.linear(hidden.float(), rows.float()) for rows in slices], dim=-1)
-        bias = cast(Tensor | None, head.bias)
-        return logits if bias is None else logits + bias.float()
+        """[B, n, V] of hidden [B, n, D], as `ttt.moshi.heads` computes them."""
+        return heads.text_logits(self.lm, hidden)
 
     def nothing(self) -> Heard:
         """Heard of no steps: where joining begins."""
@@ -200,8 +197,8 @@ class Session:
 
     def reset(self) -> None:
         """As if nothing had been heard."""
-        self._state.reset()
         self._forget()
+        self._state.reset()
 
     @torch.no_grad()
     def reset_ttt(self) -> None:
@@ -210,12 +207,11 @@ class Session:
         self._state.reset_ttt()
 
     def save_state(self) -> dict[str, Tensor]:
-        """All that is needed to go on, as tensors by name, for safetensors to keep."""
+        """All that is needed to go on, as tensors by name on the CPU, for safetensors to keep."""
+        self._state.mend()
         heard = self._tokens[:, :, -self.delays.heard_frames :]
         own = {"session.heard": heard, "session.guess": self._guess}
-        return {name: tensor.contiguous().clone() for name, tensor in own.items()} | (
-            self._state.to_tensors()
-        )
+        return {name: cpu_copy(tensor) for name, tensor in own.items()} | self._state.to_tensors()
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `save_state` gave: the same numbers, bit for bit, as without the break.
@@ -226,6 +222,7 @@ class Session:
         own = {"session.heard", "session.guess"}
         if not own <= tensors.keys():
             raise UserError("this is not the state of a session: start the chapter anew")
+        self._forget()  # Should the rest fail, nothing has been heard.
         self._state.load_tensors({k: tensor for k, tensor in tensors.items() if k not in own})
         self._tokens = tensors["session.heard"].to(self.lm.device).clone()
         self._first_frame = self.position - self._tokens.shape[2]
@@ -254,6 +251,7 @@ class Session:
 
         Hidden and logits are in the model's type.
         """
+        self._state.mend()
         steps = audio.shape[2]
         if steps > self.max_chunk:
             raise UserError(
@@ -269,20 +267,26 @@ class Session:
             self.mark()
         tokens = torch.cat([self._tokens, torch.cat([text[:, None], audio], dim=1)], dim=2)
         columns = self.delays.columns(tokens, self.position - self._first_frame, steps + 1)
-        try:
-            with no_compile():
-                hidden, logits = self.lm.forward_text(columns[:, :, :-1])
-        except BaseException:
-            self._state.take_back(0)
-            raise
-        self._state.count(steps)
+        with self._state.hearing(steps), no_compile():
+            hidden, logits = self.lm.forward_text(columns[:, :, :-1])
         self._tokens = tokens
         return hidden, logits[:, 0], columns[:, :, 1:]
 
     def _take_back(self, steps: int) -> None:
         if steps:
-            self._state.take_back(steps)
             self._tokens = self._tokens[:, :, :-steps]
+            self._state.take_back(steps)
+
+    @contextmanager
+    def _taking_back_on_error(self) -> Iterator[None]:
+        """What is heard inside the block has not been heard when it ends in an error."""
+        start, guess = self.position, self._guess
+        try:
+            yield
+        except BaseException:
+            self._guess = guess
+            self._take_back(self.position - start)
+            raise
 
     def _exact(self, hidden: Tensor, logits: Tensor) -> Tensor:
         half = logits.dtype in (torch.float16, torch.bfloat16)
@@ -300,6 +304,3 @@ class Session:
             if text.shape != (self.batch, audio.shape[2]):
                 raise UserError(f"text is {list(text.shape)}, not [{self.batch}, {audio.shape[2]}]")
             check_tokens("text", text, self.delays.text_initial)
-
-
-_HEAD_ROWS = 4096

@@ -6,18 +6,25 @@ ring is `max_chunk` frames wider, while the attention's mask stays as it was. Th
 frames back exact: only the positions move, for what stays behind in the ring will be labelled
 older than the window whenever it comes round.
 
+Memory may run out anywhere, also while something is put back. What was begun and did not come to
+its end is therefore remembered, and done before anything else is.
+
 Shapes: B streams, H key heads, n frames kept, d width of a head.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from moshi.models.lm import LMModel
+from moshi.modules.streaming import StreamingModule
 from moshi.modules.transformer import RingKVCache
 from torch import Tensor
 
+from ttt.device_errors import is_device_lost, is_out_of_memory
 from ttt.errors import UserError
 from ttt.layers import TTTState
 from ttt.moshi.insert import temporal_layers, ttt_layers
@@ -42,6 +49,8 @@ class StreamingState:
         self.position = 0
         """Steps heard so far."""
         self._mark = 0
+        self._unfinished: Callable[[], None] | None = None
+        """What must be done before the state is whole again."""
         self._lm, self._ttt = lm, ttt_layers(lm)
         self._stack = ExitStack()
         attentions = [layer.self_attn for layer in temporal_layers(lm)]
@@ -49,19 +58,22 @@ class StreamingState:
         try:
             for attention, context in zip(attentions, contexts, strict=True):
                 attention.context = min(context, max_steps or context) + max_chunk
-            self._stack.enter_context(lm.streaming(batch))
+            self._stack.enter_context(start_streaming(lm, batch))
         finally:  # The rings are sized by now, and the mask reads the window from the same place.
             for attention, context in zip(attentions, contexts, strict=True):
                 attention.context = context
-        if not all(layer.is_streaming for layer in self._ttt.values()):
+        try:
+            if not all(layer.is_streaming for layer in self._ttt.values()):
+                raise UserError(
+                    "TTT was inserted after this model first streamed: load the model anew"
+                )
+            self._parts = list(lm.get_streaming_state().values())
+            rings = [part.kv_cache for part in self._parts if hasattr(part, "kv_cache")]
+            self._rings: list[tuple[RingKVCache, int]] = list(zip(rings, contexts, strict=True))
+            self.mark()
+        except BaseException:
             self.close()
-            raise UserError("TTT was inserted after this model first streamed: load the model anew")
-        self.mark()
-        self._parts = list(lm.get_streaming_state().values())
-        rings: list[RingKVCache] = [
-            part.kv_cache for part in self._parts if hasattr(part, "kv_cache")
-        ]
-        self._rings = list(zip(rings, contexts, strict=True))
+            raise
 
     def close(self) -> None:
         """End the streaming; the model is as it was before."""
@@ -74,49 +86,80 @@ class StreamingState:
 
     def mark(self) -> None:
         """From here on, up to `max_chunk` steps can be taken back."""
+        self.mend()
         self._mark = self.position
         for layer in self._ttt.values():
             layer.mark()
 
-    def count(self, steps: int) -> None:
-        """The model has heard so many steps more."""
+    @contextmanager
+    def hearing(self, steps: int) -> Iterator[None]:
+        """The model hears so many steps inside the block, and none of them if it is cut short."""
+        self.mend()
+        self._unfinished = self._take_back_uncounted
+        try:
+            yield
+        except BaseException:
+            self.mend()  # Where this fails too, whatever comes next begins with it.
+            raise
         self.position += steps
+        self._unfinished = None
 
     def take_back(self, steps: int) -> None:
-        """Forget the last steps counted since the mark, and any that were heard but not counted.
-
-        So `take_back(0)` mends the state after a forward that was cut short.
-        """
+        """Forget the last steps since the mark."""
         self.position -= steps
-        for layer in self._ttt.values():
-            layer.rollback(max(0, layer.learnt.since_mark - self.since_mark))
-        self._set_offsets()
+        self._unfinished = self._take_back_uncounted
+        self.mend()
+
+    def mend(self) -> None:
+        """Finish what an earlier call could not."""
+        if self._unfinished is not None:
+            self._unfinished()
+            self._unfinished = None
 
     def reset_ttt(self) -> None:
         """The TTT layers have heard nothing; attention has. The mark is here."""
-        for layer in self._ttt.values():
-            learnt = layer.learnt
-            rows = torch.ones(learnt.batch, dtype=torch.bool, device=layer.alpha.device)
-            layer.learnt = layer.layer.reset(learnt, rows)
+        self.mend()
+        self._unfinished = self._reset_ttt
+        self.mend()
         self.mark()
 
     def reset(self) -> None:
         """Nothing heard; the mark is here."""
-        self._lm.reset_streaming()
-        self.position = 0
+        self._unfinished = self._reset
+        self.mend()
         self.mark()
 
+    def _take_back_uncounted(self) -> None:
+        for layer in self._ttt.values():
+            layer.rollback(max(0, layer.learnt.since_mark - self.since_mark))
+        self._set_offsets()
+
+    def _reset_ttt(self) -> None:
+        for layer in self._ttt.values():
+            learnt = layer.learnt
+            rows = torch.ones(learnt.batch, dtype=torch.bool, device=layer.alpha.device)
+            layer.learnt = layer.layer.reset(learnt, rows)
+
+    def _reset(self) -> None:
+        self._lm.reset_streaming()
+        self.position = 0
+
     def to_tensors(self) -> dict[str, Tensor]:
-        """What is needed to go on: `ring.0.keys` [B, H, n, d], `ttt.8.weights.0.weight`, ..."""
+        """What is needed to go on: `ring.0.keys` [B, H, n, d], `ttt.8.weights.0.weight`, ...
+
+        On the CPU, and brought there one after the other: together they would take the device's
+        rings a second time.
+        """
+        self.mend()
         tensors = {"position": torch.tensor(self.position)}
         for number, (ring, context) in enumerate(self._rings):
             slots = self._slots(ring, context)
-            tensors[f"ring.{number}.keys"] = ring.cache[0].index_select(2, slots)
-            tensors[f"ring.{number}.values"] = ring.cache[1].index_select(2, slots)
+            tensors[f"ring.{number}.keys"] = ring.cache[0].index_select(2, slots).cpu()
+            tensors[f"ring.{number}.values"] = ring.cache[1].index_select(2, slots).cpu()
         for number, layer in self._ttt.items():
             unmarked = TTTState(layer.learnt.weights, layer.learnt.open)
             for name, tensor in unmarked.to_tensors().items():
-                tensors[f"ttt.{number}.{name}"] = tensor
+                tensors[f"ttt.{number}.{name}"] = tensor.cpu()
         return tensors
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -139,6 +182,8 @@ class StreamingState:
             self.mark()
         except (KeyError, RuntimeError, IndexError, ValueError) as error:
             self.reset()
+            if is_out_of_memory(error) or is_device_lost(error):
+                raise
             raise UserError(
                 f"the saved state does not fit this model and batch ({error}): "
                 "start the chapter anew"
@@ -146,6 +191,7 @@ class StreamingState:
 
     def fast_weight_change(self) -> Tensor:
         """[layers with TTT, B] how far the committed fast weights have moved: |W - W0| / |W0|."""
+        self.mend()
         changes = [each.layer.fast_weight_change(each.learnt) for each in self._ttt.values()]
         return torch.stack(changes) if changes else torch.zeros(0)
 
@@ -175,6 +221,27 @@ class StreamingState:
                 part.offset_cpu = self.position
         for ring, _ in self._rings:
             ring.end_offset.fill_(self.position)
+
+
+def start_streaming(module: StreamingModule[Any], batch: int) -> ExitStack:
+    """Let a module of the published package stream until the stack is closed, or not at all.
+
+    Left to itself it goes on streaming in part when one of its states does not fit the memory, and
+    can then never stream again.
+    """
+    parts = [part for part in module.modules() if isinstance(part, StreamingModule)]
+    still = [part for part in parts if not part.is_streaming]
+    try:
+        return module.streaming(batch)
+    except BaseException:
+        for part in still:
+            part._streaming_state = None
+        raise
+
+
+def cpu_copy(tensor: Tensor) -> Tensor:
+    """The values on the CPU, in memory that nothing else writes to."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _shapes(learnt: TTTState) -> list[torch.Size]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ttt import storage
+from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.snac.clip_facts import BandwidthHours
 from ttt.snac.clip_input import ClipInput, LeftOut, PreparedClip
@@ -196,6 +197,7 @@ def _outcome(clip: ClipInput, prepare: Prepare) -> PreparedClip | LeftOut:
     except LeftOut as left_out:
         return left_out
     except Exception as error:
+        raise_if_lost(error)
         # One odd file must not cost its shard; it is recorded and counted like every other.
         return LeftOut("failed", f"{type(error).__name__}: {error}")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ttt.audio import through_rate
+from ttt.exact_float32 import exact_float32
 from ttt.snac.communicator import Communicator
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.losses import LossConfig, reconstruction_loss
@@ -92,7 +93,7 @@ def validate(
     """
     sums: list[dict[str, tuple[float, float]]] = []
     examples: list[Example] = []
-    with torch.no_grad(), deterministic(model):
+    with torch.no_grad(), deterministic(model), exact_float32():
         for index in range(group.rank, len(batches), group.world):
             batch = batches[index]
             wanted = with_references or (index == 0 and n_examples > 0)

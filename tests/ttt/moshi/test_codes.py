@@ -1,19 +1,23 @@
 """Streamed codes are the whole file's; what is kept is found again, for the same content only."""
 
+import hashlib
 import json
 import multiprocessing
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from moshi.utils import compile as compile_module
 
 from ttt.audio import read_audio, resample
 from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, ChapterConfig, Piece, find_chapters
+from ttt.exact_float32 import exact_float32
 from ttt.moshi import codes as codes_module
 from ttt.moshi.codes import (
     codes_sha256,
@@ -238,3 +242,63 @@ def test_channels_that_cancel_are_the_chapters_reason(mimi, tmp_path: Path, fact
     soundfile.write(tmp_path / "x.wav", both, 24_000)
     found = _refused(tmp_path / "x.wav", 24_000, mimi, tmp_path / "cache")
     assert "x.wav: its 2 channels cancel when they are mixed" in found
+
+
+def _computing(device: str, dtype: torch.dtype) -> SimpleNamespace:
+    parameter = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    return SimpleNamespace(parameters=lambda: iter([parameter]), num_codebooks=8)
+
+
+def test_kept_codes_are_found_by_who_computes_them_alike_only(tmp_path: Path) -> None:
+    path = _write(tmp_path / "x.flac", 1.0, 16_000)
+    chapter, content = _chapter(path), hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def key(device: str, dtype: torch.dtype = torch.float32) -> str:
+        return codes_module._content_key(_computing(device, dtype), chapter, SHA)
+
+    # As it was before device and precision were asked: kept codes of a CPU are found again.
+    before = json.dumps([1, SHA, 8, [[content, 0, 16_000]]])
+    assert key("cpu") == hashlib.sha256(before.encode()).hexdigest()
+    with exact_float32():
+        names = {key(device) for device in ("cpu", "cuda", "cuda:0", "cuda:3", "xpu")}
+        assert len(names) == 3
+        assert key("cuda:0") == key("cuda:3")
+        assert len({key("cuda"), key("cuda", torch.bfloat16), key("cpu", torch.bfloat16)}) == 3
+        exact = key("cuda")
+    torch.backends.cudnn.allow_tf32 = True
+    assert key("cuda") != exact
+    assert key("cpu") == hashlib.sha256(before.encode()).hexdigest()
+
+
+def test_silence_is_kept_by_who_computes_it(mimi, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(codes_module, "_SILENCE_AT_LEAST", 4)
+    silence_codes(tiny_mimi(seed=1, context=30), 4, tmp_path, SHA)
+    silence_codes(mimi, 4, tmp_path, SHA)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        f"silence-{SHA[:16]}-8-cpu-float64.safetensors",
+        f"silence-{SHA[:16]}-8.safetensors",
+    ]
+
+
+def test_nothing_of_mimi_is_compiled(mimi, tmp_path: Path, monkeypatch) -> None:
+    """On a GPU alone the package compiles by itself, for which it needs a C compiler."""
+    disabled = []
+
+    def spied(name: str):
+        method = getattr(mimi, name)
+
+        def call(*arguments):
+            disabled.append(compile_module._compile_disabled)
+            return method(*arguments)
+
+        return call
+
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(mimi, name, spied(name))
+    monkeypatch.setattr(codes_module, "_SILENCE_AT_LEAST", 4)
+    encoded = encode_chapter(mimi, _chapter(_write(tmp_path / "x.wav", 3, 24_000)), None, SHA)
+    decode_codes(mimi, torch.from_numpy(encoded.codes))
+    silence_codes(mimi, 4, tmp_path, SHA)
+    assert len(disabled) >= 4
+    assert all(disabled)
+    assert not compile_module._compile_disabled

@@ -1,0 +1,104 @@
+"""The switches are off where they must be, and back where they were behind a block."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ray_jobs import cache_worker, chapter_worker, decode_worker, evaluate_worker, pair_worker
+from ttt.exact_float32 import exact_float32, float32_is_exact
+from ttt.snac import validation
+
+CUDNN, MATMUL = torch.backends.cudnn, torch.backends.cuda.matmul
+
+
+@pytest.fixture(autouse=True)
+def rounding():
+    """Everything that rounds switched on, inside a block that puts it back."""
+    with exact_float32():
+        _round()
+        yield
+
+
+def _round() -> None:
+    CUDNN.allow_tf32 = MATMUL.allow_tf32 = CUDNN.benchmark = True
+    CUDNN.deterministic = False
+    MATMUL.allow_fp16_reduced_precision_reduction = True
+    MATMUL.allow_bf16_reduced_precision_reduction = True
+
+
+def _exact() -> bool:
+    rounds = (
+        CUDNN.allow_tf32,
+        MATMUL.allow_tf32,
+        MATMUL.allow_fp16_reduced_precision_reduction,
+        MATMUL.allow_bf16_reduced_precision_reduction,
+    )
+    return not any(rounds) and torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_block_is_exact_and_leaves_the_switches_as_they_were():
+    assert not float32_is_exact()
+    with exact_float32():
+        assert _exact()
+        assert float32_is_exact()
+    assert not float32_is_exact()
+    assert CUDNN.allow_tf32
+    assert MATMUL.allow_bf16_reduced_precision_reduction
+    for where, name in ((CUDNN, "allow_tf32"), (MATMUL, "allow_tf32"), (CUDNN, "benchmark")):
+        with exact_float32():
+            setattr(where, name, True)
+            assert not float32_is_exact()
+
+
+def test_a_call_is_for_good():
+    exact_float32()
+    assert _exact()
+
+
+class _Reached(Exception):
+    pass
+
+
+def _look(*_: object, **__: object) -> None:
+    assert _exact()
+    raise _Reached
+
+
+@pytest.mark.parametrize(
+    ("module", "worker", "first", "arguments"),
+    [
+        (chapter_worker, "ChapterWorker", "HeldModels", 2),
+        (pair_worker, "PairWorker", "HeldModels", 1),
+        (evaluate_worker, "EvaluateWorker", "load_codec", 4),
+        (decode_worker, "DecodeWorker", "open_cache", 4),
+        (cache_worker, "ShardEncoder", "load_codec", 2),
+    ],
+)
+def test_actors_that_encode_or_evaluate_are_exact(module, worker, first, arguments, monkeypatch):
+    """Before they load a model, and so for all that they do."""
+    monkeypatch.setattr(module, first, _look)
+    monkeypatch.setattr(decode_worker.Decoder48k, "from_pretrained", lambda *_: None)
+    actor = getattr(module, worker)
+    plain = actor if isinstance(actor, type) else actor.__ray_metadata__.modified_class
+    with pytest.raises(_Reached):
+        plain(*[_Anything()] * arguments)
+
+
+class _Anything(SimpleNamespace):
+    """A configuration of which any key may be asked."""
+
+    threads, device, num_gpus = 1, "cpu", 0
+
+    def __getattr__(self, name: str) -> "_Anything":
+        return self
+
+
+def test_validation_is_exact_and_training_goes_on_as_before(monkeypatch):
+    monkeypatch.setattr(validation, "decode_windows", _look)
+    monkeypatch.setattr(validation, "deterministic", lambda model: contextlib.nullcontext())
+    group = SimpleNamespace(rank=0, world=1)
+    with pytest.raises(_Reached):
+        validation.validate(None, [None], None, group, precision="float32", with_references=False)
+    assert CUDNN.allow_tf32

@@ -1,0 +1,236 @@
+"""Every job over actors whose worker loses its GPU once: all items come back, as if undisturbed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import soundfile
+import torch
+
+from ray_jobs import (
+    cache_codes,
+    chapter_pool,
+    chapter_worker,
+    decode_worker,
+    evaluate_worker,
+    pair_pool,
+    pair_worker,
+)
+from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.config import load_config
+from ray_jobs.evaluate_config import (
+    ActorsConfig,
+    BootstrapConfig,
+    DecodeConfig,
+    EvaluateConfig,
+    EvaluationDataConfig,
+    ReportConfig,
+)
+from ray_jobs.pair_config import EvaluatePairsConfig
+from ttt.errors import UserError
+from ttt.eval import scorer
+from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
+from ttt.snac import cache_shard
+from ttt.snac.clip_input import ClipInput
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SMALL = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20, "text_card": 64}
+
+
+def lost(*_: Any, **__: Any) -> None:
+    raise torch.AcceleratorError("CUDA error: unspecified launch failure\nadvice")
+
+
+def plain(actor: Any) -> type:
+    """The class below a Ray actor."""
+    return actor.__ray_metadata__.modified_class
+
+
+def losing(worker: type, method: str, flag: Path) -> type:
+    """The worker, whose second call of `method` loses the device, once."""
+    calls = flag.parent / "calls"
+
+    def call(self: Any, *arguments: Any) -> Any:
+        with calls.open("a") as file:
+            file.write(".")
+        if calls.stat().st_size == 2 and not flag.exists():
+            flag.touch()
+            lost()
+        return getattr(worker, method)(self, *arguments)
+
+    return type("Losing", (worker,), {method: call})
+
+
+@pytest.fixture
+def flag(tmp_path: Path) -> Path:
+    return tmp_path / "lost"
+
+
+@pytest.fixture
+def chapters(tmp_path: Path) -> EvaluateChaptersConfig:
+    words = [
+        f"model.lm_kwargs={json.dumps(SMALL)}",
+        "data=null",
+        "synthetic.frames=60",
+        "synthetic.chapters=3",
+        "streams.other=masked",
+        "verify_spans=0",
+        "summary.positions=[50]",
+        "summary.window_frames=40",
+        "summary.resamples=20",
+        "cluster.num_workers=1",
+        f"output={tmp_path / 'out'}",
+    ]
+    return load_config(EvaluateChaptersConfig, CONFIGS / "chapters_tiny_cpu.yaml", words)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> EvaluatePairsConfig:
+    roots = write_fixtures(tmp_path / "pairs", say_by_arithmetic)
+    none = [f"tasks.{name}=null" for name in roots if name != "swuggy"]
+    words = [
+        f"tasks.swuggy.root={roots['swuggy']}",
+        "tasks.swuggy.max_pairs=6",
+        f"model.lm_kwargs={json.dumps(SMALL)}",
+        "pairs_per_shard=2",
+        "summary.resamples=20",
+        "cluster.num_workers=1",
+        f"output={tmp_path / 'out'}",
+    ]
+    return load_config(EvaluatePairsConfig, CONFIGS / "pairs_tiny_cpu.yaml", [*none, *words])
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_chapters(
+    chapters: EvaluateChaptersConfig, flag: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = losing(plain(chapter_worker.ChapterWorker), "hear", flag)
+    monkeypatch.setattr(chapter_pool, "ChapterWorker", ray.remote(worker))
+    chapter_pool.evaluate(chapters, resume=False, address=None)
+    assert flag.exists()
+    assert len(list((Path(chapters.output) / "records").rglob("*.parquet"))) == 3
+    assert not (Path(chapters.output) / "failures.jsonl").exists()
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_pairs(pairs: EvaluatePairsConfig, flag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = losing(plain(pair_worker.PairWorker), "score", flag)
+    monkeypatch.setattr(pair_pool, "PairWorker", ray.remote(worker))
+    summary = pair_pool.evaluate(pairs, resume=False, address=None)
+    assert flag.exists()
+    (run,) = summary["runs"].values()
+    assert [(task["scored"], task["planned"]) for task in run["tasks"].values()] == [(6, 6)]
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_evaluate_decoder_and_decode(
+    small_codec: Path,
+    small_export: Path,
+    recordings: Path,
+    small_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = ActorsConfig(num_workers=1)
+    for name in ("measuring", "decoding"):
+        (tmp_path / name).mkdir()
+    measuring, decoding = tmp_path / "measuring" / "lost", tmp_path / "decoding" / "lost"
+    worker = losing(plain(evaluate_worker.EvaluateWorker), "measure", measuring)
+    monkeypatch.setattr(evaluate_worker, "EvaluateWorker", ray.remote(worker))
+    evaluate_worker.evaluate(
+        EvaluateConfig(
+            decoder=str(small_export),
+            codec=str(small_codec),
+            output=str(tmp_path / "out"),
+            data=EvaluationDataConfig(audio=str(recordings / "a")),
+            bootstrap=BootstrapConfig(resamples=100),
+            report=ReportConfig(examples=0, write_card=False),
+            cluster=cluster,
+        ),
+        resume=False,
+        address=None,
+    )
+    assert measuring.exists()
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+
+    worker = losing(plain(decode_worker.DecodeWorker), "decode", decoding)
+    monkeypatch.setattr(decode_worker, "DecodeWorker", ray.remote(worker))
+    output = str(tmp_path / "wavs")
+    config = DecodeConfig(
+        decoder=str(small_export), input=str(small_cache), output=output, cluster=cluster
+    )
+    decode_worker.decode(config, resume=False, address=None)
+    assert decoding.exists()
+    assert len(list((tmp_path / "wavs").rglob("*.wav"))) == 2
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("method", ("_cache", "__init__"))
+def test_caching(
+    small_codec: Path, flag: Path, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "audio").mkdir()
+    for number in range(3):
+        noise = 0.1 * np.random.default_rng(number).standard_normal(48_000)
+        soundfile.write(tmp_path / "audio" / f"{number}.wav", noise, 48_000)
+    if method == "__init__":
+        (tmp_path / "calls").write_text(".")  # The first encoder is the second already.
+    worker = losing(cache_codes.ShardEncoder, method, flag)
+    monkeypatch.setattr(cache_codes, "ShardEncoder", worker)
+    words = ["clips_per_shard=1", "workers.count=1", f"codec.name={small_codec}"]
+    config = f"--config={CONFIGS / 'cache_folder.yaml'}"
+    where = (f"input.audio={tmp_path / 'audio'}", f"output={tmp_path / 'cache'}")
+    assert cache_codes.main([config, *words, *where]) == 0
+    assert flag.exists()
+    manifest = (tmp_path / "cache" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["status"] for line in manifest] == ["cached"] * 3
+
+
+@pytest.mark.parametrize("place", ("_chapter", "_record", "_verify"))
+def test_a_chapter_worker_records_no_lost_device_as_a_failure(
+    chapters: EvaluateChaptersConfig, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = plain(chapter_worker.ChapterWorker)(chapters, None)
+    inside = {"_chapter": "synthetic_chapter", "_record": "record_group", "_verify": "verify_group"}
+    monkeypatch.setattr(chapter_worker, inside[place], lost)
+    work = chapter_pool.make_plan(chapters).work[0]
+    call: Callable[[], Any] = lambda: worker.hear(work)  # noqa: E731
+    if place == "_verify":
+        call = lambda: worker._verify(*[SimpleNamespace()] * 4)  # noqa: E731
+        monkeypatch.setattr(chapter_worker, "records_root", lambda *_: Path())
+        monkeypatch.setattr(SimpleNamespace, "lm", None, raising=False)
+        monkeypatch.setattr(SimpleNamespace, "model", "m", raising=False)
+    with pytest.raises(torch.AcceleratorError):
+        call()
+
+
+def test_a_pair_worker_records_no_lost_device_as_a_failure(
+    pairs: EvaluatePairsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = pair_pool.make_plan(pairs)
+    worker = plain(pair_worker.PairWorker)(planned.config)
+    with monkeypatch.context() as patch:
+        patch.setattr(pair_worker, "encode_chapter", lost)
+        with pytest.raises(torch.AcceleratorError):
+            worker.score(planned.work[0])
+
+    def behind_a_sentence(*_: Any, **__: Any) -> None:
+        try:
+            lost()
+        except RuntimeError as error:
+            raise UserError("the saved state does not fit") from error
+
+    monkeypatch.setattr(scorer, "evaluate_codes", behind_a_sentence)
+    with pytest.raises(UserError, match="does not fit"):
+        worker.score(planned.work[0])
+
+
+def test_a_clip_that_meets_a_lost_device_is_not_left_out() -> None:
+    clip = ClipInput(clip_id="a", source="a.wav")
+    with pytest.raises(torch.AcceleratorError):
+        cache_shard._outcome(clip, lost)
