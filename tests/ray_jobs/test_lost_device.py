@@ -1,9 +1,8 @@
 """Every job over actors whose worker loses its GPU once: all items come back, as if undisturbed."""
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -170,17 +169,14 @@ def test_evaluate_decoder_and_decode(
 
 
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize("method", ("_cache", "__init__"))
 def test_caching(
-    small_codec: Path, flag: Path, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_codec: Path, flag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "audio").mkdir()
     for number in range(3):
         noise = 0.1 * np.random.default_rng(number).standard_normal(48_000)
         soundfile.write(tmp_path / "audio" / f"{number}.wav", noise, 48_000)
-    if method == "__init__":
-        (tmp_path / "calls").write_text(".")  # The first encoder is the second already.
-    worker = losing(cache_codes.ShardEncoder, method, flag)
+    worker = losing(cache_codes.ShardEncoder, "_cache", flag)
     monkeypatch.setattr(cache_codes, "ShardEncoder", worker)
     words = ["clips_per_shard=1", "workers.count=1", f"codec.name={small_codec}"]
     config = f"--config={CONFIGS / 'cache_folder.yaml'}"
@@ -191,22 +187,14 @@ def test_caching(
     assert [json.loads(line)["status"] for line in manifest] == ["cached"] * 3
 
 
-@pytest.mark.parametrize("place", ("_chapter", "_record", "_verify"))
+@pytest.mark.parametrize("inside", ("synthetic_chapter", "record_group", "verify_group"))
 def test_a_chapter_worker_records_no_lost_device_as_a_failure(
-    chapters: EvaluateChaptersConfig, place: str, monkeypatch: pytest.MonkeyPatch
+    chapters: EvaluateChaptersConfig, inside: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = plain(chapter_worker.ChapterWorker)(chapters, None)
-    inside = {"_chapter": "synthetic_chapter", "_record": "record_group", "_verify": "verify_group"}
-    monkeypatch.setattr(chapter_worker, inside[place], lost)
-    work = chapter_pool.make_plan(chapters).work[0]
-    call: Callable[[], Any] = lambda: worker.hear(work)  # noqa: E731
-    if place == "_verify":
-        call = lambda: worker._verify(*[SimpleNamespace()] * 4)  # noqa: E731
-        monkeypatch.setattr(chapter_worker, "records_root", lambda *_: Path())
-        monkeypatch.setattr(SimpleNamespace, "lm", None, raising=False)
-        monkeypatch.setattr(SimpleNamespace, "model", "m", raising=False)
+    worker = plain(chapter_worker.ChapterWorker)(replace(chapters, verify_spans=1), None)
+    monkeypatch.setattr(chapter_worker, inside, lost)
     with pytest.raises(torch.AcceleratorError):
-        call()
+        worker.hear(chapter_pool.make_plan(chapters).work[0])
 
 
 def test_a_pair_worker_records_no_lost_device_as_a_failure(
