@@ -67,23 +67,25 @@ def _look(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "worker", "first", "arguments"),
+    ("module", "worker", "first", "arguments", "named"),
     [
-        (chapter_worker, "ChapterWorker", "HeldModels", 2),
-        (pair_worker, "PairWorker", "HeldModels", 1),
-        (evaluate_worker, "EvaluateWorker", "load_codec", 4),
-        (decode_worker, "DecodeWorker", "open_cache", 4),
-        (cache_worker, "ShardEncoder", "load_codec", 2),
+        (chapter_worker, "ChapterWorker", "HeldModels", 2, {}),
+        (pair_worker, "PairWorker", "HeldModels", 1, {}),
+        (evaluate_worker, "EvaluateWorker", "load_codec", 4, {}),
+        (decode_worker, "DecodeWorker", "open_cache", 4, {}),
+        (cache_worker, "ShardEncoder", "load_codec", 2, {"with_facts": False}),
     ],
 )
-def test_actors_that_encode_or_evaluate_are_exact(module, worker, first, arguments, monkeypatch):
+def test_actors_that_encode_or_evaluate_are_exact(
+    module, worker, first, arguments, named, monkeypatch
+):
     """Before they load a model, and so for all that they do."""
     monkeypatch.setattr(module, first, _look)
     monkeypatch.setattr(decode_worker.Decoder48k, "from_pretrained", lambda *_: None)
     actor = getattr(module, worker)
     plain = actor if isinstance(actor, type) else actor.__ray_metadata__.modified_class
     with pytest.raises(_Reached):
-        plain(*[_Anything()] * arguments)
+        plain(*[_Anything()] * arguments, **named)
 
 
 class _Anything(SimpleNamespace):
