@@ -19,6 +19,7 @@ BENCHMARKS = (
     "pairs",
     "coverage",
     "slopes",
+    "gpu_counts",
 )
 
 

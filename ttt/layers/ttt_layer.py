@@ -132,12 +132,15 @@ class TTTLayer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `half` and `bfloat16` do to every tensor."""
-        before = {name: parameter.data for name, parameter in self.named_parameters(recurse=False)}
-        super()._apply(fn, recurse)
-        for name, parameter in self.named_parameters(recurse=False):
-            if parameter.dtype in (torch.float16, torch.bfloat16):
-                parameter.data = before[name].to(parameter.device, torch.float32)
-        return self
+
+        def unrounded(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            is_half = moved.dtype in (torch.float16, torch.bfloat16)
+            return tensor.to(moved.device, torch.float32) if is_half else moved
+
+        for child in self.children() if recurse else ():
+            child._apply(fn)
+        return super()._apply(unrounded, recurse=False)
 
     def init_state(self, batch: int) -> TTTState:
         """The state of streams that have heard nothing; gradients reach W and b through it."""

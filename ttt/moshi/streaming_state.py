@@ -137,7 +137,7 @@ class StreamingState:
     def _reset_ttt(self) -> None:
         for layer in self._ttt.values():
             learnt = layer.learnt
-            rows = torch.ones(learnt.batch, dtype=torch.bool, device=layer.alpha.device)
+            rows = torch.ones(learnt.batch, dtype=torch.bool)  # Asked for where they are.
             layer.learnt = layer.layer.reset(learnt, rows)
 
     def _reset(self) -> None:
