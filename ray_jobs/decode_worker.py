@@ -21,6 +21,7 @@ from ray_jobs.evaluate_config import DecodeConfig
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
 from ttt import records, storage
+from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.exact_float32 import exact_float32
 from ttt.file_errors import cause
@@ -230,11 +231,13 @@ class DecodeWorker:
                 source = {"crc32": self._cache.checksum(item.row)}
             path = self._output / item.wav
             return Written(write_decoded(self._decoder, codes, path, n_samples), source)
-        except (storage.StorageUnavailable, torch.AcceleratorError):
+        except storage.StorageUnavailable:
             raise
         except (UserError, DamagedClip) as reason:
+            raise_if_lost(reason)
             return Failed(str(reason))
         except Exception as error:
+            raise_if_lost(error)
             # One odd clip must not cost the others; it is recorded and counted like every other.
             traceback.print_exception(error, file=sys.stderr)
             return Failed(f"{item.clip_id}: {cause(error)}")

@@ -26,6 +26,7 @@ from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config
 from ttt import records, storage
+from ttt.device_errors import is_out_of_memory, raise_if_lost
 from ttt.errors import UserError
 from ttt.exact_float32 import exact_float32
 from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
@@ -123,7 +124,12 @@ class EvaluateWorker:
         except storage.StorageUnavailable:
             raise
         except UserError as error:
+            raise_if_lost(error)
             return Unmeasurable(str(error))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return Unmeasurable(f"out of memory on a clip of this length ({error})")
 
     def render(self, item: Item, seconds: float) -> Passage:
         """The middle of a clip in all versions."""

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -216,6 +217,45 @@ def test_a_pair_worker_records_no_lost_device_as_a_failure(
     monkeypatch.setattr(scorer, "evaluate_codes", behind_a_sentence)
     with pytest.raises(UserError, match="does not fit"):
         worker.score(planned.work[0])
+
+
+class _Raising:
+    """In place of whatever a worker holds."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def _raise(self, *_: Any) -> None:
+        raise self._error
+
+    read = measure = read_codes = checksum = _raise
+    geometry = catalogue = None
+
+
+@pytest.mark.parametrize("name", ("measure", "decode"))
+def test_what_one_clip_costs_where_a_worker_survives_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actors = {"measure": evaluate_worker.EvaluateWorker, "decode": decode_worker.DecodeWorker}
+    worker = plain(actors[name])
+    item = SimpleNamespace(clip_id="a.wav", file=Path("a.npy"), wav="a.wav", row=0)
+    monkeypatch.setattr(
+        decode_worker.FileIdentity, "of", lambda path: SimpleNamespace(to_dict=dict)
+    )
+    behind_a_sentence = UserError("cannot be loaded")
+    behind_a_sentence.__cause__ = RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+    gone = (torch.AcceleratorError("CUDA error: unspecified launch failure"), behind_a_sentence)
+    too_large = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.")
+    for error in (*gone, too_large):
+        held = worker.__new__(worker)
+        held._reader = held._evaluator = held._decoder = held._cache = _Raising(error)
+        held._output = Path()
+        monkeypatch.setattr(decode_worker, "read_codes", _Raising(error).read)
+        if error is too_large:
+            assert "out of memory" in getattr(held, name)(item).reason
+        else:
+            with pytest.raises(type(error)):
+                getattr(held, name)(item)
 
 
 def test_a_clip_that_meets_a_lost_device_is_not_left_out() -> None:
