@@ -1,6 +1,6 @@
 """How often every kind of interval that the project prints holds the truth.
 
-    python -m benchmarks.coverage [--quick] [--trials 2000] [--processes 2]
+    python -m benchmarks.coverage [--quick] [--trials 1000] [--processes 2]
 
 Worlds whose truth is known are drawn again and again (`benchmarks.coverage_worlds`), with 5 to 200
 independent units. Nominal is 95 %; to be reached in the worst world of each kind: 92 % from 8 units
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the worst cell of every kind and number of units; 1 when one does not reach."""
     parser = argparse.ArgumentParser(description="Coverage of every printed interval.")
     parser.add_argument("--quick", action="store_true", help="few worlds, 5 and 8 units")
-    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--all", action="store_true", help="print every cell")
     parser.add_argument("--only", default="", help="kinds whose name holds this text")

@@ -23,7 +23,7 @@ Clusters = Sequence[int]
 Draw = Callable[[np.random.Generator, int], tuple[Interval, float]]
 """Draws a run of so many units: its interval, and how wide Student's t would be on it."""
 
-RESAMPLES = 1000
+RESAMPLES = 500
 CHANCES = (0.01, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99)
 SIZES = (1, 2, 4, 10, 40)
 
