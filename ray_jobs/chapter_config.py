@@ -164,7 +164,7 @@ class EvaluateChaptersConfig(Config):
     controls: ControlsConfig = field(default_factory=ControlsConfig)
     """Controls."""
     verify_spans: int = 0
-    """Random stretches of each group that are heard again step by step, and compared."""
+    """Random spans of each group heard again step by step, and if any, its first 4,096 frames."""
     summary: LongContextConfig = field(default_factory=LongContextConfig)
     """What is computed from the records."""
     preset: Literal["original"] | None = None

@@ -7,6 +7,8 @@ from typing import Any
 
 from ray_jobs import report
 from ray_jobs.report import Markup
+from ttt.eval.run_differences import shown
+from ttt.moshi.verify import BEGINNING_FRAMES
 
 
 def caveats() -> Markup:
@@ -60,7 +62,7 @@ def effort(models: Mapping[str, Any]) -> Markup:
 
 
 def held_to_stepping(models: Mapping[str, Any]) -> Iterator[Markup]:
-    """How far the models are from stepping; nothing when `verify_spans` did not ask."""
+    """How far models are from stepping where that was compared; nothing without `verify_spans`."""
     rows = [
         [
             name,
@@ -70,19 +72,23 @@ def held_to_stepping(models: Mapping[str, Any]) -> Iterator[Markup]:
             largest_difference(held),
             f"{held['text_differences']:,}",
             f"{held['unexplained_text_differences']:,}",
+            f"{held['beginning_frames']:,}" if "beginning_frames" in held else "–",
         ]
         for name, model in models.items()
         if (held := model["verification"]) is not None
     ]
     if rows:
         header = [
-            "Model", "groups", "not held", "frames", "largest difference (nats)", "other text",
-            "no near tie",
+            "Model", "groups", "not held", "frames in spans", "largest difference (nats)",
+            "other text", "no near tie", "frames from the beginning",
         ]  # fmt: skip
         explained = (
-            "Random stretches heard again one step at a time, after the records were written. "
-            "Other text: frames in which the model's own text came out differently. No near tie: "
-            "those of them that rounding does not explain; 0 in float32."
+            "Heard again one step at a time, after the records were written: random spans, up to "
+            "which chunks were heard as in the evaluation, so that what chunks did to the state "
+            f"before does not show in them; and each chapter's first {BEGINNING_FRAMES:,} frames "
+            "(all of a shorter one), from its beginning on, where it does show. Nothing is said "
+            "of frames in neither. Other text: times that the model's own text came out "
+            "differently. No near tie: those of them that rounding does not explain; 0 in float32."
         )
         unheld = [
             note(f"{name}, not held: {each}")
@@ -94,6 +100,14 @@ def held_to_stepping(models: Mapping[str, Any]) -> Iterator[Markup]:
         yield report.section("Held to stepping", table, *unheld, note(explained), id_="stepping")
 
 
+def stepped_frames(held: Mapping[str, Any]) -> str:
+    """Which frames of a model's `verification` were compared."""
+    spans = f"{held['frames']:,} frames in random spans"
+    if "beginning_frames" not in held:
+        return spans
+    return f"{held['beginning_frames']:,} frames from the chapters' beginnings and {spans}"
+
+
 def largest_difference(held: Mapping[str, Any]) -> str:
     """The largest difference to stepping in nats, of a model's `verification`."""
     if not held["groups"]:
@@ -103,8 +117,30 @@ def largest_difference(held: Mapping[str, Any]) -> str:
 
 
 def not_held(held: Mapping[str, Any]) -> list[str]:
-    """The groups of a model's `verification` that could not be held to stepping, with reasons."""
+    """The groups of a model's `verification` that could not be compared, with reasons."""
     return [f"{', '.join(each['chapters'])}: {each['reason']}" for each in held["unverified"]]
+
+
+def differences_table(compared: Mapping[str, Any]) -> Markup:
+    """Every setting that differs between the two of a comparison, of chapters or of pairs."""
+    if not compared["differs"]:
+        return paragraph("No recorded setting differs.")
+    rows = [
+        [each["setting"], shown(each["first"]), shown(each["second"])]
+        for each in compared["differs"]
+    ]
+    header = ["What differs", compared["first"], compared["second"]]
+    return report.table(header, rows, numeric=False)
+
+
+def equivalence_words(found: Mapping[str, Any], settled_from: int) -> str:
+    """Whether two models differ by less than a margin that was set beforehand."""
+    margin = f"{found['margin']:g} nats"
+    difference = f"mean difference from frame {settled_from:,} on: {words(found, 5)} nats"
+    if found["equivalent"]:
+        return f"Equivalent within {margin}: the whole interval lies inside; {difference}."
+    why = "there is no interval" if found["equivalent"] is None else "the interval reaches beyond"
+    return f"Not shown to be equivalent within {margin}: {why}; {difference}."
 
 
 def every_chapter(summary: Mapping[str, Any]) -> Markup:

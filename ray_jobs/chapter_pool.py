@@ -19,7 +19,7 @@ import ray
 from ray_jobs import run_folder
 from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
 from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_facts import largest_difference, not_held
+from ray_jobs.chapter_facts import largest_difference, not_held, stepped_frames
 from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
 from ray_jobs.chapter_report import build_report
 from ray_jobs.chapter_worker import ChapterWorker, Outcome, is_verified
@@ -253,7 +253,7 @@ def _closing_words(output: Path, summary: dict[str, Any]) -> str:
         held = model["verification"]
         if held is not None:
             lines.append(
-                f"  held to stepping on {held['frames']:,} frames: largest difference "
+                f"  held to stepping on {stepped_frames(held)}: largest difference "
                 f"{largest_difference(held)} nats, {held['unexplained_text_differences']} texts "
                 "that differ without a near tie"
             )

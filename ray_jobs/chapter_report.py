@@ -9,7 +9,9 @@ from ray_jobs import report
 from ray_jobs.chapter_facts import (
     caveats,
     cell,
+    differences_table,
     effort,
+    equivalence_words,
     every_chapter,
     held_to_stepping,
     interval_words,
@@ -29,6 +31,7 @@ from ttt.eval.chapter_plots import (
     loss_plot,
     shown_losses,
 )
+from ttt.eval.run_differences import only_models_differ, what_is_compared
 
 
 def build_report(summary: Mapping[str, Any]) -> str:
@@ -55,12 +58,12 @@ def sections(summary: Mapping[str, Any]) -> list[Markup]:
             report.callout("bad", "Not a valid measurement", paragraph(text))
             for text in run["warnings"]
         ),
-        *(_verdict(summary, compared) for compared in summary["comparisons"]),
+        *(verdict(summary, compared) for compared in summary["comparisons"]),
         _tiles(summary),
-        _curves(summary),
+        curves(summary),
         _positions(summary),
         _slopes(summary),
-        *(_comparison(summary, compared) for compared in summary["comparisons"]),
+        *(comparison(summary, compared) for compared in summary["comparisons"]),
         _utilisation(summary),
         *_activity(summary),
         caveats(),
@@ -72,7 +75,8 @@ def sections(summary: Mapping[str, Any]) -> list[Markup]:
     ]
 
 
-def _verdict(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Markup:
+def verdict(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Markup:
+    """What the paired difference beyond the window says, and what else than models differs."""
     weights = summary["run"]["summary"]["weights"]
     row = compared["losses"][weights]["measures"]["beyond_window"]
     second, first = compared["second"], compared["first"]
@@ -87,14 +91,19 @@ def _verdict(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Markup:
     else:
         kind, heading = "mixed", f"{second} and {first} cannot be told apart beyond the window"
     controls = {model["model"]: model["controls"] for model in summary["run"]["models"]}
-    if controls[second] != controls[first]:
-        kind = "mixed"  # A control explains; whether its loss is more or less is no merit.
+    if controls[second] != controls[first] or not only_models_differ(compared["differs"]):
+        kind = "mixed"  # A control or another setting explains; less loss is then no merit.
     sentences = [f"Paired difference of the {LOSS_NAMES[weights]}: {words(row, 4)} nats."]
     if row["p_wilcoxon"] is not None:
         speakers = f"Wilcoxon on {row['speakers']} speakers' means"
         sentences.append(f"{speakers}: {p_words(row)}.")
     if compared["left_out"]:
         sentences.append(f"{compared['left_out']} results of one model only are left out of it.")
+    if not only_models_differ(compared["differs"]):
+        what = what_is_compared(compared["differs"])
+        sentences.insert(0, f"{what}: the difference need not be the models'.")
+    if (found := compared["losses"][weights]["equivalence"]) is not None:
+        sentences.append(equivalence_words(found, summary["models"][second]["settled_from"]))
     return report.callout(kind, heading, *(paragraph(sentence) for sentence in sentences))
 
 
@@ -115,7 +124,8 @@ def _tiles(summary: Mapping[str, Any]) -> Markup:
     return report.tiles(boxes)
 
 
-def _curves(summary: Mapping[str, Any]) -> Markup:
+def curves(summary: Mapping[str, Any]) -> Markup:
+    """The loss of every model along the chapter."""
     if not any(m["losses"]["moshi"]["curve"]["frame"] for m in summary["models"].values()):
         return report.section(
             "Loss along the chapter", paragraph("No chapter fills a bin."), id_="curves"
@@ -182,8 +192,11 @@ def _slopes(summary: Mapping[str, Any]) -> Markup:
     return report.section("Slopes", report.table(header, rows), note(explained), id_="slopes")
 
 
-def _comparison(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Markup:
-    parts = []
+def comparison(
+    summary: Mapping[str, Any], compared: Mapping[str, Any], *, differs: bool = True
+) -> Markup:
+    """Two models of a summary: tables and curves, and first what `differs` between them."""
+    parts = [differences_table(compared)] if differs else []
     for loss in shown_losses(summary):
         measures = compared["losses"][loss]["measures"]
         rows = [
@@ -205,7 +218,8 @@ def _comparison(summary: Mapping[str, Any], compared: Mapping[str, Any]) -> Mark
         f"{LEAST_EXPLAINED}"
     )
     title = f"{compared['second']} against {compared['first']}"
-    return report.section(title, *parts, note(explained), id_=f"compare-{compared['second']}")
+    id_ = f"compare-{compared['second'].replace(' ', '-')}"
+    return report.section(title, *parts, note(explained), id_=id_)
 
 
 _MEASURES = {

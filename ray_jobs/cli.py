@@ -52,6 +52,8 @@ class Action:
     help: str
     execute: Callable[..., None]
     """Called with the values; raises UserError when what it looks for is wrong."""
+    takes_output: bool = False
+    """Whether output=FOLDER may follow; `execute` gets the folder, or None, as `output`."""
 
 
 def run(
@@ -138,7 +140,7 @@ def _dispatch(
     for action in actions:
         values = getattr(arguments, _destination(action))
         if values is not None:
-            action.execute(*values)
+            action.execute(*values, **_beside(action, arguments.overrides))
             return
     config = load_config(config_class, arguments.config, arguments.overrides)
     if arguments.print_config:
@@ -148,6 +150,18 @@ def _dispatch(
     if not arguments.dry_run:
         resume = arguments.resume or (arguments.resume_if_begun and run_folder.begun(config))
         execute(config, Invocation(resume, arguments.address, arguments.config or ""))
+
+
+def _beside(action: Action, overrides: Sequence[str]) -> dict[str, str | None]:
+    """What an action is told beside its values: nothing, or where to write."""
+    output = None
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not action.takes_output or key != "output" or not equals or not value:
+            taken = "output=FOLDER" if action.takes_output else "nothing"
+            raise UserError(f"{action.flag} takes {taken} beside its values, not {override}")
+        output = value
+    return {"output": output} if action.takes_output else {}
 
 
 def _parser(doc: str, actions: Sequence[Action]) -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@ r"""Moshi with and without TTT over whole chapters: loss at every position, slop
     python -m ray_jobs.evaluate_chapters --config configs/librilight.yaml \
         data.root=FOLDER model.ttt=FOLDER output=runs/chapters
     python -m ray_jobs.evaluate_chapters --rescore runs/chapters
-    python -m ray_jobs.evaluate_chapters --compare runs/one:baseline runs/other:ttt
+    python -m ray_jobs.evaluate_chapters --compare runs/one:baseline runs/two:ttt output=runs/both
 
 Killed at any moment and run again with --resume, it hears only what has no record yet.
 """
@@ -18,7 +18,8 @@ from ray_jobs import cli
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_plan import describe
 from ray_jobs.chapter_pool import evaluate, write_results
-from ray_jobs.chapter_table import comparison_table
+from ray_jobs.chapter_table import compare_chapters
+from ray_jobs.comparison import publish
 
 
 def execute(config: EvaluateChaptersConfig, invocation: cli.Invocation) -> None:
@@ -32,16 +33,22 @@ def rescore(folder: str) -> None:
     print(f"report: {folder}/report.html")
 
 
-def compare(first: str, second: str) -> None:
-    """Print the paired comparison of a model of one run with a model of another."""
-    print(comparison_table(first, second))
+def compare(first: str, second: str, output: str | None) -> None:
+    """Print and write the paired comparison of a model of one run with a model of another."""
+    publish(compare_chapters(first, second), output)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     actions = [
         cli.Action("--rescore", ("RUN",), "recompute a run from its records and stop", rescore),
-        cli.Action("--compare", ("RUN", "RUN"), "compare RUN[:MODEL] with another", compare),
+        cli.Action(
+            "--compare",
+            ("RUN", "RUN"),
+            "compare RUN[:MODEL] with another; output=FOLDER for its page",
+            compare,
+            takes_output=True,
+        ),
     ]
     return cli.run(
         EvaluateChaptersConfig,

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_jobs import cli
+from ray_jobs.comparison import publish
 from ray_jobs.pair_config import EvaluatePairsConfig
 from ray_jobs.pair_plan import describe
 from ray_jobs.pair_pool import evaluate, write_results
-from ray_jobs.pair_table import comparison_table
+from ray_jobs.pair_table import compare_pairs
 
 
 def execute(config: EvaluatePairsConfig, invocation: cli.Invocation) -> None:
@@ -32,9 +33,9 @@ def rescore(folder: str) -> None:
     print(f"report: {folder}/report.html")
 
 
-def compare(first: str, second: str) -> None:
-    """Print the paired comparison of a model and setting of one run with those of another."""
-    print(comparison_table(first, second))
+def compare(first: str, second: str, output: str | None) -> None:
+    """Print and write the paired comparison of one run's model and setting with another's."""
+    publish(compare_pairs(first, second), output)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     actions = [
         cli.Action("--rescore", ("RUN",), "recompute a run from its records and stop", rescore),
         cli.Action(
-            "--compare", ("RUN", "RUN"), "compare RUN[:MODEL-SETTING] with another", compare
+            "--compare",
+            ("RUN", "RUN"),
+            "compare RUN[:MODEL-SETTING] with another; output=FOLDER for its page",
+            compare,
+            takes_output=True,
         ),
     ]
     return cli.run(

@@ -6,11 +6,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ray_jobs import report
-from ray_jobs.chapter_facts import cell, interval_words, note, number, paragraph
+from ray_jobs.chapter_facts import (
+    cell,
+    differences_table,
+    interval_words,
+    note,
+    number,
+    paragraph,
+)
 from ray_jobs.p_values import LEAST_EXPLAINED, p_cells
 from ray_jobs.pair_facts import caveats, coverage, origin, silence_section
 from ray_jobs.report import Markup
 from ttt.eval.pairs import task_title
+from ttt.eval.run_differences import only_models_differ, what_is_compared
 
 _POINTS = 100.0
 _Summary = Mapping[str, Any]
@@ -44,10 +52,10 @@ def sections(
     run, runs = summary["run"], summary["runs"]
     return [
         *(report.callout("bad", "Read with care", paragraph(t)) for t in summary["warnings"]),
-        *(_verdict(compared) for compared in summary["comparisons"] if compared["metrics"]),
+        *(verdict(compared) for compared in summary["comparisons"] if compared["metrics"]),
         _tiles(runs),
-        _accuracies(runs, pictures),
-        *_comparisons(summary, pictures),
+        accuracies(runs, pictures),
+        *comparisons(summary, pictures),
         *_strata(runs, pictures),
         _other_scores(runs),
         caveats(),
@@ -85,7 +93,7 @@ def accuracy_table(runs: Mapping[str, Any]) -> Markup:
     return report.table(["Accuracy in per cent", *names], rows)
 
 
-def _verdict(compared: Mapping[str, Any]) -> Markup:
+def verdict(compared: Mapping[str, Any]) -> Markup:
     """Which of the two is right more often, metric by metric."""
     second, first = compared["second"], compared["first"]
     kinds, sentences = set(), []
@@ -102,6 +110,9 @@ def _verdict(compared: Mapping[str, Any]) -> Markup:
         kinds.add(kind)
         points = "" if row["mean"] is None else f"{_POINTS * row['mean']:+.2f} points, "
         sentences.append(f"{_name(metric)}: {text}; {points}{interval_words(_scaled(row), 2)}.")
+    if not only_models_differ(compared["differs"]):
+        what = what_is_compared(compared["differs"])
+        sentences.insert(0, f"{what}: the difference need not be the models'.")
     judged = {("more",): "good", ("less",): "bad"}
     kind = judged.get(tuple(sorted(kinds)), "mixed")
     return report.callout(kind, f"{second} against {first}", *map(paragraph, sentences))
@@ -119,7 +130,8 @@ def _tiles(runs: Mapping[str, Any]) -> Markup:
     )
 
 
-def _accuracies(runs: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Markup:
+def accuracies(runs: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Markup:
+    """A row per benchmark and run, with the picture of all."""
     rows = []
     for key, run in runs.items():
         for metric in run["metrics"].values():
@@ -150,7 +162,10 @@ def _accuracies(runs: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Marku
     )
 
 
-def _comparisons(summary: _Summary, pictures: Mapping[str, bytes]) -> Iterator[Markup]:
+def comparisons(
+    summary: _Summary, pictures: Mapping[str, bytes], *, differs: bool = True
+) -> Iterator[Markup]:
+    """Every comparison's numbers, and before them what `differs`; nothing without comparisons."""
     parts = []
     header = ["Benchmark", "difference", "p", "p (Holm)", "gained", "lost", "nats", "pairs"]
     for compared in summary["comparisons"]:
@@ -169,7 +184,9 @@ def _comparisons(summary: _Summary, pictures: Mapping[str, bytes]) -> Iterator[M
                 ]
             )
         title = f"{compared['second']} minus {compared['first']}"
-        parts += [report.tag("h3", title), report.table(header, rows)]
+        parts.append(report.tag("h3", title))
+        parts += [differences_table(compared)] if differs else []
+        parts.append(report.table(header, rows))
     if parts:
         explained = (
             "Paired: the same pairs and codes. Points of accuracy; nats say by how much more the "

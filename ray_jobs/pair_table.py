@@ -1,23 +1,27 @@
-"""The paired comparison of two finished runs over pairs as lines of text."""
+"""The paired comparison of two finished runs over pairs."""
 
 from __future__ import annotations
 
-from ray_jobs.chapter_table import difference_words, named_run, warning_lines
-from ttt.eval.pair_rescore import compare_runs
+from ray_jobs import pair_report, report
+from ray_jobs.comparison import Comparison, difference_words, named_run, side_name
+from ray_jobs.pair_facts import origin
+from ttt.eval.pair_plots import pair_plots
+from ttt.eval.pair_rescore import summarize_comparison
 from ttt.eval.pair_run import PairRunDescription
 
 
-def comparison_table(first: str, second: str) -> str:
+def compare_pairs(first: str, second: str) -> Comparison:
     """Second minus first, each `RUN` or `RUN:KEY`; without a key the run's headline.
 
     Raises UserError when there is no such run or key, or pairs or codes differ.
     """
     run_1, key_1 = named_run(first, PairRunDescription)
     run_2, key_2 = named_run(second, PairRunDescription)
-    compared = compare_runs(run_1, key_1, run_2, key_2)
-    lines = warning_lines((run_1, run_2), PairRunDescription)
-    lines.append(f"{key_2} of {run_2} minus {key_1} of {run_1}, points of accuracy")
-    for name, metric in compared.items():
+    summary = summarize_comparison(run_1, key_1, run_2, key_2)
+    (compared,) = summary["comparisons"]
+    one, other = summary["sides"]
+    lines = [f"{side_name(other)} minus {side_name(one)}, points of accuracy"]
+    for name, metric in compared["metrics"].items():
         row = metric["scores"][metric["score"]]
         lines.append(
             f"  {name:12s} {difference_words(row['accuracy'], _points)}  "
@@ -25,7 +29,19 @@ def comparison_table(first: str, second: str) -> str:
         )
         if metric["left_out"]:
             lines.append(f"  {metric['left_out']:,} pairs of one of the two only are left out")
-    return "\n".join(lines)
+    pictures = pair_plots(summary)
+    shown = {name.removesuffix(".png"): png for name, png in pictures.items() if ".png" in name}
+    sections = [
+        pair_report.verdict(compared),
+        *pair_report.comparisons(summary, shown, differs=False),
+        pair_report.accuracies(summary["runs"], shown),
+        *(
+            part
+            for id_, side in (("first", one), ("second", other))
+            for part in report.part(side_name(side), origin(side["described"]), id_=id_)
+        ),
+    ]
+    return Comparison(summary, lines, sections, pictures, "Pairs")
 
 
 def _points(share: float) -> str:

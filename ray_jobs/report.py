@@ -163,12 +163,13 @@ td { vertical-align: top; }
 th:first-child, .words th, .words td { text-align: left; }
 .words td { white-space: normal; overflow-wrap: anywhere; }
 td .note { font-size: 12px; }
-tbody th { font-weight: 500; white-space: normal; overflow-wrap: anywhere; }
+tbody th { font-weight: 500; white-space: normal; overflow-wrap: break-word; }
 figure { margin: 10px 0; }
 img { max-width: 100%; height: auto; display: block; }
 .players { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; }
 audio { width: 100%; height: 38px; margin-top: 4px; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 14px; }
+.pair { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 dl { display: grid; grid-template-columns: minmax(160px, max-content) 1fr; gap: 4px 22px; margin: 0;
   font-size: 14px; }
 dt { color: var(--soft); }

@@ -109,7 +109,9 @@ def test_what_was_held_to_stepping_has_a_section(summary: dict) -> None:
     page = _Page(build_report(summary))
     assert "stepping" in page.ids
     assert "ttt, not held: a/1, a/2: out of memory" in page.text
-    assert "2\n1\n1,632\n2.1e-06\n6\n3\n" in page.text
+    assert "2\n1\n1,632\n2.1e-06\n6\n3\n–\n" in page.text  # a run that stepped no beginning
+    summary["models"]["ttt"]["verification"]["beginning_frames"] = 9216
+    assert "2\n1\n1,632\n2.1e-06\n6\n3\n9,216\n" in _Page(build_report(summary)).text
     summary["models"]["ttt"]["verification"]["largest_nll_difference"] = None
     assert "1,632\nnot a number\n" in _Page(build_report(summary)).text
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ray_jobs import all_report, pair_report
-from ray_jobs.pair_table import comparison_table
+from ray_jobs.comparison import text_of
+from ray_jobs.pair_table import compare_pairs
 from tests.ttt.eval.scored_pairs import made_pairs, write_run
 from ttt.eval.pair_plots import _pictures
 from ttt.eval.pair_records import Role
@@ -86,10 +87,10 @@ def test_pictures_draw_the_same_intervals(summary: dict[str, Any]) -> None:
 
 
 def test_a_comparison_says_what_p_its_words_can_reach(run: Path) -> None:
-    table = comparison_table(f"{run}:right-paper", f"{run}:wrong-paper")
+    table = text_of(compare_pairs(f"{run}:right-paper", f"{run}:wrong-paper"))
     assert (
         "p = 0.000488, 0.000488 after Holm (least possible: 0.00049, 0.00049 after Holm)" in table
     )
-    same = comparison_table(f"{run}:right-paper", f"{run}:again-paper")
+    same = text_of(compare_pairs(f"{run}:right-paper", f"{run}:again-paper"))
     assert re.search(r"\+0\.00  \[-\d+\.\d\d, \+\d+\.\d\d\]", same)
     assert "p = 1, 1 after Holm (least possible: 1, 1 after Holm, too few to reach 0.05)" in same

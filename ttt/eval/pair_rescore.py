@@ -20,6 +20,7 @@ from ttt.eval.pair_scores import ScoredPairs, scored_pairs
 from ttt.eval.pair_summary import legacy, metric_name, summarize_pairs
 from ttt.eval.pairs import LeftOut
 from ttt.eval.run_description import refuse_other_rounding, write_summary
+from ttt.eval.run_differences import differing_settings, side_names
 
 
 def rescore(folder: str | Path, config: PairSummaryConfig | None = None) -> dict[str, Any]:
@@ -59,22 +60,74 @@ def compare_runs(
     Raises:
         UserError: no such run or key, other pairs, other codes, or bfloat16 computed otherwise.
     """
-    config = PairRunDescription.read(first).summary
+    (run, one), (_, other) = _sides((first, first_key), (second, second_key))
+    return compare_pairs(one.metrics, other.metrics, run.summary)
+
+
+def summarize_comparison(
+    first: str | Path, first_key: str, second: str | Path, second_key: str
+) -> dict[str, Any]:
+    """`compare_runs` as the summary of a run that held both, for its pictures and pages.
+
+    Names say which run each is of where they would be the same.
+    """
+    sides = _sides((first, first_key), (second, second_key))
+    names = side_names((str(first), first_key), (str(second), second_key))
+    (run, one), (other_run, other) = sides
+    config = run.summary
+    warned = {str(first): (run, {}), str(second): (other_run, {})}
+    for folder, key, scored in ((first, first_key, one), (second, second_key, other)):
+        warned[str(folder)][1][key] = scored
+    return {
+        "run": {"summary": asdict(config)},
+        "sides": [
+            {"run": str(folder), "key": key, "described": asdict(each)}
+            for (folder, key), (each, _) in zip(
+                ((first, first_key), (second, second_key)), sides, strict=True
+            )
+        ],
+        "warnings": [
+            f"{folder}: {text}"
+            for folder, (each, scored) in warned.items()
+            for text in (*each.warnings, *_moved(each, scored))
+        ],
+        "runs": {
+            name: {
+                "metrics": {
+                    metric: summarize_pairs(pairs, config)
+                    for metric, pairs in scored.metrics.items()
+                }
+            }
+            for name, (_, scored) in zip(names, sides, strict=True)
+        },
+        "comparisons": [
+            {
+                "first": names[0],
+                "second": names[1],
+                "differs": differing_settings(run, first_key, other_run, second_key),
+                "metrics": compare_pairs(one.metrics, other.metrics, config),
+            }
+        ],
+    }
+
+
+def _sides(*named: tuple[str | Path, str]) -> list[tuple[PairRunDescription, _Scored]]:
+    """Runs and what the keys' records hold. Raises as `compare_runs`."""
     runs, sides = [], []
-    for folder, key in ((first, first_key), (second, second_key)):
+    for folder, key in named:
         run = PairRunDescription.read(folder)
         runs.append((folder, vars(run)))
         if key not in run.keys:
             raise UserError(f"{folder}: has no {key}; it has {', '.join(run.keys)}")
-        sides.append(_read(folder, run, key))
+        sides.append((run, _read(folder, run, key)))
     refuse_other_rounding(*runs, names=("chunk", "batch_items", "batch_frames"))
-    if alone := sorted(sides[0].pair_ids ^ sides[1].pair_ids):
+    if alone := sorted(sides[0][1].pair_ids ^ sides[1][1].pair_ids):
         task, pair_id = alone[0]
         raise UserError(
             f"{len(alone)} pairs belong to one run only, the first is {pair_id} of {task}; only "
             "results on the same pairs can be compared"
         )
-    return compare_pairs(sides[0].metrics, sides[1].metrics, config)
+    return sides
 
 
 def _summary(
@@ -102,6 +155,7 @@ def _summary(
             {
                 "first": first,
                 "second": other,
+                "differs": differing_settings(run, first, run, other),
                 "metrics": _compare_shared(scored[first], scored[other], config),
             }
             for other in others

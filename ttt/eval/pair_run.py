@@ -116,6 +116,22 @@ class PairRunDescription:
         """What the run is about: the last model (ttt, if there is one) under the first setting."""
         return run_key(self.models[-1].model, self.settings[0].name)
 
+    def described(self, name: str) -> dict[str, Any]:
+        """What made the records of one key, see `ttt.eval.run_differences`."""
+        model, setting = self.keys[name]
+        return {
+            "streams": {"text": setting.text, "other": setting.other, "voice": setting.voice},
+            "model": model.described(),
+            "codec": self.mimi,
+            "device": self.device,
+            "dtype": self.dtype,
+            "rounding": {
+                "chunk": self.chunk,
+                "batch_items": self.batch_items,
+                "batch_frames": self.batch_frames,
+            },
+        }
+
     def write(self, folder: str | Path) -> None:
         """Write FOLDER/run.json."""
         write_json(storage.join(folder, _NAME), {"format": _FORMAT, **asdict(self)})

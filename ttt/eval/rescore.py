@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ from ttt.eval.chapter_records import ChapterDetails, read_records
 from ttt.eval.compare import compare
 from ttt.eval.long_context import legacy, longer_half, summarize
 from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
-from ttt.eval.run_description import RunDescription, refuse_other_rounding, write_summary
+from ttt.eval.run_description import (
+    ModelIdentity,
+    RunDescription,
+    refuse_other_rounding,
+    write_summary,
+)
+from ttt.eval.run_differences import differing_settings, side_names
 from ttt.records import read_jsonl
 
 VERIFICATION = "verification.jsonl"
@@ -68,18 +74,85 @@ def compare_runs(
     Raises:
         UserError: no such run or model, other chapters or codes, or bfloat16 computed otherwise.
     """
-    config = RunDescription.read(first).summary
-    runs, measured = [], []
-    for folder, name in ((first, first_model), (second, second_model)):
+    one, other = _sides((first, first_model), (second, second_model))
+    return compare(one.chapters, other.chapters, one.run.summary)
+
+
+def summarize_comparison(
+    first: str | Path, first_model: str, second: str | Path, second_model: str
+) -> dict[str, Any]:
+    """`compare_runs` as the summary of a run that held both models, for its pictures and pages.
+
+    The models' names say which run each is of where they would be the same.
+    """
+    sides = _sides((first, first_model), (second, second_model))
+    names = side_names((str(first), first_model), (str(second), second_model))
+    config = sides[0].run.summary
+    models = {
+        name: {**summarize(side.chapters, side.context, config), "activity": {}}
+        for name, side in zip(names, sides, strict=True)
+    }
+    runs = {str(first): sides[0].run, str(second): sides[1].run}
+    return {
+        "run": {
+            "summary": config.to_dict(),
+            "models": [
+                {"model": name, "controls": side.identity.controls}
+                for name, side in zip(names, sides, strict=True)
+            ],
+        },
+        "sides": [
+            {"run": str(folder), "model": model, "described": asdict(side.run)}
+            for (folder, model), side in zip(
+                ((first, first_model), (second, second_model)), sides, strict=True
+            )
+        ],
+        "warnings": [f"{folder}: {text}" for folder, run in runs.items() for text in run.warnings],
+        "models": models,
+        "comparisons": [
+            {
+                "first": names[0],
+                "second": names[1],
+                "left_out": 0,
+                "differs": differing_settings(
+                    sides[0].run, first_model, sides[1].run, second_model
+                ),
+                **compare(sides[0].chapters, sides[1].chapters, config),
+            }
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of two models that are compared."""
+
+    run: RunDescription
+    identity: ModelIdentity
+    chapters: list[ChapterMeasures]
+
+    @property
+    def context(self) -> int:
+        return self.identity.context
+
+
+def _sides(*named: tuple[str | Path, str]) -> list[_Side]:
+    """Models of runs, measured under the settings of the first run. Raises as `compare_runs`."""
+    config = RunDescription.read(named[0][0]).summary
+    sides = []
+    for folder, name in named:
         run = RunDescription.read(folder)
-        runs.append((folder, vars(run)))
         model = next((model for model in run.models if model.model == name), None)
         if model is None:
             there = ", ".join(model.model for model in run.models)
             raise UserError(f"{folder}: has no model {name}; it has {there}")
-        measured.append(_measure(run.records_root(folder, name), model.context, config)[0])
-    refuse_other_rounding(*runs, names=("chunk", "batch"))
-    return compare(measured[0], measured[1], config)
+        chapters = _measure(run.records_root(folder, name), model.context, config)[0]
+        sides.append(_Side(run, model, chapters))
+    (one, ours), (other, theirs) = (
+        (folder, vars(side.run)) for (folder, _), side in zip(named, sides, strict=True)
+    )
+    refuse_other_rounding((one, ours), (other, theirs), names=("chunk", "batch"))
+    return sides
 
 
 def _summary(folder: str | Path, run: RunDescription, config: LongContextConfig) -> dict[str, Any]:
@@ -132,6 +205,7 @@ def _comparisons(
                 "first": first,
                 "second": other,
                 "left_out": len(measured[first]) + len(measured[other]) - 2 * len(both),
+                "differs": differing_settings(run, first, run, other),
                 **compare(pair[0], pair[1], config),
             }
         )
@@ -187,7 +261,7 @@ def _failures(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _verified(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Model -> its groups held to stepping, together, and those that could not be."""
+    """Model -> its groups compared with stepping, together, and those that could not be."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in held_groups(folder).values():
         groups[line["model"]].append(line)
@@ -197,10 +271,12 @@ def _verified(folder: str | Path) -> dict[str, dict[str, Any]]:
 def _together(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     held = [line for line in lines if "error" not in line]
     differences = [line["largest_nll_difference"] for line in held]
-    counted = ("frames", "text_differences", "unexplained_text_differences")
+    counted = ["frames", "text_differences", "unexplained_text_differences"]
+    if any("beginning_frames" in line for line in held):  # Runs of before stepped no beginning.
+        counted.append("beginning_frames")
     return {
         "groups": len(held),
-        **{key: sum(line[key] for line in held) for key in counted},
+        **{key: sum(line.get(key, 0) for line in held) for key in counted},
         # One that is not a number is written as null, and larger than all others.
         "largest_nll_difference": None if None in differences else max(differences, default=None),
         "unverified": [

@@ -5,8 +5,8 @@ A run's folder holds
     run.json                               this description
     records/<model>/<chapter id>.parquet   every frame's loss, see chapter_records
     failures.jsonl                         {"model", "chapter_id", "reason"} per failed chapter
-    verification.jsonl                     a group of chapters held to stepping per line, or the
-                                           "error" that kept it away
+    verification.jsonl                     a group of chapters compared with stepping per line, or
+                                           the "error" that kept it away
     summary.json legacy.json plots/ report.html    recomputed by `rescore` from the above
 """
 
@@ -44,6 +44,10 @@ class ModelIdentity:
     """The TTT layers: folder, layers, configuration, hash; None for the baseline."""
     controls: dict[str, Any] = field(default_factory=dict)
     """Controls in force, such as updates off."""
+
+    def described(self) -> dict[str, Any]:
+        """All of it but the name, see `ttt.eval.run_differences`."""
+        return {key: value for key, value in asdict(self).items() if key != "model"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +130,18 @@ class RunDescription:
         controlled = min(alike, key=lambda each: len(each.controls))
         found = self.models[0] if len(controlled.controls) == len(model.controls) else controlled
         return None if found is model else found.model
+
+    def described(self, name: str) -> dict[str, Any]:
+        """What made the records of one model, see `ttt.eval.run_differences`."""
+        model = next(each for each in self.models if each.model == name)
+        return {
+            "streams": self.streams,
+            "model": model.described(),
+            "codec": self.mimi,
+            "device": self.device,
+            "dtype": self.dtype,
+            "rounding": {"chunk": self.chunk, "batch": self.batch},
+        }
 
     def records_root(self, folder: str | Path, model: str) -> Path:
         """The folder of one model's records."""

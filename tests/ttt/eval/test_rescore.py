@@ -147,6 +147,11 @@ def test_what_was_held_to_stepping_is_summed_by_model(tmp_path: Path) -> None:
         "largest_nll_difference": 2e-6,
         "unverified": [],
     }
+    line = {"model": "ttt", "chapters": ["1/book/chapter_1"], "frames": 16}
+    line |= {"largest_nll_difference": 1e-6, "text_differences": 4}
+    line |= {"unexplained_text_differences": 2, "beginning_frames": 400}
+    append_jsonl(run / "verification.jsonl", line)  # A later version steps the beginning, too.
+    assert summarize_run(run)["models"]["ttt"]["verification"]["beginning_frames"] == 400
     hold(1, float("nan"), 0)
     assert summarize_run(run)["models"]["ttt"]["verification"]["largest_nll_difference"] is None
     for chapter in (0, 1):
