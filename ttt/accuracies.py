@@ -94,8 +94,8 @@ class _Share:
 def _estimate(means: Floats, sizes: Floats, weighing: Weighing) -> _Share:
     """The weighted mean of clusters' means [c], and what it is worth.
 
-    Its variance is that between clusters and that of one cluster more, which is wholly right or
-    wrong: without it clusters that happen to agree would pass for certainty.
+    Its variance is that between clusters and that of one more, as heavy as the heaviest, which is
+    wholly right or wrong: without it clusters that happen to agree would pass for certainty.
     """
     counts = np.ones_like(sizes) if weighing == "clusters" else sizes
     mean = float(counts @ means / counts.sum())
@@ -106,7 +106,7 @@ def _estimate(means: Floats, sizes: Floats, weighing: Weighing) -> _Share:
         return _Share(mean, fewest)
     drawn = (mean * fewest + 0.5) / (fewest + 1)
     variance = float((weights**2 * (means - mean) ** 2).sum())
-    variance += concentration**2 * drawn * (1 - drawn)
+    variance += float(weights.max()) ** 2 * drawn * (1 - drawn)
     return _Share(mean, min(max(mean * (1 - mean) / variance, fewest), most))
 
 
