@@ -142,7 +142,8 @@ def clustered_ratio_interval(
     ends = interval_ends(sums, ratio, _resampled_rows(len(sums), seed, resamples))
     if ends is None:
         return Interval(ratio, None, None, n, "the baseline's mean is 0 in some resamples")
-    return Interval(ratio, *ends, n)
+    low, high = ends
+    return Interval(ratio, float(low), float(high), n)  # NumPy's numbers are no JSON
 
 
 def clustered_weighted_interval(

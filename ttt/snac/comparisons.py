@@ -61,7 +61,7 @@ class Rule:
         if end is None:
             return False
         slack = self.limit - end if self.as_ratio else end - self.limit
-        return slack > 0 if self.beyond else slack >= 0
+        return bool(slack > 0 if self.beyond else slack >= 0)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The verdict says better only where it was shown, and names what fails."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -279,6 +280,19 @@ def test_fewer_than_five_clips_give_no_verdict_no_interval_and_no_zeros(clips: i
     assert summary["systems"][OURS]["lsd"]["low"] is None
     assert summary["systems"][OURS]["lsd"]["mean"] is not None
     assert summarize([], 0, 100)["verdict"]["heading"] == "No verdict"
+
+
+def test_a_summary_is_plain_json() -> None:
+    """Ends that come from NumPy are no JSON; skewed clips have such ends."""
+    rows = _rows(lsd=0.6, clips=12)
+    for clip, row in enumerate(rows):
+        row[OURS]["lsd"] *= float(np.exp(clip / 4))
+    before = FittedTricks(*[Level(FLAT, -90, 2.5, None, at_end=False)] * 2, 3)
+    summary = summarize(rows, 0, 200, fitted=before)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == json.loads(json.dumps(summary))
+    for comparison in summary["comparisons"]:
+        assert type(comparison["holds"]) is bool
+        assert type(comparison["interval"]["high"]) is float
 
 
 def test_speakers_widen_what_their_clips_share() -> None:
