@@ -292,11 +292,16 @@ def _activity(
 ) -> dict[str, dict[str, list[Any]]]:
     """Layer -> mean size of its fast weights' change by frame, and of how many chapters.
 
-    Of the longer half of the chapters, at frames that all of them measured: means over whoever is
-    still there would change with who that is.
+    Of the longer half of the chapters that have any, at frames that all of them measured: means
+    over whoever is still there would change with who that is.
     """
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    panel = [details[place] for place in longer_half([chapter.frames for chapter in chapters])]
+    measured = [
+        (chapter.frames, each)
+        for chapter, each in zip(chapters, details, strict=True)
+        if any(each.activity.values())
+    ]
+    panel = [measured[place][1] for place in longer_half([frames for frames, _ in measured])]
     for chapter in panel:
         for layer, line in chapter.activity.items():
             for frame, change in zip(chapter.activity_frames, line, strict=True):
