@@ -6,6 +6,11 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 SOURCES := ttt ray_jobs tests benchmarks
 
+COMPILER := import sysconfig; print((sysconfig.get_config_var("CXX") or "g++").split()[0])
+METRICS_STAMP := .venv/.stamp-metrics
+# What `setup` and all that need it wait for; METRICS=1 asks for ViSQOL besides.
+READY := $(STAMP) $(if $(filter 1,$(METRICS)),$(METRICS_STAMP))
+
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
 .DEFAULT_GOAL := help
@@ -21,8 +26,9 @@ help:
 	@echo "make submit       a job on a cluster: make submit JOB=train_decoder ARGS='--config ... key=value'"
 	@echo 'make lock         resolves requirements.lock anew (needs uv)'
 	@echo 'make setup        builds .venv from requirements.lock; every target above does so first'
+	@echo 'make setup METRICS=1  adds ViSQOL from requirements-metrics.txt (needs a C++ compiler)'
 
-setup: $(STAMP)
+setup: $(READY)
 
 # The stamp is written last, so that an interrupted setup is done again.
 $(STAMP): requirements.lock pyproject.toml
@@ -35,31 +41,41 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP)
+# ViSQOL's libsvm comes as source only. Nothing removes it again, so a later `make setup` keeps it.
+$(METRICS_STAMP): $(STAMP) requirements-metrics.txt
+	@compiler=$${CXX:-$$($(BIN)/python -c '$(COMPILER)')}; command -v $$compiler >/dev/null || { \
+	  echo "error: METRICS=1 compiles libsvm and there is no C++ compiler $$compiler; install" \
+	    'one (apt-get install g++), or run make without METRICS=1' >&2; \
+	  exit 1; }
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation --use-pep517 \
+	  -r requirements-metrics.txt
+	@touch $@
+
+demo: $(READY)
 	$(BIN)/python -m ray_jobs.demo
 
-test: $(STAMP)
+test: $(READY)
 	$(BIN)/python -m pytest -q -m 'not faults'
 
-test-faults: $(STAMP)
+test-faults: $(READY)
 	$(BIN)/python -m pytest -q -m faults
 
-check: $(STAMP)
+check: $(READY)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/basedpyright
 
-format: $(STAMP)
+format: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(STAMP)
+bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-schema: $(STAMP)
+schema: $(READY)
 	$(BIN)/python -m ray_jobs.schema
 
-submit: $(STAMP)
+submit: $(READY)
 	@$(BIN)/python -m ray_jobs.submit $(JOB) $(ARGS)
 
 lock:
