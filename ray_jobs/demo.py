@@ -77,6 +77,7 @@ def steps(folder: Path) -> list[list[str]]:
             f"decoder={run}",
             "codec=tiny",
             f"data.audio={folder / 'unseen'}",
+            "data.speaker=folder:1",
             f"output={folder / 'evaluation'}",
         ],
         [

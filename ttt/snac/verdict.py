@@ -39,6 +39,7 @@ from ttt.snac.systems import (
 from ttt.snac.trick_levels import FittedTricks, fit
 from ttt.snac.units import Units, units_of
 from ttt.snac.verdict_words import (
+    closing_sentence,
     distance_sentence,
     faults,
     guard_sentence,
@@ -147,8 +148,7 @@ def judge(
     failing = faults(comparisons)
     if failing:
         heading = f"Lower LSD than resampling, but {'; '.join(failing)}"
-        noise = "LSD alone is won by noise, so this does not count as better."
-        return Verdict("mixed", heading, (*sentences, noise))
+        return Verdict("mixed", heading, (*sentences, closing_sentence(comparisons)))
     return Verdict("good", f"Better than resampling{about}", sentences)
 
 

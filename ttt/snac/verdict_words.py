@@ -78,6 +78,14 @@ def faults(comparisons: Sequence[Comparison]) -> list[str]:
     return found
 
 
+def closing_sentence(comparisons: Sequence[Comparison]) -> str:
+    """Why a lower LSD does not count, where something else fails."""
+    waveform = [each for each in by_rule(comparisons, "guard") if each.rule.metric == "si_sdr"]
+    if comparisons and all(each.holds for each in comparisons if each not in waveform):
+        return "Better needs every guard to hold, so this does not count as better."
+    return "LSD alone is won by noise, so this does not count as better."
+
+
 def level_notes(tricks: Mapping[str, Any]) -> list[str]:
     """Which levels the tricks' rows have and where they come from, from a summary's "tricks"."""
     notes = []
