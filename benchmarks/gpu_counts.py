@@ -33,18 +33,22 @@ SOUND = ("train_bf16", "train_float32", "train_head", "validation", "encoding", 
 def main(names: Sequence[str]) -> None:
     """Print a table of the scenes, all of them where none is named."""
     chosen = names or (*LISTENING, "depformer", "depformer_frozen", *SOUND)
-    print("scene             launches      ms      GB      ms   at least  per second")
-    for line in start("tests.fake_cuda.scenes", "published", *chosen).splitlines():
-        scene = json.loads(line)
-        name = scene["scene"]
+    lines = start("tests.fake_cuda.scenes", "published", *chosen).splitlines()
+    scenes = {scene["scene"]: scene for scene in map(json.loads, lines)}
+    print("scene                  launches    ms      GB      ms     at least  per second")
+    for name, scene in scenes.items():
         if name in LISTENING:
-            frames = CHUNK if name.startswith("known") else KEPT
-            print(_row(name, scene["pass"], frames, "frames"))
+            print(_row(name, scene["pass"]))
             print(_row(f"{name}: save", scene["save"]))
         else:
             print(_row(name, scene, scene.get("audio_seconds"), "audio s"))
             if name == "mimi":
                 print(_row("mimi: decode", scene["decode"], scene["audio_seconds"], "audio s"))
+    if "depformer" in scenes:
+        print(f"frames per second, with the depformer's share ({KEPT} steps kept of own text):")
+        for name in LISTENING:
+            if name in scenes:
+                print(f"{name:22} {frames_per_second(name, scenes):7,.0f}")
 
 
 def seconds(counted: dict[str, Any]) -> tuple[float, float]:
@@ -53,6 +57,13 @@ def seconds(counted: dict[str, Any]) -> tuple[float, float]:
         counted["launches"] * SECONDS_PER_LAUNCH,
         counted["gigabytes"] * 1e9 / BYTES_PER_SECOND,
     )
+
+
+def frames_per_second(name: str, scenes: dict[str, Any]) -> float:
+    """Of passes that keep so many steps, and of a depformer that takes 128 of them at once."""
+    frames = CHUNK if name.startswith("known") else KEPT
+    share = max(seconds(scenes["depformer"])) * frames / 128
+    return frames / (max(seconds(scenes[name]["pass"])) + share)
 
 
 def _row(name: str, counted: dict[str, Any], units: float | None = None, of: str = "") -> str:

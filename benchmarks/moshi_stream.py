@@ -3,10 +3,17 @@
     python -m benchmarks.moshi_stream [--quick]
     python -m benchmarks.moshi_stream --gpu        (see benchmarks/moshi_gpu.py)
 
-Frames per second of CPU time, one thread: `evaluate_codes` against the published generator a step
-at a time with its depformer codebook after codebook (`ttt.moshi.reference`), both with the loss of
-every code. Rounds of the two alternate; speeds are medians over rounds, ratios medians of the
-rounds' ratios. The models are random, so how well their text is guessed says nothing about the
+Frames per second of CPU time, one thread: `evaluate_codes` against two others, all with the loss of
+every code.
+
+    stepping   the published generator a step at a time, its depformer codebook after codebook
+               (`ttt.moshi.reference`): how the package is used, and its first frames, whose rings
+               are empty
+    chunks     the published modules driven as well as they allow (`benchmarks.moshi_peer`): known
+               text in chunks over wide rings, own text a step at a time, the depformer parallel
+
+Rounds of the three alternate; speeds are medians over rounds, ratios medians of the rounds' ratios.
+The models are random, so how well their text is guessed says nothing about the
 trained one; a bias on the padding token sets how often the text is padding.
 """
 
@@ -25,6 +32,7 @@ import torch
 from moshi.models.lm import LMModel
 from torch import Tensor
 
+from benchmarks import moshi_peer
 from ttt.layers import TTTConfig
 from ttt.moshi import ChapterNLL, evaluate_codes, insert_ttt, tiny_lm
 from ttt.moshi.delays import ZERO_TOKEN
@@ -103,7 +111,10 @@ def main() -> None:
         on_gpu()
         return
     torch.set_num_threads(1)
-    print("model  TTT   text  padding  stepping/s  frames/s  ratio  reach  kept  loss difference")
+    print(
+        "model  TTT   text  padding  stepping/s  chunks/s  frames/s  to stepping  reach  "
+        "to chunks  kept  loss differences"
+    )
     for with_ttt in (False, True):
         for case in CASES:
             print(measure(case, with_ttt, arguments.quick), flush=True)
@@ -120,19 +131,29 @@ def measure(case: Case, with_ttt: bool, quick: bool) -> str:
     def by_chunk() -> ChapterNLL:
         return evaluate_codes(lm, codes, text_stream=case.text, chunk=CHUNK)
 
-    speeds, result = [], by_chunk()
+    own = case.text == "own"
+    some = fast // 4 if own else fast
+
+    def peer() -> tuple[Tensor, Tensor]:
+        return moshi_peer.listen(lm, codes[:, :, :some], own_text=own, chunk=CHUNK)
+
+    speeds, result, (_, nll) = [], by_chunk(), peer()
+    # The last frame of a part is told another text than it is within the whole.
+    apart = (nll - result.nll[:, :, :some])[:, :, :-1].abs().max().item()
     _step(lm, codes[:, :, :slow])
     for _ in range(rounds):
         stepping = slow / _cpu_seconds(lambda: _step(lm, codes[:, :, :slow]))
-        speeds.append((stepping, fast / _cpu_seconds(by_chunk)))
-    ratio = statistics.median(quicker / slower for slower, quicker in speeds)
+        chunks = some / _cpu_seconds(peer)
+        speeds.append((stepping, chunks, fast / _cpu_seconds(by_chunk)))
+    ratio = statistics.median(quicker / slower for slower, _, quicker in speeds)
+    to_chunks = statistics.median(quicker / slower for _, slower, quicker in speeds)
     padding = (result.text == lm.text_padding_token_id).float().mean().item()
-    stepping, frames = (statistics.median(column) for column in zip(*speeds, strict=True))
+    stepping, chunks, frames = (statistics.median(column) for column in zip(*speeds, strict=True))
     goal = "" if with_ttt else f"{case.reach:g}"
     return (
         f"{case.size.name:5}  {'half' if with_ttt else '-':4}  {case.text:4}  {padding:7.2f}  "
-        f"{stepping:10.1f}  {frames:8.0f}  {ratio:5.1f}  {goal:>5}  {result.acceptance:4.2f}  "
-        f"{_difference(lm, quick):15.1e}"
+        f"{stepping:10.1f}  {chunks:8.0f}  {frames:8.0f}  {ratio:11.1f}  {goal:>5}  "
+        f"{to_chunks:9.2f}  {result.acceptance:4.2f}  {_difference(lm, quick):.1e} {apart:.1e}"
     )
 
 

@@ -1,6 +1,6 @@
 """What Ray costs a training step, and how long training waits for its data.
 
-    python -m benchmarks.train_step
+    python -m benchmarks.train_step [--wait]       (--wait: the second figure alone)
 
 1. The same loop, model and batches (in memory) in a plain process and in one Ray Train worker.
    They run in turn on the same core, ten steps each, so that both see the same machine; the figure
@@ -52,11 +52,13 @@ CLIPS = 384
 
 def main() -> None:
     """Print both figures as JSON lines."""
-    if len(sys.argv) > 1:  # the plain process of the first figure
+    wait_alone = sys.argv[1:] == ["--wait"]
+    if len(sys.argv) > 1 and not wait_alone:  # the plain process of the first figure
         run_in_turns(SingleProcess(), Path(sys.argv[1]), side=0)
         return
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(step_time(Path(folder, "steps"))), flush=True)
+        if not wait_alone:
+            print(json.dumps(step_time(Path(folder, "steps"))), flush=True)
         print(json.dumps(data_wait(Path(folder, "wait"))), flush=True)
 
 
@@ -142,6 +144,8 @@ def data_wait(folder: Path) -> dict[str, Any]:
     subprocess.run(command, check=True, stdout=sys.stderr)
     lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "step"]
+    if len(steps) != len(stages) * CLIPS // 8:  # a share of a part would say less than the whole
+        raise RuntimeError(f"the run ended after {len(steps)} steps")
     later = [b for a, b in itertools.pairwise(steps) if a["epoch"] == b["epoch"]]
     return {
         "benchmark": "share of step time waiting for data",

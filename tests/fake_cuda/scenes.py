@@ -52,13 +52,19 @@ class Size:
     chunk: int
     kept_steps: int
     """Steps of own text that stand in every pass."""
+    encode: EncodeConfig
+    to_encode: tuple[float, ...]
+    """Seconds of the clips to encode."""
 
 
-PUBLISHED = Size(48, 1024, 4096, 8, 11, SHAPE_7B, range(8, 24), 64, 10)
+# Clips of the same length share a batch of a minute.
+PUBLISHED = Size(
+    48, 1024, 4096, 8, 11, SHAPE_7B, range(8, 24), 64, 10, EncodeConfig(), 9 * (6.4,)
+)  # fmt: skip
 SMALL = Size(
     4, 64, 64, 2, 3,
     {"context": 24, "dim": 64, "num_layers": 3, "num_heads": 4, "depformer_dim": 32},
-    range(1, 3), 64, 40,
+    range(1, 3), 64, 40, EncodeConfig(chunk_seconds=1, max_batch_seconds=2), (1.0, 3.0),
 )  # fmt: skip
 
 
@@ -147,7 +153,9 @@ def train(stage: Stage, precision: Any, phase: int = 2) -> dict[str, Any]:
     trained = [each for each in model.parameters() if each.requires_grad]
     assert all(each.grad is not None and each.grad.is_cuda for each in trained)
     assert all(each.is_cuda for each in terms.values())
-    return {"audio_seconds": valid / 48_000, **stage.counts()}
+    decoded = stage.size.clips * model.geometry.samples_48k(stage.size.coarse + 4)
+    seconds = {"audio_seconds": valid / 48_000, "decoded_seconds": decoded / 48_000}
+    return {**seconds, **stage.counts()}
 
 
 def validation(stage: Stage) -> dict[str, Any]:
@@ -164,14 +172,13 @@ def validation(stage: Stage) -> dict[str, Any]:
 
 
 def encoding(stage: Stage) -> dict[str, Any]:
-    """Two clips of different lengths, one of them in chunks."""
-    encoder = ClipEncoder(
-        on_card(stage.codec(), stage.card), EncodeConfig(chunk_seconds=1, max_batch_seconds=2)
-    )
-    clips = [np.zeros(24_000 * seconds, dtype=np.float32) for seconds in (1, 3)]
+    """Clips to codes, where a small codec cuts one of them into chunks."""
+    encoder = ClipEncoder(on_card(stage.codec(), stage.card), stage.size.encode)
+    lengths = stage.size.to_encode
+    clips = [np.zeros(round(24_000 * seconds), dtype=np.float32) for seconds in lengths]
     stage.card.clear()
-    assert len(encoder.encode(clips)) == 2
-    return {"audio_seconds": 4, **stage.counts()}
+    assert len(encoder.encode(clips)) == len(lengths)
+    return {"audio_seconds": sum(lengths), **stage.counts()}
 
 
 def decoding(stage: Stage) -> dict[str, Any]:
@@ -190,14 +197,14 @@ def mimi(stage: Stage) -> dict[str, Any]:
     """Mimi there and back."""
     model = on_card(loaders.get_mimi(None, device="meta", num_codebooks=8), stage.card)
     stage.card.clear()
-    audio = (np.zeros(1000, dtype=np.float32) for _ in range(60))
+    audio = (np.zeros(1000, dtype=np.float32) for _ in range(96))
     made = np.concatenate([*codes._encode_stream(model, audio)], axis=1)
-    assert made.shape == (8, 32)
+    assert made.shape == (8, 50)
     encoded = stage.counts()
     stage.card.clear()
     sound = codes.decode_codes(model, torch.from_numpy(made))
-    assert sound.shape == (32 * 1920,)
-    return {"audio_seconds": 32 / 12.5, "decode": stage.counts(), **encoded}
+    assert sound.shape == (50 * 1920,)
+    return {"audio_seconds": 4, "decode": stage.counts(), **encoded}
 
 
 def listening(stage: Stage, text: str, ttt: bool) -> dict[str, Any]:
