@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ def _value(kinds: _Kinds, raw: str) -> Any:
     if not kinds:
         return raw  # Only the key is wrong: what is said about it must not be about its value.
     if _is_text(kinds):
-        return None if raw == "null" and type(None) in kinds else raw
+        return None if raw == "null" and type(None) in kinds else _unescaped(raw)
     node = yaml_tree.compose(raw)
     if node is None:
         return None
@@ -65,6 +66,20 @@ def _value(kinds: _Kinds, raw: str) -> Any:
         raise _LeftOver(read)
     _keep_text(node, kinds)
     return yaml_tree.construct(node)
+
+
+def _unescaped(raw: str) -> str:
+    """What a JSON string with escapes stands for; any other text, quotes included, as it is.
+
+    Programs hand over line breaks and quotes so, as they could when every value was YAML.
+    """
+    if not (raw.startswith('"') and raw.endswith('"') and "\\" in raw):
+        return raw
+    try:
+        text = json.loads(raw)
+    except ValueError:
+        return raw
+    return text if isinstance(text, str) else raw
 
 
 def _keep_text(node: yaml.Node, kinds: _Kinds) -> None:

@@ -1,5 +1,6 @@
 """Every refusal with its exact sentence, and the way from YAML to dataclasses and back."""
 
+import json
 import pickle
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -126,6 +127,11 @@ TYPED = [
     "😀", "\ufeffa", "a\x85b", "a\u2028b", "\x07", "a #\n- b", "x" * 999, "C:\\data",
     "https://host/a?b=c&d=e", "s3://bucket/run%232?region=eu-west-1",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ['a "b"\n', "\\", "\t#"])
+def test_a_json_string_with_escapes_is_what_it_stands_for(load, text):
+    assert load("name: a\n", f"name={json.dumps(text)}").name == text
 
 
 @pytest.mark.parametrize("text", TYPED)
