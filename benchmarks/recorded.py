@@ -21,6 +21,7 @@ from ttt import records
 from ttt.snac.export import read_config
 from ttt.snac.systems import METRIC_NAMES, SYSTEM_NAMES, with_tricks
 from ttt.snac.verdict import describe_interval, summarize
+from ttt.snac.visqol_summary import summarize_visqol
 
 FOLDS = 5
 SEED = 0
@@ -42,10 +43,18 @@ def main(audio: Path, output: Path) -> None:
         lines += measured
         fitted.append(read_config(folder / "run" / "export").tricks)
         rows += with_tricks([line["systems"] for line in measured], fitted[-1], None)
+    judged = summarize(rows, SEED, RESAMPLES)
     summary = {
         "clips": len(lines),
         "seconds": sum(line["seconds"] for line in lines),
-        **summarize(rows, SEED, RESAMPLES),
+        **judged,
+        "visqol": summarize_visqol(
+            [line.get("visqol") for line in lines],
+            [None] * len(lines),
+            judged["verdict"],
+            seed=SEED,
+            resamples=RESAMPLES,
+        ),
         "tricks_by_fold": [None if tricks is None else tricks.to_dict() for tricks in fitted],
         "git_commit": records.git_commit(),
     }
@@ -55,12 +64,16 @@ def main(audio: Path, output: Path) -> None:
 
 def _table(summary: dict[str, Any]) -> str:
     """Every row as the report shows it, and the verdict."""
-    lines = ["| " + " | ".join(["", *METRIC_NAMES.values()]) + " |", "|---" * 7 + "|"]
+    opinions = summary["visqol"].get("systems", {})
+    names = ["", *METRIC_NAMES.values(), "ViSQOL"]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for system, metrics in summary["systems"].items():
         cells = [describe_interval(metrics[metric]) for metric in METRIC_NAMES]
+        cells.append(describe_interval(opinions[system]) if system in opinions else "–")
         lines.append("| " + " | ".join([SYSTEM_NAMES[system], *cells]) + " |")
     verdict = summary["verdict"]
-    return "\n".join([*lines, "", f"{verdict['heading']}: {' '.join(verdict['sentences'])}"])
+    said = f"{verdict['heading']}: {' '.join(verdict['sentences'])}"
+    return "\n".join([*lines, "", said, summary["visqol"]["sentence"]])
 
 
 def _link(folder: Path, clips: list[Path]) -> None:

@@ -29,6 +29,7 @@ from ttt.snac.systems import (
 from ttt.snac.trick_levels import FittedTricks
 from ttt.snac.verdict import check_metrics_together, describe_interval
 from ttt.snac.verdict_words import level_notes
+from ttt.snac.visqol_summary import told_by
 
 _PANEL_NAMES = {
     TRUE: "True 48 kHz",
@@ -64,12 +65,13 @@ def build_report(
     L1, because LSD alone is won by noise.
     """
     check_metrics_together(metrics)
-    decoder, data = summary["decoder"], summary["data"]
+    decoder, data, visqol = summary["decoder"], summary["data"], told_by(summary)
     parts = [
         report.callout(
             summary["verdict"]["kind"],
             summary["verdict"]["heading"],
             *(report.tag("p", sentence) for sentence in summary["verdict"]["sentences"]),
+            *([report.tag("p", visqol["sentence"])] if visqol.get("contradicts") else []),
         ),
         _tiles(summary),
         _results(summary, metrics),
@@ -125,20 +127,33 @@ def _range(ratio: Mapping[str, Any]) -> str:
 
 
 def _results(summary: Mapping[str, Any], metrics: Sequence[str]) -> Markup:
+    visqol = told_by(summary)
+    opinions = visqol.get("systems", {})
     rows = [
         [
             SYSTEM_NAMES[system],
             *(_with_interval(values[metric], digits(metric)) for metric in metrics),
+            *([_visqol_cell(opinions, system)] if opinions else []),
         ]
         for system, values in summary["systems"].items()
     ]
     header = ["System", *(METRIC_NAMES[metric] for metric in metrics)]
+    header += ["ViSQOL"] if opinions else []
     notes = [
         report.tag("p", note, class_="note")
-        for note in (summary["units"]["sentence"], *level_notes(summary["tricks"]))
+        for note in (
+            summary["units"]["sentence"],
+            *level_notes(summary["tricks"]),
+            visqol["sentence"],
+        )
     ]
     table = report.table(header, rows, caption=_TABLE_NOTE)
     return report.section("Results", table, *notes, id_="results")
+
+
+def _visqol_cell(opinions: Mapping[str, Any], system: str) -> Markup:
+    found = opinions.get(system)
+    return Markup("–") if found is None else _with_interval(found, 3)
 
 
 def _with_interval(interval: Mapping[str, Any], decimals: int) -> Markup:
@@ -148,9 +163,9 @@ def _with_interval(interval: Mapping[str, Any], decimals: int) -> Markup:
 
 
 _TABLE_NOTE = (
-    "Mean over clips with its 95 % interval over units. Lower is better, except for "
-    "env-r and SI-SDR. LSD is the log-spectral distance (Hann 2048/512); LSD-LF and LSD-HF are its "
-    "parts below and above 12 kHz. env-r is the correlation of band energies over time above "
+    "Mean over clips with its 95 % interval over units. Lower is better, except for env-r, SI-SDR "
+    "and ViSQOL. LSD is the log-spectral distance (Hann 2048/512); LSD-LF and LSD-HF are its parts "
+    "below and above 12 kHz. env-r is the correlation of band energies over time above "
     "12.6 kHz: it cannot be won by hiss, and does not see the level. LSD alone is won by noise: "
     "read it beside all others, and beside the rows of hiss and folding, which cost nothing."
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ttt import uris
 from ttt.config import Config
@@ -64,8 +65,16 @@ class ReportConfig(Config):
     """Length of the passage, from the middle of the clip; 5 s of four players take about 2 MB."""
     write_card: bool = True
     """Put the numbers into the README.md of the export that was measured."""
+    visqol: bool | Literal["auto"] = "auto"
+    """Report ViSQOL, a predicted opinion, beside the verdict; auto does where it is installed (make
+    setup METRICS=1)."""
+    visqol_clips: int = 20
+    """ViSQOL of at most so many clips, evenly spread, of each the middle 5 s; a second of audio
+    takes about a second of a CPU for every row of the table."""
 
     def __post_init__(self) -> None:
+        if self.visqol_clips < 1:
+            raise ValueError(f"visqol_clips must be at least 1, got {self.visqol_clips}")
         if self.examples < 0:
             raise ValueError(f"examples must not be negative, got {self.examples}")
         if not 0.25 <= self.example_seconds <= 60:

@@ -7,9 +7,10 @@ means, ratios, verdict, what was left out and provenance; report.html the page.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ray_jobs.evaluation_plan import Item, Plan, check_codec, plan_evaluation
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config
+from ray_jobs.visqol_pass import require_visqol, score_clips, visqol_of, with_scores
 from ttt import records, storage
 from ttt.device_errors import is_out_of_memory, raise_if_lost
 from ttt.errors import UserError
@@ -35,9 +37,10 @@ from ttt.snac.export import read_config
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.model import Decoder48k
 from ttt.snac.model_card import card
-from ttt.snac.systems import BASELINE, OURS, value
-from ttt.snac.trick_levels import FittedTricks
+from ttt.snac.systems import BASELINE, OURS, trick_levels, value
+from ttt.snac.trick_levels import FittedTricks, Level, fit
 from ttt.snac.verdict import summarize
+from ttt.snac.visqol import NotScored
 
 _FREE = (
     "decoder",
@@ -60,6 +63,7 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
     """
     if resume:
         refuse_changed_config(config, Path(storage.local_path(config.output)), _FREE)
+    require_visqol(config)
     plan = plan_evaluation(config)
     output = storage.local_path(config.output)
     codec = load_codec(plan.codec)
@@ -77,10 +81,13 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
             require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
             digests = (sha256, codec.weights_sha256)
             clips, left_out = _measure(config, plan, folder, digests, done)
+            tricks = read_config(folder).tricks
+            levels = trick_levels(tricks, fit([line["systems"] for line in clips]))
+            start = functools.partial(_start_worker, config, plan, folder)
+            scores = score_clips(config, plan.items, clips, levels, start)
             examples = _render(config, plan, folder, clips)
-        clips = _in_order(clips, plan.items)
+        clips = with_scores(_in_order(clips, plan.items), scores)
         _write_lines(output / "results.jsonl", clips)
-        tricks = read_config(folder).tricks
         summary = _summary(config, plan, codec, sha256, clips, left_out, tricks)
         records.write_json(output / "summary.json", summary)
         page = build_report(summary, clips, examples, plan.decoder.history())
@@ -130,6 +137,13 @@ class EvaluateWorker:
             if not is_out_of_memory(error):
                 raise
             return Unmeasurable(f"out of memory on a clip of this length ({error})")
+
+    def visqol(self, item: Item, levels: Mapping[str, Level]) -> dict[str, float | None] | None:
+        """System -> ViSQOL on the middle of the clip; None when the clip has no score."""
+        try:
+            return self._evaluator.visqol(self._reader.read(item), levels)
+        except NotScored:
+            return None
 
     def render(self, item: Item, seconds: float) -> Passage:
         """The middle of a clip in all versions."""
@@ -259,6 +273,13 @@ def _summary(
     tricks: FittedTricks | None,
 ) -> dict[str, Any]:
     bootstrap = config.bootstrap
+    judged = summarize(
+        [line["systems"] for line in clips],
+        bootstrap.seed,
+        bootstrap.resamples,
+        speakers=[line.get("speaker") for line in clips],
+        fitted=tricks,
+    )
     return {
         "decoder": {
             "name": plan.decoder.name,
@@ -276,13 +297,8 @@ def _summary(
             "seconds": sum(line["seconds"] for line in clips),
             "left_out": left_out,
         },
-        **summarize(
-            [line["systems"] for line in clips],
-            bootstrap.seed,
-            bootstrap.resamples,
-            speakers=[line.get("speaker") for line in clips],
-            fitted=tricks,
-        ),
+        **judged,
+        "visqol": visqol_of(config, clips, judged["verdict"]),
         "bootstrap": bootstrap.to_dict(),
         "provenance": records.provenance(config),
     }
@@ -293,6 +309,7 @@ def _closing_words(config: EvaluateConfig, summary: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{verdict['heading']}: {' '.join(verdict['sentences'])}",
+            summary["visqol"]["sentence"],
             f"report: {config.output}/report.html",
         ]
     )

@@ -6,10 +6,11 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ray_jobs import decoder_report, evaluate_decoder
+from ray_jobs import decoder_report, evaluate_decoder, visqol_pass
 from ray_jobs.evaluate_config import (
     ActorsConfig,
     BootstrapConfig,
@@ -23,8 +24,10 @@ from ttt.errors import UserError
 from ttt.snac import model_card
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
+from ttt.snac.systems import FOLDING_HISS, HISS
 from ttt.snac.trick_levels import GRID
 from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE, summarize
+from ttt.snac.visqol import is_installed
 
 
 @dataclasses.dataclass
@@ -133,6 +136,61 @@ def test_the_page_opens_offline_and_shows_everything(evaluated: Evaluated) -> No
     for words in ("a/0.wav", "a/1.wav", "broken.wav", evaluated.summary()["decoder"]["sha256"]):
         assert words in text
     assert evaluated.summary()["verdict"]["heading"] in text
+
+
+@pytest.mark.skipif(not is_installed(), reason="ViSQOL is not installed: make setup METRICS=1")
+def test_visqol_stands_beside_the_verdict_for_every_row_that_has_a_score(
+    evaluated: Evaluated,
+) -> None:
+    first, second = evaluated.lines()
+    assert "visqol" not in first, "it is shorter than the second that ViSQOL needs"
+    visqol = evaluated.summary()["visqol"]
+    assert set(second["visqol"]) == {OURS, BASELINE, CEILING, HISS, FOLDING_HISS}
+    for system, score in second["visqol"].items():
+        assert 1 <= score <= 4.74
+        assert visqol["systems"][system]["mean"] == pytest.approx(score)
+        assert visqol["systems"][system]["n"] == 1
+    page = (evaluated.output / "report.html").read_text()
+    for text in (page, (evaluated.export / "README.md").read_text()):
+        assert "ViSQOL (a predicted opinion" in text
+        assert f"{second['visqol'][OURS]:.3f}" in text
+    assert not any("ViSQOL" in sentence for sentence in evaluated.summary()["verdict"]["sentences"])
+
+
+def test_visqol_that_is_asked_for_and_not_there_is_refused_first(
+    evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visqol_pass, "is_installed", lambda: False)
+    wanted = ReportConfig(visqol=True)
+    config = dataclasses.replace(evaluated.config, output=str(tmp_path / "out"), report=wanted)
+    with pytest.raises(UserError, match=r"report.visqol is true, but it is not .*METRICS=1"):
+        evaluate(config, resume=False, address=None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "visqol, reason",
+    [("auto", "it is not installed (make setup METRICS=1)"), (False, "report.visqol is false")],
+)
+def test_visqol_that_was_not_measured_is_named_with_its_reason(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch, visqol: Any, reason: str
+) -> None:
+    monkeypatch.setattr(visqol_pass, "is_installed", lambda: False)
+    config = dataclasses.replace(evaluated.config, report=ReportConfig(visqol=visqol))
+    summary, lines = evaluated.summary(), evaluated.lines()
+    summary["visqol"] = visqol_pass.visqol_of(config, lines, summary["verdict"])
+    sentence = f"ViSQOL was not measured: {reason}."
+    assert sentence in decoder_report.build_report(summary, lines, [], [])
+    assert sentence in model_card.card(summary)
+    del summary["visqol"]  # as earlier commits wrote it
+    assert "ViSQOL was not measured" in decoder_report.build_report(summary, lines, [], [])
+
+
+def test_a_page_whose_verdict_visqol_contradicts_says_so_at_its_head(evaluated: Evaluated) -> None:
+    summary = evaluated.summary()
+    summary["visqol"] = {"sentence": "This contradicts the verdict.", "contradicts": True}
+    page = decoder_report.build_report(summary, evaluated.lines(), [], [])
+    assert page.index("This contradicts the verdict.") < page.index("Clips measured")
 
 
 def test_the_page_refuses_lsd_alone(evaluated: Evaluated) -> None:

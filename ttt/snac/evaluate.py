@@ -16,7 +16,7 @@ same clip gives the same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +33,11 @@ from ttt.snac.load import LoadedCodec
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k
 from ttt.snac.receptive_field import Reach
-from ttt.snac.trick_levels import GRID, TrickGrid
-from ttt.snac.tricks import measure_grid, white_noise, zero_stuffed
+from ttt.snac.trick_levels import GRID, Level, TrickGrid
+from ttt.snac.tricks import add_trick, measure_grid, white_noise, zero_stuffed
 from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE, TRUE
+from ttt.snac.visqol import NotScored, require_scorable, visqol_score
+from ttt.snac.visqol_summary import passage
 
 SHORTEST_SAMPLES = 4096
 """A clip with fewer real samples is too short for a spectral distance and is left out."""
@@ -120,6 +122,23 @@ class Evaluator:
         row[GRID] = row.pop(GRID)  # last: it is the long one
         return row
 
+    def visqol(self, clip: EvaluationClip, tricks: Mapping[str, Level]) -> dict[str, float | None]:
+        """System -> ViSQOL on the middle of the clip; None where an output is silent.
+
+        `tricks` names further systems: the cheap tricks at these levels. Raises NotScored when
+        the clip itself has no score.
+        """
+        heard = passage(len(clip.audio), TARGET_RATE)
+        truth = clip.audio[heard]
+        require_scorable("true audio", truth)
+        scores: dict[str, float | None] = {}
+        for system, audio in self._with_tricks(clip, tricks):
+            try:
+                scores[system] = visqol_score(audio[heard].numpy(), truth)
+            except NotScored:
+                scores[system] = None
+        return scores
+
     def render(self, clip: EvaluationClip) -> dict[str, np.ndarray]:
         """System -> 48 kHz audio float32 [T], for pictures and players."""
         return {system: audio[0].numpy() for system, audio in self._outputs(clip)}
@@ -142,6 +161,19 @@ class Evaluator:
             yield system, torch.cat(pieces, dim=1)[:, :samples]
         rate = self._decoders[OURS].geometry.sample_rate
         yield CEILING, through_rate(torch.from_numpy(clip.audio)[None], TARGET_RATE, rate)
+
+    def _with_tricks(
+        self, clip: EvaluationClip, tricks: Mapping[str, Level]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Systems, the tricks at their levels among them, and their audio [T]."""
+        for system, audio in self._outputs(clip):
+            yield system, audio[0]
+            if system == BASELINE:
+                resampled, image = audio
+                noise = white_noise(clip.clip_id, len(resampled))
+                for name, level in tricks.items():
+                    trick = add_trick(resampled, image, noise, level.folding, level.hiss_db)
+                    yield name, trick
 
     def _measure_tricks(self, clip: EvaluationClip, baseline: Tensor) -> TrickGrid:
         device = next(self._decoders[BASELINE].parameters()).device

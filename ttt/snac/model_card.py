@@ -8,6 +8,7 @@ from typing import Any
 from ttt.snac.systems import METRIC_NAMES, SYSTEM_NAMES
 from ttt.snac.verdict import describe_interval
 from ttt.snac.verdict_words import level_notes
+from ttt.snac.visqol_summary import told_by
 
 
 def card(summary: Mapping[str, Any]) -> str:
@@ -34,11 +35,13 @@ audio = Decoder48k.from_pretrained("path/to/this/folder").decode(codes)
 
 Mean over {data["evaluated"]} clips ({data["seconds"]:.0f} s) of {data["wanted"]} from
 `{data["name"]}`, with 95 % intervals over {summary["units"]["kind"]}s. Lower is better,
-except for env-r and SI-SDR. LSD: log-spectral distance (Hann 2048/512, base-10 log of the power
-spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; env-r: correlation of band energies
-over time above 12.6 kHz; L1: mean absolute difference of samples. LSD alone is won by noise, so
-read it beside all others, and beside the rows of hiss and folding, which cost nothing.
+except for env-r, SI-SDR and ViSQOL. LSD: log-spectral distance (Hann 2048/512, base-10 log of the
+power spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; env-r: correlation of band
+energies over time above 12.6 kHz; L1: mean absolute difference of samples. LSD alone is won by
+noise, so read it beside all others, and beside the rows of hiss and folding, which cost nothing.
 {" ".join(level_notes(summary["tricks"]))}
+
+{told_by(summary)["sentence"]}
 
 ## Origin
 
@@ -50,12 +53,13 @@ read it beside all others, and beside the rows of hiss and folding, which cost n
 
 
 def _table(summary: Mapping[str, Any]) -> str:
-    lines = [
-        "| | " + " | ".join(METRIC_NAMES.values()) + " |",
-        "|---|" + "---|" * len(METRIC_NAMES),
-    ]
+    opinions = told_by(summary).get("systems", {})
+    names = [*METRIC_NAMES.values(), *(["ViSQOL"] if opinions else [])]
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for system, metrics in summary["systems"].items():
         cells = [describe_interval(metrics[metric], digits(metric)) for metric in METRIC_NAMES]
+        if opinions:
+            cells.append(describe_interval(opinions[system]) if system in opinions else "–")
         lines.append(f"| {SYSTEM_NAMES[system]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

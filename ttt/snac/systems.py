@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ttt.snac.trick_levels import FittedTricks, at_level
+from ttt.snac.trick_levels import FittedTricks, Level, at_level
 
 TRUE = "true_48k"
 """The truth itself; it has no row, but is seen and heard."""
@@ -55,6 +55,16 @@ def with_tricks(
     return [{**row, **_tricks(row, before, here)} for row in rows]
 
 
+def trick_levels(before: FittedTricks | None, here: FittedTricks | None) -> dict[str, Level]:
+    """The tricks' systems that there are, and the level of each."""
+    levels = {}
+    if before is not None:
+        levels |= {HISS_BEFORE: before.hiss, FOLDING_HISS_BEFORE: before.folding_hiss}
+    if here is not None:
+        levels |= {HISS: here.hiss, FOLDING_HISS: here.folding_hiss}
+    return levels
+
+
 def is_measured(row: ClipRow, system: str, metric: str) -> bool:
     """Whether the row has the number, be it undefined."""
     return metric in row.get(system, {})
@@ -69,10 +79,5 @@ def value(row: ClipRow, system: str, metric: str) -> float | None:
 def _tricks(
     row: ClipRow, before: FittedTricks | None, here: FittedTricks | None
 ) -> dict[str, Mapping[str, Any]]:
-    levels = {}
-    if before is not None:
-        levels |= {HISS_BEFORE: before.hiss, FOLDING_HISS_BEFORE: before.folding_hiss}
-    if here is not None:
-        levels |= {HISS: here.hiss, FOLDING_HISS: here.folding_hiss}
-    found = {system: at_level(row, level) for system, level in levels.items()}
+    found = {system: at_level(row, level) for system, level in trick_levels(before, here).items()}
     return {system: metrics for system, metrics in found.items() if metrics is not None}

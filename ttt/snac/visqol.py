@@ -46,7 +46,7 @@ def visqol_score(estimate: np.ndarray, reference: np.ndarray, rate: int = TARGET
         raise UserError(f"ViSQOL's audio mode is made for {TARGET_RATE} Hz, got {rate}: resample")
     signals = {"estimate": estimate, "reference": reference}
     for name, audio in signals.items():
-        signals[name] = _checked(name, np.asarray(audio, np.float64))
+        signals[name] = require_scorable(name, np.asarray(audio, np.float64))
     measured = _measurer().measure_from_arrays(signals["reference"], signals["estimate"], rate)
     score = float(measured.moslqo)
     if not np.isfinite(score):
@@ -54,7 +54,8 @@ def visqol_score(estimate: np.ndarray, reference: np.ndarray, rate: int = TARGET
     return score
 
 
-def _checked(name: str, audio: np.ndarray) -> np.ndarray:
+def require_scorable(name: str, audio: np.ndarray) -> np.ndarray:
+    """`audio` as it is; raises NotScored, or UserError for several channels, with its `name`."""
     if audio.ndim != 1:
         raise UserError(f"ViSQOL compares single channels [T], the {name} is {list(audio.shape)}")
     if len(audio) < SHORTEST_SECONDS * TARGET_RATE:
