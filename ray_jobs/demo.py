@@ -91,6 +91,7 @@ def steps(folder: Path) -> list[list[str]]:
         [
             "ray_jobs.evaluate_chapters",
             *("--config", "configs/chapters_effect.yaml"),
+            "group_size=6",  # Steps that verify_spans takes are then shared by six chapters.
             f"output={folder / 'chapters_effect'}",
         ],
         [

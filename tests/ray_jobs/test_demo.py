@@ -78,17 +78,71 @@ def test_a_picture_that_fails_says_so(summaries: Summaries) -> None:
     slope.update(mean=-0.05, low=-0.06, high=-0.04)
     assert "Not as expected: baseline is not flat" in page(rising, null)
 
-    same = copy.deepcopy(null)
-    curve = same["comparisons"][0]["losses"]["moshi"]["curve"]
-    curve["low"] = [-0.1] * len(curve["low"])
-    curve["high"] = [0.1] * len(curve["high"])
-    assert f"No difference at any of the {len(curve['low'])} points" in page(effect, same)
+    assert "No margin was set." in html
+
+
+def flat_and_equivalent(null: dict) -> dict:
+    """The null control as it should be: no slope, no difference beyond the margin."""
+    fine = copy.deepcopy(null)
+    found = fine["comparisons"][0]["losses"]["moshi"]
+    found["equivalence"].update(mean=0.0004, low=-0.0004, high=0.0012, equivalent=True)
+    count = len(found["curve"]["low"])
+    found["curve"].update(mean=[0.0] * count, low=[-0.1] * count, high=[0.1] * count)
+    for model in fine["models"].values():
+        slope = model["losses"]["moshi"]["measures"]["slope_per_doubling"]
+        slope.update(mean=0.0, low=-0.001, high=0.001)
+    return fine
+
+
+def test_the_null_control_says_what_was_shown_and_no_more(summaries: Summaries) -> None:
+    effect, null = summaries
+    fine = flat_and_equivalent(null)
+    html = page(effect, fine)
+    count = len(fine["comparisons"][0]["losses"]["moshi"]["curve"]["low"])
+    assert f"No difference found at any of the {count} points; equivalent within 0.002" in html
+    assert "Equivalent is not equal" in html
+
+    paying = copy.deepcopy(fine)
+    curve = paying["comparisons"][0]["losses"]["moshi"]["curve"]
     curve["low"][1] = curve["mean"][1] = 0.05
-    assert f"no difference from frame {curve['frame'][2]:.0f} on, but ttt pays before" in page(
-        effect, same
+    assert curve["frame"][1] < 32
+    assert "ttt pays to find out; then equivalent within 0.002 nats from frame 32" in page(
+        effect, paying
     )
-    curve["low"][-1] = 0.05
-    assert "paying to find out does not explain it" in page(effect, same)
+    curve["low"][-1] = curve["mean"][-1] = 0.05  # long after anything can be found out
+    assert "paying to find out does not explain it" in page(effect, paying)
+
+    gaining = copy.deepcopy(fine)
+    curve = gaining["comparisons"][0]["losses"]["moshi"]["curve"]
+    curve["high"][0] = curve["mean"][0] = -0.05
+    assert "paying to find out does not explain it" in page(effect, gaining)
+
+
+@pytest.mark.parametrize("model", ["baseline", "ttt"])
+@pytest.mark.parametrize("ends", [(1e-5, 2e-3), (-2e-3, -1e-5)])
+def test_a_slope_where_nothing_can_fall_is_a_fault(
+    summaries: Summaries, model: str, ends: tuple[float, float]
+) -> None:
+    effect, null = summaries
+    sloped = flat_and_equivalent(null)
+    slope = sloped["models"][model]["losses"]["moshi"]["measures"]["slope_per_doubling"]
+    slope.update(mean=sum(ends) / 2, low=ends[0], high=ends[1])
+    html = page(effect, sloped)
+    assert f"Not as expected: {model} is not flat" in html
+    assert f"{model} {sum(ends) / 2:.4f} (95 % interval" in html
+
+
+@pytest.mark.parametrize("ends", [(-0.001, 0.0021), (-0.0021, 0.001), (0.0025, 0.003)])
+def test_equivalence_is_said_only_where_the_interval_is_inside(
+    summaries: Summaries, ends: tuple[float, float]
+) -> None:
+    effect, null = summaries
+    unshown = flat_and_equivalent(null)
+    found = unshown["comparisons"][0]["losses"]["moshi"]["equivalence"]
+    found.update(low=ends[0], high=ends[1], equivalent=False)
+    html = page(effect, unshown)
+    assert "Not as expected: not shown to be equivalent" in html
+    assert "Equivalent within" not in html
 
 
 def test_without_intervals_nothing_is_claimed(summaries: Summaries) -> None:

@@ -31,6 +31,7 @@ LOSSES: dict[str, tuple[float, ...]] = {
     "semantic": (1.0, *[0.0] * 7),
     "acoustic": (0.0, *[1 / 7] * 7),
 }
+_FEWEST_POINTS = 3
 SLOPES = ("slope_per_frame", "slope_per_doubling")
 _FIRST_BIN = 16
 
@@ -51,6 +52,8 @@ class LongContextConfig(Config):
     """Frames beyond the model's window that a chapter needs to have a slope."""
     startup_frames: int = 0
     """Frames of a chapter's beginning that are known to be start-up; slopes begin behind them."""
+    slope_period_frames: int = 1
+    """Slopes are fitted to means over so many frames: the period of a made language, else 1."""
     equivalence_margin: float | None = None
     """Nats between two models that would not matter; set it before the run. None: not tested."""
     resamples: int = 2000
@@ -70,6 +73,8 @@ class LongContextConfig(Config):
             raise ValueError("bins_per_octave and resamples must be 1 or more")
         if self.min_slope_frames < 3:
             raise ValueError("min_slope_frames must be 3 or more: a line needs points")
+        if self.slope_period_frames < 1:
+            raise ValueError("slope_period_frames must be 1 or more")
         if self.startup_frames < 0:
             raise ValueError("startup_frames must not be negative")
         if self.equivalence_margin is not None and not self.equivalence_margin > 0:
@@ -103,9 +108,9 @@ def measure_chapter(
     """All measures of one chapter.
 
     mean, beyond_window (frames from `context` on), settled (frames from `config.settled_from` on),
-    at_P for each position, slope_per_frame and slope_per_doubling (least squares on the settled
-    frames' number and on its base-2 logarithm), and start, edge, end: the first frames, the last
-    within the window, the last of the chapter.
+    at_P for each position, slope_per_frame and slope_per_doubling (least squares of the settled
+    periods' means on their position and on its base-2 logarithm), and start, edge, end: the first
+    frames, the last within the window, the last of the chapter.
 
     Args:
         context: frames that the model's attention reaches back.
@@ -127,7 +132,8 @@ def measure_chapter(
         values=values,
         curves=curves,
         slope_information={
-            name: None if line is None else float(line @ line) for name, line in lines.items()
+            name: None if line is None else float(line @ line) * config.slope_period_frames
+            for name, line in lines.items()
         },
     )
 
@@ -140,15 +146,26 @@ def curve_edges(bins_per_octave: int) -> Iterator[int]:
 
 
 def _slope_lines(frames: int, context: int, config: LongContextConfig) -> dict[str, Floats | None]:
-    """Slope -> distances of the settled frames' positions from their mean; None: too few."""
-    settled = np.arange(config.settled_from(context), frames, dtype=np.float64)
-    if len(settled) < config.min_slope_frames:
+    """Slope -> distances of the settled periods' positions from their mean; None: too few.
+
+    Where losses alternate by their place in a period, a line through single frames is tilted.
+    """
+    positions = _periods(np.arange(frames, dtype=np.float64), context, config)
+    settled = frames - config.settled_from(context)
+    if settled < config.min_slope_frames or len(positions) < _FEWEST_POINTS:
         return dict.fromkeys(SLOPES)
-    doublings = np.log2(settled)
+    doublings = np.log2(positions)
     return {
-        "slope_per_frame": settled - settled.mean(),
+        "slope_per_frame": positions - positions.mean(),
         "slope_per_doubling": doublings - doublings.mean(),
     }
+
+
+def _periods(values: Floats, context: int, config: LongContextConfig) -> Floats:
+    """Means of the settled values over whole periods; what is left at the end is in none."""
+    settled, period = values[config.settled_from(context) :], config.slope_period_frames
+    whole = len(settled) // period * period
+    return settled[:whole].reshape(-1, period).mean(axis=1)
 
 
 def _values(
@@ -156,6 +173,7 @@ def _values(
 ) -> dict[str, float | None]:
     frames, half = len(loss), config.window_frames // 2
     settled = loss[config.settled_from(context) :]
+    by_period = _periods(loss, context, config)
     measures: dict[str, float | None] = {
         "mean": float(loss.mean()),
         "beyond_window": float(loss[context:].mean()) if frames > context else None,
@@ -167,7 +185,7 @@ def _values(
             float(loss[position - half : position + half].mean()) if reached else None
         )
     for name, line in lines.items():
-        measures[name] = None if line is None else float(line @ settled / (line @ line))
+        measures[name] = None if line is None else float(line @ by_period / (line @ line))
     short = max(1, min(config.window_frames, context // 2))
     whole = frames >= context + short
     measures["start"] = float(loss[:short].mean()) if whole else None

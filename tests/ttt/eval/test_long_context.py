@@ -78,6 +78,28 @@ def test_slopes_begin_behind_the_window_and_behind_start_up(startup: int) -> Non
     assert found["beyond_window"]["mean"] == pytest.approx(3 + 2 * 30 / 170)
 
 
+@pytest.mark.parametrize("frames", [158, 160, 165, 174])
+def test_a_pattern_that_repeats_tilts_no_slope(frames: int) -> None:
+    # A cue and its answer cost differently; over single frames a line between them is tilted.
+    loss = np.tile([0.7, 2.1, 0.0, 2.1], 50)[:frames]
+    for period, flat in ((1, False), (4, True), (8, True)):
+        config = dataclasses.replace(SMALL, slope_period_frames=period)
+        values = measure_chapter(record(loss), 30, config).values["moshi"]
+        for name in ("slope_per_frame", "slope_per_doubling"):
+            assert (abs(values[name] or 0.0) < 1e-8) == flat, (period, name)
+
+
+def test_a_slope_of_periods_is_that_of_their_means() -> None:
+    loss = np.random.default_rng(1).normal(size=207)
+    chapter = measure_chapter(record(loss), 30, dataclasses.replace(SMALL, slope_period_frames=8))
+    means = loss[30:206].astype(np.float32).reshape(22, 8).mean(1)
+    at = np.arange(30, 206).reshape(22, 8).mean(1)
+    found = chapter.values["acoustic"]
+    assert found["slope_per_frame"] == pytest.approx(np.polyfit(at, means, 1)[0], rel=1e-5)
+    known = chapter.slope_information["slope_per_frame"]
+    assert known == pytest.approx(8 * 22 * at.var())
+
+
 @pytest.mark.parametrize("speakers", [5, 12])
 def test_an_interval_holds_the_planted_slope_as_often_as_it_says(speakers: int) -> None:
     # Speakers with slopes of their own around the planted one, two chapters each.
@@ -184,7 +206,8 @@ def test_settings_that_cannot_be_are_refused() -> None:
     for wrong in (
         {"positions": (100,), "window_frames": 1000}, {"window_frames": 7}, {"resamples": 0},
         {"bins_per_octave": 0}, {"min_slope_frames": 2}, {"positions": ()},
-        {"startup_frames": -1}, {"equivalence_margin": 0.0}, {"equivalence_margin": -0.002},
+        {"startup_frames": -1}, {"slope_period_frames": 0}, {"equivalence_margin": 0.0},
+        {"equivalence_margin": -0.002},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=list(wrong)[-1]):
             LongContextConfig(**wrong)  # type: ignore[arg-type]
