@@ -4,12 +4,29 @@ import numpy as np
 import pytest
 
 from benchmarks import coverage, coverage_worlds, recorded_rows
+from benchmarks.coverage import Cell
 from benchmarks.coverage_worlds import World
 from ttt.stats import Interval, bootstrap_interval
 
 TRIALS = 120
 # Three standard errors of a share of 0.92 in as many trials.
 SLACK = 3 * (0.92 * 0.08 / TRIALS) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("units", "coverage", "trials", "missed"),
+    [
+        (8, 0.91, 1000, False),
+        (8, 0.90, 1000, True),
+        (8, 0.91, 10_000, True),
+        (5, 0.90, 10_000, False),
+        (5, 0.88, 1000, True),
+    ],
+)
+def test_missed_is_what_trials_cannot_explain(
+    units: int, coverage: float, trials: int, missed: bool
+) -> None:
+    assert Cell("a mean", "normal", units, coverage, trials, 1.0, 1.0).missed is missed
 
 
 def test_every_kind_of_interval_covers_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
