@@ -23,6 +23,10 @@ esac
 """
 
 
+# `make METRICS=1 test` hands its variables down to every make that a test starts.
+INHERITED = ("CXX", "METRICS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL")
+
+
 class Checkout:
     """A folder with the Makefile and what it reads."""
 
@@ -36,7 +40,7 @@ class Checkout:
         self.python.chmod(0o755)
 
     def make(self, *words: str, compiler: str = "sh") -> subprocess.CompletedProcess[str]:
-        plain = {key: value for key, value in os.environ.items() if key not in ("CXX", "METRICS")}
+        plain = {key: value for key, value in os.environ.items() if key not in INHERITED}
         return subprocess.run(
             ["make", f"PYTHON={self.python}", *words],
             cwd=self.folder,
