@@ -24,6 +24,7 @@ from ray_jobs import run_folder
 from ray_jobs.cache_plan import (
     CachePlan,
     claim_output,
+    claimed_shards,
     describe,
     has_facts,
     make_plan,
@@ -140,7 +141,8 @@ def _statuses(
     """The encoders' reports, each as soon as its shard is finished."""
     import ray.data
 
-    rows = ray.data.from_arrow([shard_row(number, plan.shards[number]) for number in pending])
+    shards = claimed_shards(config, plan)
+    rows = ray.data.from_arrow([shard_row(number, shards[number]) for number in pending])
     with warnings.catch_warnings():
         # Ray 2.60 deprecates these two without offering others.
         warnings.simplefilter("ignore", DeprecationWarning)

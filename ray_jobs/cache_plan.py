@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import random
 from collections import Counter
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -59,7 +61,7 @@ def make_plan(config: CacheConfig) -> CachePlan:
             f"{TARGET_RATE:,} Hz; use one of 24,000 Hz"
         )
     inputs, notes = _list_inputs(config, geometry)
-    inputs = with_speakers(inputs, config.input.speaker)
+    inputs = _with_sizes(with_speakers(inputs, config.input.speaker))
     size = config.clips_per_shard
     shards = tuple(tuple(inputs[at : at + size]) for at in range(0, len(inputs), size))
     identity = CodecIdentity(codec.name, codec.weights_sha256)
@@ -107,13 +109,38 @@ def has_facts(config: CacheConfig) -> bool:
     return bool(records.read_json(_claim_uri(config)).get("facts"))
 
 
+def claimed_shards(config: CacheConfig, plan: CachePlan) -> Sequence[tuple[ClipInput, ...]]:
+    """The inputs of every shard, as the claimed output notes them.
+
+    A cache that was begun before sizes of files were noted goes on without them.
+    """
+    if records.read_json(_claim_uri(config)).get("sizes"):
+        return plan.shards
+    return [tuple(replace(clip, file_bytes=None) for clip in shard) for shard in plan.shards]
+
+
 def pending_shards(config: CacheConfig, plan: CachePlan) -> list[int]:
-    """Numbers of the shards that are not finished."""
+    """Numbers of the shards that are not finished.
+
+    Raises UserError where an input of a finished one has been replaced by a file of another size.
+    """
     return [
         number
         for number, inputs in enumerate(plan.shards)
-        if not is_finished(config.output, number, len(inputs))
+        if not is_finished(config.output, number, inputs)
     ]
+
+
+def _with_sizes(inputs: Sequence[ClipInput]) -> list[ClipInput]:
+    """A replaced file is noticed by its size: reading all audio again would cost too much."""
+    return [replace(clip, file_bytes=_file_bytes(clip)) for clip in inputs]
+
+
+def _file_bytes(clip: ClipInput) -> int | None:
+    try:
+        return sum(os.stat(path).st_size for path in (clip.source, clip.target) if path)
+    except OSError:
+        return None  # What cannot be read is in the manifest, with its reason.
 
 
 def _list_inputs(config: CacheConfig, geometry: CodeGeometry) -> tuple[list[ClipInput], list[str]]:
@@ -137,7 +164,8 @@ def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
             )
         return False
     found, wanted = records.read_json(_claim_uri(config)), _identity(config, plan)
-    wanted["facts"] = found.get("facts")  # What the shards tell is decided when they are begun.
+    for told in ("facts", "sizes"):  # What the shards tell is decided when they are begun.
+        wanted[told] = found.get(told)
     if differences := _differences(found, wanted):
         raise UserError(
             f"{config.output}: holds a cache made with other settings or inputs "
@@ -160,6 +188,7 @@ def _identity(config: CacheConfig, plan: CachePlan) -> dict[str, Any]:
             for key, value in tree["input"].items()
         },
         "facts": [field.name for field in fields(ClipFacts)],
+        "sizes": True,
         "inputs": plan.n_inputs,
         "inputs_sha256": digest.hexdigest(),
         "codec": {"name": plan.codec.name, "weights_sha256": plan.codec.weights_sha256},

@@ -401,6 +401,10 @@ def test_speakers_stand_in_index_manifest_and_summary(
     assert "folder:1, is None" not in capsys.readouterr().err
     assert cache_codes.main(words) == 2
     assert "input.speaker was folder:1, is None" in capsys.readouterr().err
+    _write(audio / "bela/1.wav", _noise(0.6, 2))  # Under its old name, and another length.
+    for flags in (["--dry-run"], []):
+        assert cache_codes.main([*words, "input.speaker=folder:1", *flags]) == 2
+        assert f"{audio}/bela/1.wav: has 57,644 bytes and had 48,044" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -76,14 +76,19 @@ def cache_shard(
     return lines
 
 
-def is_finished(cache_uri: str | Path, number: int, n_inputs: int) -> bool:
-    """Whether a shard's two files are there and agree with each other and with `n_inputs`."""
+def is_finished(cache_uri: str | Path, number: int, inputs: Sequence[ClipInput]) -> bool:
+    """Whether a shard's two files are there and agree with each other and with `inputs`.
+
+    Raises UserError where the files of an input have another size than when the shard was made.
+    """
     if not storage.exists(part_uri(cache_uri, number)):
         return False
     lines = read_part(cache_uri, number)
     n_clips = sum(line["status"] == "cached" for line in lines)
-    if len(lines) != n_inputs:
+    if len(lines) != len(inputs):
         return False
+    for clip, line in zip(inputs, lines, strict=True):
+        _refuse_replaced(clip, line, part_uri(cache_uri, number))
     if n_clips == 0:
         return True
     try:
@@ -214,8 +219,20 @@ def _clip(prepared: PreparedClip, codes: Codes) -> Clip:
     )
 
 
+def _refuse_replaced(clip: ClipInput, line: dict[str, Any], part: str) -> None:
+    before = line.get("file_bytes")
+    if before is not None and clip.file_bytes != before:
+        now = "is missing" if clip.file_bytes is None else f"has {clip.file_bytes:,} bytes"
+        raise UserError(
+            f"{clip.target or clip.source}: {now} and had {before:,} when {part} was written; "
+            f"bring the old audio back, choose another output, or delete {part} to have its "
+            f"{storage.name(part).removesuffix('.jsonl')} cached again"
+        )
+
+
 def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict[str, Any]:
     line: dict[str, Any] = {"clip_id": clip.clip_id}
+    size = {} if clip.file_bytes is None else {"file_bytes": clip.file_bytes}
     if isinstance(outcome, LeftOut):
         return {
             **line,
@@ -224,6 +241,7 @@ def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict
             "note": outcome.note,
             "shard": None,
             "seconds": outcome.seconds,
+            **size,
         }
     return {
         **line,
@@ -235,6 +253,7 @@ def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict
         "gain_db": outcome.gain_db,
         "lag_samples": outcome.lag_samples,
         **({} if outcome.facts is None else asdict(outcome.facts)),
+        **size,
     }
 
 

@@ -67,6 +67,9 @@ class ClipInput:
     """Why this input cannot be used, where that was known before opening it."""
     problem_note: str = ""
     """The details of `problem`."""
+    file_bytes: int | None = None
+    """Size of `source` and `target` together; None where a file is missing, and in caches begun
+    before sizes were noted."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import functools
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import soundfile
 from snac import SNAC
 
 from ttt import records, storage
+from ttt.errors import UserError
 from ttt.snac.cache_shard import (
     cache_shard,
     check_manifest,
@@ -129,29 +131,46 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, encoder: ClipEncode
 
 
 def test_a_shard_is_finished_when_both_files_agree(tmp_path: Path, encoder: ClipEncoder) -> None:
-    assert not is_finished(tmp_path, 0, 2)
-    cache_shard(tmp_path, 0, _inputs(0, 1), _one_second, encoder, CODEC)
-    assert is_finished(tmp_path, 0, 2)
-    assert not is_finished(tmp_path, 0, 3)
+    two = _inputs(0, 1)
+    assert not is_finished(tmp_path, 0, two)
+    cache_shard(tmp_path, 0, two, _one_second, encoder, CODEC)
+    assert is_finished(tmp_path, 0, two)
+    assert not is_finished(tmp_path, 0, [*two, *two])
     shard, part = Path(shard_uri(tmp_path, 0)), Path(part_uri(tmp_path, 0))
     whole, lines = shard.read_bytes(), part.read_bytes()
     shard.write_bytes(whole[:-100])
-    assert not is_finished(tmp_path, 0, 2)
+    assert not is_finished(tmp_path, 0, two)
     shard.unlink()
-    assert not is_finished(tmp_path, 0, 2)
+    assert not is_finished(tmp_path, 0, two)
     shard.write_bytes(whole)
     part.unlink()
-    assert not is_finished(tmp_path, 0, 2)
+    assert not is_finished(tmp_path, 0, two)
     part.write_bytes(lines)
-    assert is_finished(tmp_path, 0, 2)
+    assert is_finished(tmp_path, 0, two)
 
 
 def test_a_shard_without_a_good_clip_leaves_its_lines_only(
     tmp_path: Path, encoder: ClipEncoder
 ) -> None:
-    cache_shard(tmp_path, 0, _inputs(4, 9), _one_second, encoder, CODEC)
+    two = _inputs(4, 9)
+    cache_shard(tmp_path, 0, two, _one_second, encoder, CODEC)
     assert [path.name for path in (tmp_path / "shards").iterdir()] == ["shard-00000.jsonl"]
-    assert is_finished(tmp_path, 0, 2)
+    assert is_finished(tmp_path, 0, two)
+
+
+@pytest.mark.parametrize(("now", "words"), [(101, "has 101 bytes"), (None, "is missing")])
+@pytest.mark.parametrize("seed", [0, 4], ids=["cached", "left out"])
+def test_a_file_of_another_size_is_refused_by_its_name(
+    tmp_path: Path, encoder: ClipEncoder, seed: int, now: int | None, words: str
+) -> None:
+    made_of = [ClipInput(str(n), source=f"{n}.wav", file_bytes=100) for n in (9, seed)]
+    cache_shard(tmp_path, 0, made_of, _one_second, encoder, CODEC)
+    assert is_finished(tmp_path, 0, made_of)
+    replaced = [made_of[0], replace(made_of[1], file_bytes=now)]
+    with pytest.raises(UserError, match=rf"^{seed}\.wav: {words} and had 100 when .*or delete"):
+        is_finished(tmp_path, 0, replaced)
+    Path(part_uri(tmp_path, 0)).unlink()
+    assert not is_finished(tmp_path, 0, replaced)
 
 
 def test_a_manifest_that_disagrees_with_the_shards_is_named(
@@ -168,7 +187,7 @@ def test_a_manifest_that_disagrees_with_the_shards_is_named(
 def test_a_cache_can_lie_on_any_filesystem(encoder: ClipEncoder) -> None:
     cache = "memory://cache_shard_test"
     cache_shard(cache, 0, _inputs(0, 4, 1), _one_second, encoder, CODEC)
-    assert is_finished(cache, 0, 3)
+    assert is_finished(cache, 0, _inputs(0, 4, 1))
     assert [line["status"] for line in read_part(cache, 0)] == ["cached", "left_out", "cached"]
     assert merge_manifest(cache, 1)["cached"] == 2
     build_index(cache)
