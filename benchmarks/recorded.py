@@ -39,7 +39,7 @@ def main(audio: Path, output: Path) -> None:
         _link(folder / "train", [clip for clip in clips if clip not in held_out])
         _link(folder / "held_out", held_out)
         _run(folder)
-        measured = records.read_jsonl(folder / "evaluation" / "results.jsonl")
+        measured = list(records.read_jsonl(folder / "evaluation" / "results.jsonl"))
         lines += measured
         fitted.append(read_config(folder / "run" / "export").tricks)
         rows += with_tricks([line["systems"] for line in measured], fitted[-1], None)

@@ -144,11 +144,11 @@ def _trick_part(comparison: Comparison) -> str:
 
 
 def _is_worse(guard: Comparison) -> bool:
-    """Whether the mean itself is beyond the limit."""
+    """Whether the whole interval is beyond the limit."""
     found, rule = guard.interval, guard.rule
-    if found.mean is None:
+    if found.low is None or found.high is None:
         return False
-    return found.mean > rule.limit if rule.as_ratio else found.mean < rule.limit
+    return found.low > rule.limit if rule.as_ratio else found.high < rule.limit
 
 
 def _names(comparisons: Sequence[Comparison]) -> str:

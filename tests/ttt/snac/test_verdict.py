@@ -110,6 +110,22 @@ def test_what_fails_is_named(factors: dict, heading: str) -> None:
     assert reason in verdict["sentences"][-1]
 
 
+@pytest.mark.parametrize("metric", ["lsd_lf", "l1", "si_sdr"])
+@pytest.mark.parametrize(("away", "words"), [(1.0, "not shown to hold"), (0.01, "got worse")])
+def test_a_mean_beyond_the_limit_is_not_yet_worse(metric: str, away: float, words: str) -> None:
+    """The same mean, between clips that lie far from it and near it."""
+    rows = _rows(lsd=0.6)
+    for clip, row in enumerate(rows):
+        off = away if clip % 2 else -away
+        if metric == "si_sdr":
+            row[OURS][metric] = row[BASELINE][metric] - 1 + 10 * off
+        else:
+            row[OURS][metric] = row[BASELINE][metric] * (1.05 + off)
+    heading = _verdict(rows)["heading"]
+    assert words in heading
+    assert ("got worse" in heading) == (words == "got worse")
+
+
 def test_lsd_itself_decides_first() -> None:
     assert _verdict(_rows(lsd=1.2))["heading"] == "Worse than resampling"
     assert _verdict(_rows(lsd=1.2))["kind"] == "bad"
