@@ -109,10 +109,10 @@ def _better(difference: Interval) -> str | None:
 
 
 def _contradiction(difference: Interval, verdict: Mapping[str, Any]) -> str | None:
-    if verdict["heading"].startswith("No verdict"):
-        return None
-    better, is_good = _better(difference), verdict["kind"] == "good"
-    if (better == "resampling" and is_good) or (better == "ours" and not is_good):
+    better, heading = _better(difference), verdict["heading"]
+    if (better == "resampling" and verdict["kind"] == "good") or (
+        better == "ours" and heading.startswith("Worse")
+    ):
         return f"This contradicts the verdict: by ViSQOL {better} is better."
     return None
 

@@ -33,7 +33,7 @@ EITHER = [0.3, -0.3, 0.2, -0.25, 0.1, -0.05]
         (HIGHER, GOOD, "By it ours is better.", False),
         (LOWER, GOOD, "This contradicts the verdict: by ViSQOL resampling is better.", True),
         (EITHER, GOOD, "By it neither is shown to be better.", False),
-        (HIGHER, MIXED, "This contradicts the verdict: by ViSQOL ours is better.", True),
+        (HIGHER, MIXED, "By it ours is better.", False),
         (LOWER, MIXED, "By it resampling is better.", False),
         (HIGHER, BAD, "This contradicts the verdict: by ViSQOL ours is better.", True),
         (LOWER, BAD, "By it resampling is better.", False),
