@@ -19,11 +19,12 @@ import ray
 from ray_jobs import run_folder
 from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
 from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_facts import largest_difference, not_held, stepped_frames
 from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
-from ray_jobs.chapter_report import build_report
 from ray_jobs.chapter_worker import ChapterWorker, Outcome, is_verified
 from ray_jobs.progress import Progress
+from ray_jobs.reports.chapters import build_report
+from ray_jobs.reports.page import read_pictures
+from ray_jobs.reports.words import largest_difference, not_held, stepped_frames
 from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
 from ray_jobs.work_counter import counted_progress
@@ -71,7 +72,8 @@ def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | Non
 def write_results(folder: Path, config: EvaluateChaptersConfig | None = None) -> dict[str, Any]:
     """Recompute summary.json, legacy.json, plots and report.html of a run; returns the summary."""
     summary = rescore(folder, None if config is None else config.summary)
-    storage.write_bytes(folder / "report.html", build_report(summary).encode())
+    page = build_report(summary, read_pictures(folder))
+    storage.write_bytes(folder / "report.html", page.encode())
     return summary
 
 

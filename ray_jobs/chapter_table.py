@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ray_jobs import chapter_report, report
-from ray_jobs.chapter_facts import equivalence_words, origin
-from ray_jobs.comparison import Comparison, difference_words, named_run, side_name
+from ray_jobs.comparison import Comparison, difference_words, named_run, pngs
+from ray_jobs.reports.comparison import of_chapters, side_name
+from ray_jobs.reports.words import equivalence_words
 from ttt.eval.chapter_plots import LOSS_NAMES, chapter_plots
 from ttt.eval.rescore import summarize_comparison
 from ttt.eval.run_description import RunDescription
@@ -32,14 +32,5 @@ def compare_chapters(first: str, second: str) -> Comparison:
         ]
         if found["equivalence"] is not None:
             lines.append(f"  {equivalence_words(found['equivalence'], settled)}")
-    sections = [
-        chapter_report.verdict(summary, compared),
-        chapter_report.curves(summary),
-        chapter_report.comparison(summary, compared, differs=False),
-        *(
-            part
-            for id_, side in (("first", one), ("second", other))
-            for part in report.part(side_name(side), origin(side["described"]), id_=id_)
-        ),
-    ]
-    return Comparison(summary, lines, sections, chapter_plots(summary), "Chapters")
+    pictures = chapter_plots(summary)
+    return Comparison(summary, lines, of_chapters(summary, pngs(pictures)), pictures)

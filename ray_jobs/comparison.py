@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from ray_jobs import report
-from ray_jobs.chapter_facts import differences_table, note, paragraph
-from ray_jobs.p_values import p_words
-from ray_jobs.report import Markup
+from ray_jobs.reports.words import p_words
 from ttt import storage
 from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.run_description import RunDescription
@@ -32,12 +29,10 @@ class Comparison:
     """As `summarize_comparison` has it; comparison.json."""
     lines: Sequence[str]
     """What is printed below the differing settings and the warnings."""
-    sections: Sequence[Markup]
-    """What the page shows between those and the origins."""
+    page: str
+    """report.html."""
     pictures: Mapping[str, bytes]
     """File name -> content, for plots/."""
-    subject: str
-    """What was heard, for the page's heading: Chapters or Pairs."""
 
 
 def publish(made: Comparison, output: str | None) -> None:
@@ -52,7 +47,7 @@ def publish(made: Comparison, output: str | None) -> None:
     write_json(storage.join(folder, "comparison.json"), made.summary)
     for name, content in made.pictures.items():
         storage.write_bytes(storage.join(folder, "plots", _file_name(name)), content)
-    storage.write_bytes(storage.join(folder, "report.html"), page_of(made).encode())
+    storage.write_bytes(storage.join(folder, "report.html"), made.page.encode())
     print(f"report: {storage.join(folder, 'report.html')}")
 
 
@@ -62,25 +57,6 @@ def text_of(made: Comparison) -> str:
     told = [f"  {line}" for line in difference_lines(compared["differs"])]
     warned = [f"warning, {text}" for text in made.summary["warnings"]]
     return "\n".join([f"{what_is_compared(compared['differs'])}:", *told, *warned, *made.lines])
-
-
-def page_of(made: Comparison) -> str:
-    """The whole page, one file without a link to anywhere."""
-    (compared,) = made.summary["comparisons"]
-    title = f"{made.subject}: {what_is_compared(compared['differs'])}"
-    explained = (
-        "All that the two runs recorded of themselves and that can move a number; paths and "
-        "settings without an effect on the records are left out."
-    )
-    parts = [
-        report.section("What differs", differences_table(compared), note(explained), id_="differs"),
-        *(
-            report.callout("bad", "Read with care", paragraph(text))
-            for text in made.summary["warnings"]
-        ),
-        *made.sections,
-    ]
-    return report.page(title, *parts, subtitle=f"{compared['second']} minus {compared['first']}")
 
 
 def named_run(text: str, description: Description) -> tuple[str, str]:
@@ -103,9 +79,9 @@ def difference_words(row: Mapping[str, Any], shown: Callable[[float], str]) -> s
     return f"{text}  {tested}" if tested else text
 
 
-def side_name(side: Mapping[str, Any]) -> str:
-    """`ttt of runs/one`, of one entry of `sides`."""
-    return f"{side.get('model') or side['key']} of {side['run']}"
+def pngs(pictures: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Those of `pictures` that a page shows, by name."""
+    return {name.removesuffix(".png"): png for name, png in pictures.items() if ".png" in name}
 
 
 def _folder_name(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from ray_jobs.demo_report import build_page
+from ray_jobs.reports.demo import build_page
+from ray_jobs.reports.page import read_pictures
 from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.pair_fixtures import write_fixtures
@@ -123,7 +124,9 @@ def _write_page(folder: Path) -> Path:
     decoder, effect, null, pairs = (read_json(folder / p / "summary.json") for p in parts)
     links = [f"{part}/report.html" for part in parts]
     page = folder / "report.html"
-    storage.write_bytes(page, build_page(decoder, effect, null, pairs, links).encode())
+    pictures = read_pictures(folder / parts[1]), read_pictures(folder / parts[2])
+    made = build_page(decoder, effect, null, pairs, links, pictures=pictures)
+    storage.write_bytes(page, made.encode())
     return page
 
 

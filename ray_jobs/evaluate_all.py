@@ -16,7 +16,8 @@ from typing import Any
 
 from ray_jobs import chapter_plan, chapter_pool, cli, pair_plan, pair_pool, run_folder
 from ray_jobs.all_config import EvaluateAllConfig
-from ray_jobs.all_report import build_report
+from ray_jobs.reports.page import read_pictures
+from ray_jobs.reports.together import build_report
 from ttt import records, storage
 from ttt.errors import UserError
 
@@ -87,7 +88,8 @@ def _write_together(folder: Path) -> None:
     legacy = {name: records.read_json(folder / name / "legacy.json") for name in written}
     records.write_json(folder / "summary.json", summary)
     records.write_json(folder / "legacy.json", {**_figures(legacy), **legacy})
-    page = build_report(summary, pair_pool.media(folder / "pairs"))
+    media, drawn = pair_pool.media(folder / "pairs"), read_pictures(folder / "chapters")
+    page = build_report(summary, media, drawn)
     storage.write_bytes(folder / "report.html", page.encode())
     print(f"report: {folder}/report.html", flush=True)
 

@@ -19,11 +19,11 @@ import torch
 
 from ray_jobs import measured_clips, run_folder
 from ray_jobs.actors import WorkerDied, over_actors
-from ray_jobs.decoder_report import Example, build_report
 from ray_jobs.decoder_source import weights_file_sha256
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluation_plan import Item, Plan, check_codec, plan_evaluation
 from ray_jobs.progress import Progress
+from ray_jobs.reports.decoder import Example, build_report
 from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config
 from ray_jobs.visqol_pass import require_visqol, score_clips, visqol_of, with_scores

@@ -23,9 +23,10 @@ from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
 from ray_jobs.held_models import wanted_weights
 from ray_jobs.pair_config import EvaluatePairsConfig
 from ray_jobs.pair_plan import Plan, Work, make_plan
-from ray_jobs.pair_report import build_report, headline_words
 from ray_jobs.pair_worker import PairWorker, without_scores
 from ray_jobs.progress import Progress
+from ray_jobs.reports.page import read_pictures
+from ray_jobs.reports.pairs import build_report, headline_words
 from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
@@ -77,9 +78,8 @@ def write_results(folder: Path, config: EvaluatePairsConfig | None = None) -> di
 
 def media(folder: Path) -> tuple[dict[str, bytes], bytes | None]:
     """The pictures of a run by name, and the sound of silence where there is one."""
-    pictures = {path.stem: path.read_bytes() for path in (folder / "plots").glob("*.png")}
     silence = folder / _SILENCE
-    return pictures, silence.read_bytes() if silence.exists() else None
+    return read_pictures(folder), silence.read_bytes() if silence.exists() else None
 
 
 def _refuse_replaced_audio(plan: Plan) -> None:

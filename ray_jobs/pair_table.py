@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ray_jobs import pair_report, report
-from ray_jobs.comparison import Comparison, difference_words, named_run, side_name
-from ray_jobs.pair_facts import origin
+from ray_jobs.comparison import Comparison, difference_words, named_run, pngs
+from ray_jobs.reports.comparison import of_pairs, side_name
 from ttt.eval.pair_plots import pair_plots
 from ttt.eval.pair_rescore import summarize_comparison
 from ttt.eval.pair_run import PairRunDescription
@@ -30,18 +29,7 @@ def compare_pairs(first: str, second: str) -> Comparison:
         if metric["left_out"]:
             lines.append(f"  {metric['left_out']:,} pairs of one of the two only are left out")
     pictures = pair_plots(summary)
-    shown = {name.removesuffix(".png"): png for name, png in pictures.items() if ".png" in name}
-    sections = [
-        pair_report.verdict(compared),
-        *pair_report.comparisons(summary, shown, differs=False),
-        pair_report.accuracies(summary["runs"], shown),
-        *(
-            part
-            for id_, side in (("first", one), ("second", other))
-            for part in report.part(side_name(side), origin(side["described"]), id_=id_)
-        ),
-    ]
-    return Comparison(summary, lines, sections, pictures, "Pairs")
+    return Comparison(summary, lines, of_pairs(summary, pngs(pictures)), pictures)
 
 
 def _points(share: float) -> str:

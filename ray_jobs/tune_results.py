@@ -14,8 +14,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ray_jobs import train_worker, tune_report, tune_space, tune_trials
+from ray_jobs import train_worker, tune_space, tune_trials
 from ray_jobs.config import dump_yaml
+from ray_jobs.reports.sweep import build_report
 from ray_jobs.train_setup import prepare
 from ray_jobs.tune_config import TuneConfig
 from ray_jobs.tune_trials import Reached
@@ -42,7 +43,7 @@ def write(sweep: TuneConfig, ended_early: str | None) -> None:
     summary = summarise(sweep, results, best, ended_early)
     records.write_json(storage.join(sweep.run, "trials.json"), summary)
     _write(sweep, "best.yaml", _best_yaml(sweep, best))
-    _write(sweep, "report.html", tune_report.build_report(summary))
+    _write(sweep, "report.html", build_report(summary))
     training = tune_space.trial_config(sweep, best.trial.values, best.place)
     export = train_worker.export_best(training, storage.join(sweep.run, "export"))
     verdict = summary["verdict"]

@@ -61,6 +61,30 @@ def test_job_modules_define_no_classes():
             assert not classes, f"{path.relative_to(ROOT)} defines {classes}"
 
 
+ELEMENTS = (
+    "html|head|body|main|header|section|div|span|h[1-6]|p|em|strong|ul|ol|li|dl|dt|dd|table|thead"
+    "|tbody|tr|th|td|caption|figure|figcaption|img|svg|audio|source|details|summary|style|script"
+    "|meta|link|pre|code|br|hr"
+)
+# Not i and b, which are names of placeholders.
+TAG = rf"<!doctype|</?(?:{ELEMENTS})\s*/?>|<(?:{ELEMENTS}|a)\s+[a-z-]+=|<(?:div|table)\b"
+
+
+def test_there_is_no_html_in_python():
+    # Pages are templates (ray_jobs/reports/templates); Python gives them values.
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        found = [text for text in texts if isinstance(text, str) and re.search(TAG, text, re.I)]
+        assert not found, f"{path.relative_to(ROOT)} holds HTML: {found}"
+
+
+@pytest.mark.parametrize("text", ["<div", "</p>", "<p>", '<table class="x">', "<br/>", "<a href="])
+def test_html_is_known_when_it_is_seen(text):
+    assert re.search(TAG, text, re.I)
+    assert not re.search(TAG, "a < b, <folder>, <class 'int'>, <pid>, <i>")
+
+
 WALL_CLOCK = (
     r"\btime\.time\b|\btime_ns\b|from time import|\b(?:local|gm|c|asc)time\(|\bstrftime\("
     r"|\.now\(|utcnow\(|\.today\(|st_[acm]time|get[acm]time\("

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.chapter_report import build_report
+from ray_jobs.reports.chapters import build_report
 from tests.ttt.eval.finished_run import write_run
 from ttt.eval.rescore import summarize_run
 

@@ -10,8 +10,8 @@ from ray_jobs import demo
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_pool import evaluate
 from ray_jobs.config import load_config
-from ray_jobs.demo_report import build_page
-from ray_jobs.pair_report import accuracy_table
+from ray_jobs.reports.demo import build_page
+from ray_jobs.reports.page import TEMPLATES
 from ray_jobs.schema import config_class
 from tests.ttt.eval.scored_pairs import made_pairs, noisy, write_run
 from ttt.eval.pair_rescore import summarize_run
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DECODER = {"verdict": {"kind": "good", "heading": "Better", "sentences": ["By a tenth."]}}
 LINKS = [f"{part}/report.html" for part in ("evaluation", "effect", "null", "pairs")]
 Summaries = tuple[dict, dict]
+accuracy_table = TEMPLATES.get_template("pair_parts.html.j2").module.accuracy_table  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import decoder_report, evaluate_decoder, visqol_pass
+from ray_jobs import evaluate_decoder, visqol_pass
 from ray_jobs.evaluate_config import (
     ActorsConfig,
     BootstrapConfig,
@@ -20,6 +20,7 @@ from ray_jobs.evaluate_config import (
 )
 from ray_jobs.evaluate_worker import evaluate
 from ray_jobs.evaluation_plan import describe
+from ray_jobs.reports import decoder as decoder_report
 from ttt.errors import UserError
 from ttt.snac import model_card
 from ttt.snac.load import load_codec

@@ -5,8 +5,15 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.p_values import p_cells, p_words
+from ray_jobs.reports import words
+from ray_jobs.reports.page import TEMPLATES
+from ray_jobs.reports.words import p_words
 from ttt.eval.significance import adjust_for_many, paired_test
+
+
+def p_cells(row: dict[str, Any]) -> list[str]:
+    parts: Any = TEMPLATES.get_template("parts.html.j2").module
+    return [parts.cell(content) for content in words.p_cells(row)]
 
 
 def _rows(units: int, count: int) -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import all_report, pair_report
 from ray_jobs.comparison import text_of
 from ray_jobs.pair_table import compare_pairs
+from ray_jobs.reports import pairs as pair_report
+from ray_jobs.reports import together as all_report
 from tests.ttt.eval.scored_pairs import made_pairs, write_run
 from ttt.eval.pair_plots import _pictures
 from ttt.eval.pair_records import Role

@@ -20,8 +20,9 @@ import ray
 import torch
 from ray.util import placement_group_table
 
-from ray_jobs import train_decoder, tune_decoder, tune_report, tune_sweep, tune_trials
+from ray_jobs import train_decoder, tune_decoder, tune_sweep, tune_trials
 from ray_jobs.config import load_config
+from ray_jobs.reports import sweep as tune_report
 from ray_jobs.train_config import TrainConfig
 from tests.test_security import Bomb
 from tests.tune_world import EPOCHS, STEPS, write_world

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ttt.plots import Curve, ImageFormat, curves
@@ -19,26 +20,43 @@ _FORMATS: tuple[ImageFormat, ...] = ("png", "svg")
 
 def chapter_plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
     """File name -> content: loss curves, paired differences, TTT activity where there is any."""
-    plots: dict[str, bytes] = {}
-    for image_format in _FORMATS:
-        for loss in shown_losses(summary):
-            if any(model["losses"][loss]["curve"]["frame"] for model in summary["models"].values()):
-                plots[f"loss_{loss}.{image_format}"] = loss_plot(summary, loss, image_format)
-            for compared in summary["comparisons"]:
-                if compared["losses"][loss]["curve"]["frame"]:
-                    name = f"difference_{compared['second']}_{loss}.{image_format}"
-                    plots[name] = difference_plot(summary, compared, loss, image_format)
-        for name, model in summary["models"].items():
-            if model["activity"]:
-                plots[f"activity_{name}.{image_format}"] = activity_plot(
-                    summary, name, image_format
-                )
-    return plots
+    return {
+        f"{name}.{image_format}": draw(image_format)
+        for image_format in _FORMATS
+        for name, draw in _drawings(summary).items()
+    }
+
+
+def chapter_pictures(
+    summary: Mapping[str, Any], names: Collection[str] | None = None
+) -> dict[str, bytes]:
+    """Name -> PNG of all pictures, or of those that are named."""
+    return {
+        name: draw("png")
+        for name, draw in _drawings(summary).items()
+        if names is None or name in names
+    }
 
 
 def shown_losses(summary: Mapping[str, Any]) -> list[str]:
     """The headline loss, then semantic and acoustic apart."""
     return [summary["run"]["summary"]["weights"], "semantic", "acoustic"]
+
+
+def _drawings(summary: Mapping[str, Any]) -> dict[str, Callable[[ImageFormat], bytes]]:
+    """What draws each picture, by its name; only of what there are numbers for."""
+    plots: dict[str, Callable[[ImageFormat], bytes]] = {}
+    for loss in shown_losses(summary):
+        if any(model["losses"][loss]["curve"]["frame"] for model in summary["models"].values()):
+            plots[f"loss_{loss}"] = partial(loss_plot, summary, loss)
+        for compared in summary["comparisons"]:
+            if compared["losses"][loss]["curve"]["frame"]:
+                name = f"difference_{compared['second']}_{loss}"
+                plots[name] = partial(difference_plot, summary, compared, loss)
+    for name, model in summary["models"].items():
+        if model["activity"]:
+            plots[f"activity_{name}"] = partial(activity_plot, summary, name)
+    return plots
 
 
 def loss_plot(summary: Mapping[str, Any], loss: str, image_format: ImageFormat) -> bytes:

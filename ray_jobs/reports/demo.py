@@ -9,21 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_jobs import report
-from ray_jobs.chapter_facts import (
-    equivalence_words,
-    interval_words,
-    note,
-    number,
-    paragraph,
-    words,
-)
-from ray_jobs.pair_report import accuracy_table
-from ray_jobs.report import Markup
-from ttt.eval.chapter_plots import LOSS_NAMES, difference_plot, loss_plot
+from ray_jobs.reports.page import render
+from ray_jobs.reports.words import equivalence_words, interval_words, number, words
+from ttt.eval.chapter_plots import LOSS_NAMES, chapter_pictures
 
 _FLAT_SHARE = 0.1
 """A model is flat when its slope's whole interval is within this share of the other's slope."""
+_Pictures = Mapping[str, bytes]
 
 
 def build_page(
@@ -32,74 +24,51 @@ def build_page(
     null: Mapping[str, Any],
     pairs: Mapping[str, Any],
     links: Sequence[str],
+    *,
+    pictures: tuple[_Pictures, _Pictures] | None = None,
 ) -> str:
     """The page from four summaries: of the decoder's evaluation, of chapters with and without a
     table to be remembered, each of a baseline and a TTT model, and of pairs.
 
-    `links` are the addresses of the four whole reports, relative to this page.
+    Args:
+        links: the addresses of the four whole reports, relative to this page.
+        pictures: PNGs of both chapter evaluations by the names of `ttt.eval.chapter_plots`; None
+            draws them.
     """
-    verdict = decoder["verdict"]
-    spoken = report.callout(
-        verdict["kind"], verdict["heading"], *map(paragraph, verdict["sentences"])
+    drawn = pictures or (_drawn(effect), _drawn(null))
+    return render(
+        "demo.html.j2",
+        "What the demo made",
+        subtitle="Every number is of this run.",
+        verdict=decoder["verdict"],
+        effect=_effect(effect),
+        null=_null(null, effect),
+        shown=[_shown(*each) for each in zip((effect, null), drawn, strict=True)],
+        runs=pairs["runs"],
+        links=links,
     )
-    parts = [
-        _section("A 48 kHz decoder for 24 kHz codes", "decoder", links[0], spoken),
-        _section(
-            "Chapters with something to remember",
-            "effect",
-            links[1],
-            _effect(effect),
-            _pictures(effect),
-            note(
-                "Made of codes, not recorded. Every chapter hides a table that is only known to "
-                "who remembers further back than attention reaches. Expected: without TTT flat "
-                "beyond the window, with TTT falling."
-            ),
-        ),
-        _section(
-            "The null control: nothing to remember",
-            "null",
-            links[2],
-            _null(null, effect),
-            _pictures(null),
-            note(
-                "The same two models on chapters without a table. Expected: nothing is gained "
-                "anywhere; behind start-up no slope, and a difference within the margin that the "
-                "configuration sets beforehand."
-            ),
-        ),
-        _section(
-            "Benchmarks made of pairs",
-            "pairs",
-            links[3],
-            accuracy_table(pairs["runs"]),
-            note(
-                "A small model with random weights, on made recordings: what it prefers is an "
-                "accident of both and means nothing. Shown is what a run gives."
-            ),
-        ),
+
+
+def _shown(summary: Mapping[str, Any], pictures: _Pictures) -> list[dict[str, Any]]:
+    """The loss of both models by position, and its difference."""
+    name = LOSS_NAMES[_weights(summary)]
+    of_both, of_difference = (pictures[each] for each in _picture_names(summary))
+    return [
+        {"png": of_both, "alt": f"{name} by position, both models"},
+        {"png": of_difference, "alt": f"difference of the {name} by position"},
     ]
-    return report.page("What the demo made", *parts, subtitle="Every number is of this run.")
 
 
-def _section(heading: str, id_: str, link: str, *children: Markup) -> Markup:
-    whole = report.tag("p", report.tag("a", "The whole report", href=link))
-    return report.section(heading, *children, whole, id_=id_)
+def _drawn(summary: Mapping[str, Any]) -> _Pictures:
+    return chapter_pictures(summary, _picture_names(summary))
 
 
-def _pictures(summary: Mapping[str, Any]) -> Markup:
+def _picture_names(summary: Mapping[str, Any]) -> tuple[str, str]:
     weights, (compared,) = _weights(summary), summary["comparisons"]
-    loss = loss_plot(summary, weights, "png")
-    difference = difference_plot(summary, compared, weights, "png")
-    return report.tag(
-        "div",
-        report.picture(loss, f"{LOSS_NAMES[weights]} by position, both models"),
-        report.picture(difference, f"difference of the {LOSS_NAMES[weights]} by position"),
-        class_="pair",
-    )
+    return f"loss_{weights}", f"difference_{compared['second']}_{weights}"
 
 
-def _effect(summary: Mapping[str, Any]) -> Markup:
+def _effect(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Whether the first model is flat beyond its window, and the second falls and has less loss."""
     weights, (compared,) = _weights(summary), summary["comparisons"]
     first, second = compared["first"], compared["second"]
@@ -112,7 +81,7 @@ def _effect(summary: Mapping[str, Any]) -> Markup:
         f"{less['n']} chapters."
     )
     if any(each["low"] is None for each in (*slopes, less)):
-        return report.callout("mixed", "Not as expected: no interval", paragraph(sentence))
+        return _callout("mixed", "Not as expected: no interval", [sentence])
     flat = _FLAT_SHARE * abs(slopes[1]["mean"])
     faults = [
         text
@@ -124,12 +93,12 @@ def _effect(summary: Mapping[str, Any]) -> Markup:
         if not holds
     ]
     if faults:
-        return report.callout("bad", f"Not as expected: {', '.join(faults)}", paragraph(sentence))
+        return _callout("bad", f"Not as expected: {', '.join(faults)}", [sentence])
     heading = f"Beyond the window {first} is flat, and {second} falls"
-    return report.callout("good", heading, paragraph(sentence))
+    return _callout("good", heading, [sentence])
 
 
-def _null(null: Mapping[str, Any], effect: Mapping[str, Any]) -> Markup:
+def _null(null: Mapping[str, Any], effect: Mapping[str, Any]) -> dict[str, Any]:
     """Whether anything is gained at any point of the curve, sloped, or beyond the margin."""
     weights, (compared,) = _weights(null), null["comparisons"]
     found, settled = compared["losses"][weights], compared["losses"][weights]["equivalence"]
@@ -194,8 +163,8 @@ def _excludes_0(interval: Mapping[str, Any]) -> bool:
     return not interval["low"] <= 0 <= interval["high"]
 
 
-def _callout(kind: str, heading: str, sentences: Sequence[str]) -> Markup:
-    return report.callout(kind, heading, *map(paragraph, sentences))
+def _callout(kind: str, heading: str, sentences: Sequence[str]) -> dict[str, Any]:
+    return {"kind": kind, "heading": heading, "sentences": sentences}
 
 
 _PAYS = (

@@ -1,0 +1,218 @@
+"""The page of a decoder's evaluation: verdict, table, curves, pictures, sounds, every clip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_jobs.reports import provenance
+from ray_jobs.reports.page import render
+from ray_jobs.reports.words import Cell, interval_words, number
+from ttt.audio import flac_bytes
+from ttt.plots import Curve, curves, spectrograms
+from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.model_card import digits
+from ttt.snac.systems import (
+    BASELINE,
+    CEILING,
+    FOLDING_HISS,
+    HISS,
+    METRIC_NAMES,
+    OURS,
+    SYSTEM_NAMES,
+    TRUE,
+    with_tricks,
+)
+from ttt.snac.trick_levels import FittedTricks
+from ttt.snac.verdict import check_metrics_together, describe_interval
+from ttt.snac.verdict_words import level_notes
+from ttt.snac.visqol_summary import told_by
+
+_PANEL_NAMES = {
+    TRUE: "True 48 kHz",
+    OURS: "Ours, 48 kHz",
+    BASELINE: "Codec 24 kHz, resampled",
+    CEILING: "True 24 kHz, resampled",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A passage of one clip to see and hear."""
+
+    clip_id: str
+    place: str
+    """Its rank, such as "best of 12", and the number that ranked it."""
+    start_seconds: float
+    audio: Mapping[str, np.ndarray]
+    """TRUE and systems -> int16 [T] at 48 kHz."""
+
+
+def build_report(
+    summary: Mapping[str, Any],
+    clips: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
+    history: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str] = tuple(METRIC_NAMES),
+) -> str:
+    """The whole page, one file without a link to anywhere.
+
+    `clips` are the lines of results.jsonl, `history` those of the training run's metrics.jsonl
+    (empty without one). Raises ValueError when `metrics` holds LSD or LSD-HF without LSD-LF and
+    L1, because LSD alone is won by noise.
+    """
+    check_metrics_together(metrics)
+    decoder, data, verdict = summary["decoder"], summary["data"], summary["verdict"]
+    visqol = told_by(summary)
+    contradiction = [visqol["sentence"]] if visqol.get("contradicts") else []
+    return render(
+        "decoder.html.j2",
+        "48 kHz decoder: evaluation",
+        subtitle=f"{decoder['name']} on {data['name']}: {data['evaluated']} clips, "
+        f"{data['seconds']:.0f} s of audio",
+        verdict={**verdict, "sentences": [*verdict["sentences"], *contradiction]},
+        data=data,
+        ratios=_ratios(summary),
+        metrics=[METRIC_NAMES[metric] for metric in metrics],
+        results=_results(summary, metrics),
+        notes=[summary["units"]["sentence"], *level_notes(summary["tricks"]), visqol["sentence"]],
+        with_visqol=bool(visqol.get("systems")),
+        examples=[_example(example) for example in examples],
+        training=_training(history),
+        clips=_every_clip(clips, summary["tricks"], metrics),
+        facts=_facts(summary),
+    )
+
+
+def _ratios(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Name, value and interval of each large number."""
+    ratios = summary["ratios_to_resampled_decode24"]
+    for metric in ("lsd", "lsd_lf", "l1"):
+        yield _ratio(f"{METRIC_NAMES[metric]}, ours / resampling", ratios[metric])
+    for compared in summary["comparisons"]:
+        words = _TILE_TRICKS.get((compared["metric"], compared["against"]))
+        if words is not None:
+            yield _ratio(words, compared["interval"])
+
+
+_TILE_TRICKS = {
+    ("lsd_hf", HISS): "LSD-HF, ours / best hiss",
+    ("env_r", FOLDING_HISS): "env-r, ours - best folding + hiss",
+}
+
+
+def _ratio(name: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
+    return name, number(found["mean"], 3), interval_words(found, 3)
+
+
+def _results(summary: Mapping[str, Any], metrics: Sequence[str]) -> Iterator[list[Cell]]:
+    """A row per system: its name, then a cell per metric and one of ViSQOL where it has scores."""
+    opinions = told_by(summary).get("systems", {})
+    for system, values in summary["systems"].items():
+        row = [_with_interval(values[metric], digits(metric)) for metric in metrics]
+        if opinions:
+            found = opinions.get(system)
+            row.append("–" if found is None else _with_interval(found, 3))
+        yield [SYSTEM_NAMES[system], *row]
+
+
+def _with_interval(interval: Mapping[str, Any], decimals: int) -> Cell:
+    """The mean, its interval small below it."""
+    mean, _, rest = describe_interval(interval, decimals).partition(" ")
+    return mean, rest
+
+
+def _example(example: Example) -> dict[str, Any]:
+    """Its title, picture and sounds."""
+    named = {name: example.audio[key] for key, name in _PANEL_NAMES.items()}
+    seconds = len(example.audio[TRUE]) / TARGET_RATE
+    return {
+        "title": f"{example.clip_id} ({example.place})",
+        "png": spectrograms(named, TARGET_RATE),
+        "alt": f"Spectrograms of {example.clip_id}: {', '.join(named)}",
+        "caption": f"{seconds:.1f} s from second {example.start_seconds:.1f}",
+        "sounds": {name: flac_bytes(audio, TARGET_RATE) for name, audio in named.items()},
+    }
+
+
+def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """Name -> picture of the training's curves; nothing without a validation in the history."""
+    steps = [line for line in history if line["kind"] == "step"]
+    validations = [line for line in history if line["kind"] == "validation"]
+    if not validations:
+        return {}
+    # Not every step is recorded, but phase 1 ends with a validation.
+    phase_2 = next((line["step"] for line in steps if line["phase"] == 2), math.inf)
+    phase_1_end = max((v["step"] for v in validations if v["step"] < phase_2), default=0)
+    marks = {"all layers train": phase_1_end} if phase_2 < math.inf else {}
+    at = [line["step"] for line in validations]
+    losses = [Curve(label="validation", x=at, y=_numbers(validations, "loss"))]
+    if steps:
+        x = [line["step"] for line in steps]
+        losses.insert(0, Curve(label="training", x=x, y=_numbers(steps, "loss")))
+    pictures = {"Loss": curves(losses, x_label="step", y_label="loss", title="Loss", marks=marks)}
+    for metric in ("lsd", "lsd_lf", "l1"):
+        lines = [
+            Curve(
+                label=name,
+                x=at,
+                y=_numbers([line["rows"].get(row, {}) for line in validations], metric),
+                dashed=row != OURS,
+            )
+            for row, name in _HISTORY_ROWS.items()
+            if any(row in line["rows"] for line in validations)
+        ]
+        title = METRIC_NAMES[metric]
+        pictures[title] = curves(lines, x_label="step", y_label=title, title=title, marks=marks)
+    return pictures
+
+
+_HISTORY_ROWS = {
+    OURS: "ours",
+    BASELINE: "codec 24 kHz, resampled",
+    CEILING: "true 24 kHz, resampled",
+}
+
+
+def _numbers(lines: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [math.nan if line.get(key) is None else float(line[key]) for line in lines]
+
+
+def _every_clip(
+    clips: Sequence[Mapping[str, Any]], tricks: Mapping[str, Any], metrics: Sequence[str]
+) -> dict[str, list[list[str]]]:
+    """A system's name -> a row per clip that has it."""
+    before, here = (
+        None if tricks[source] is None else FittedTricks.from_dict(tricks[source])
+        for source in ("validation", "here")
+    )
+    rows = with_tricks([clip["systems"] for clip in clips], before, here)
+    return {
+        name: [
+            [
+                clip["clip_id"],
+                f"{clip['seconds']:.1f}",
+                *(number(row[system].get(metric), digits(metric)) for metric in metrics),
+            ]
+            for clip, row in zip(clips, rows, strict=True)
+            if system in row
+        ]
+        for system, name in SYSTEM_NAMES.items()
+    }
+
+
+def _facts(summary: Mapping[str, Any]) -> provenance.Facts:
+    decoder, data = summary["decoder"], summary["data"]
+    return [
+        ("Decoder", f"{decoder['name']} ({decoder['source']})"),
+        ("Decoder weights, sha256", decoder["sha256"]),
+        ("Codec", decoder["codec"]),
+        ("Codec weights, sha256", decoder["codec_sha256"]),
+        ("Data", f"{data['name']} ({data['kind']})"),
+        ("Bootstrap", "{resamples} resamples, seed {seed}".format(**summary["bootstrap"])),
+        *provenance.of_job(summary["provenance"]),
+    ]
