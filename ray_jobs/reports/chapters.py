@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ray_jobs.reports import provenance
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import equivalence_words, p_words, words
 from ttt.eval.chapter_plots import LOSS_NAMES, chapter_pictures, shown_losses
@@ -37,11 +36,7 @@ def page_values(summary: Mapping[str, Any], pictures: Mapping[str, bytes] | None
     Args:
         pictures: PNGs by the names of `ttt.eval.chapter_plots`; None draws them.
     """
-    return {
-        **comparison_values(summary, pictures),
-        "beginning_frames": BEGINNING_FRAMES,
-        "facts": provenance.of_chapters(summary["run"]),
-    }
+    return {**comparison_values(summary, pictures), "beginning_frames": BEGINNING_FRAMES}
 
 
 def comparison_values(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ray_jobs.reports import provenance
 from ray_jobs.reports.page import render
-from ray_jobs.reports.words import Cell, interval_words, number
+from ray_jobs.reports.words import number
 from ttt.audio import flac_bytes
 from ttt.plots import Curve, curves, spectrograms
 from ttt.snac.geometry import TARGET_RATE
@@ -19,8 +18,6 @@ from ttt.snac.model_card import digits
 from ttt.snac.systems import (
     BASELINE,
     CEILING,
-    FOLDING_HISS,
-    HISS,
     METRIC_NAMES,
     OURS,
     SYSTEM_NAMES,
@@ -28,7 +25,7 @@ from ttt.snac.systems import (
     with_tricks,
 )
 from ttt.snac.trick_levels import FittedTricks
-from ttt.snac.verdict import check_metrics_together, describe_interval
+from ttt.snac.verdict import check_metrics_together
 from ttt.snac.verdict_words import level_notes
 from ttt.snac.visqol_summary import told_by
 
@@ -75,55 +72,15 @@ def build_report(
         subtitle=f"{decoder['name']} on {data['name']}: {data['evaluated']} clips, "
         f"{data['seconds']:.0f} s of audio",
         verdict={**verdict, "sentences": [*verdict["sentences"], *contradiction]},
-        data=data,
-        ratios=_ratios(summary),
-        metrics=[METRIC_NAMES[metric] for metric in metrics],
-        results=_results(summary, metrics),
+        summary=summary,
+        metrics={metric: METRIC_NAMES[metric] for metric in metrics},
+        systems=SYSTEM_NAMES,
         notes=[summary["units"]["sentence"], *level_notes(summary["tricks"]), visqol["sentence"]],
-        with_visqol=bool(visqol.get("systems")),
+        opinions=visqol.get("systems", {}),
         examples=[_example(example) for example in examples],
         training=_training(history),
         clips=_every_clip(clips, summary["tricks"], metrics),
-        facts=_facts(summary),
     )
-
-
-def _ratios(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Name, value and interval of each large number."""
-    ratios = summary["ratios_to_resampled_decode24"]
-    for metric in ("lsd", "lsd_lf", "l1"):
-        yield _ratio(f"{METRIC_NAMES[metric]}, ours / resampling", ratios[metric])
-    for compared in summary["comparisons"]:
-        words = _TILE_TRICKS.get((compared["metric"], compared["against"]))
-        if words is not None:
-            yield _ratio(words, compared["interval"])
-
-
-_TILE_TRICKS = {
-    ("lsd_hf", HISS): "LSD-HF, ours / best hiss",
-    ("env_r", FOLDING_HISS): "env-r, ours - best folding + hiss",
-}
-
-
-def _ratio(name: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
-    return name, number(found["mean"], 3), interval_words(found, 3)
-
-
-def _results(summary: Mapping[str, Any], metrics: Sequence[str]) -> Iterator[list[Cell]]:
-    """A row per system: its name, then a cell per metric and one of ViSQOL where it has scores."""
-    opinions = told_by(summary).get("systems", {})
-    for system, values in summary["systems"].items():
-        row = [_with_interval(values[metric], digits(metric)) for metric in metrics]
-        if opinions:
-            found = opinions.get(system)
-            row.append("–" if found is None else _with_interval(found, 3))
-        yield [SYSTEM_NAMES[system], *row]
-
-
-def _with_interval(interval: Mapping[str, Any], decimals: int) -> Cell:
-    """The mean, its interval small below it."""
-    mean, _, rest = describe_interval(interval, decimals).partition(" ")
-    return mean, rest
 
 
 def _example(example: Example) -> dict[str, Any]:
@@ -203,16 +160,3 @@ def _every_clip(
         ]
         for system, name in SYSTEM_NAMES.items()
     }
-
-
-def _facts(summary: Mapping[str, Any]) -> provenance.Facts:
-    decoder, data = summary["decoder"], summary["data"]
-    return [
-        ("Decoder", f"{decoder['name']} ({decoder['source']})"),
-        ("Decoder weights, sha256", decoder["sha256"]),
-        ("Codec", decoder["codec"]),
-        ("Codec weights, sha256", decoder["codec_sha256"]),
-        ("Data", f"{data['name']} ({data['kind']})"),
-        ("Bootstrap", "{resamples} resamples, seed {seed}".format(**summary["bootstrap"])),
-        *provenance.of_job(summary["provenance"]),
-    ]

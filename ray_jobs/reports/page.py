@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ray_jobs.reports import words
+from ttt.eval.pairs import task_title
 from ttt.eval.run_differences import shown
 
 
@@ -42,12 +43,16 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters.update(
     cell=words.cell,
+    described=words.described,
+    headline=words.headline,
     data_uri=_data_uri,
     interval_words=words.interval_words,
     largest_difference=words.largest_difference,
+    metric_title=words.metric_title,
     not_held=words.not_held,
     number=words.number,
     p_cells=words.p_cells,
     setting=shown,
+    task_title=task_title,
     thousands="{:,}".format,
 )

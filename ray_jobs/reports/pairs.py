@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray_jobs.reports import provenance
-from ray_jobs.reports.page import TEMPLATES, render
-from ray_jobs.reports.words import interval_words, number
+from ray_jobs.reports.page import render
+from ray_jobs.reports.words import headline, interval_words, metric_title, number
 from ttt.eval.pairs import task_title
 from ttt.eval.run_differences import only_models_differ, what_is_compared
 
@@ -41,11 +40,7 @@ def page_values(
         pictures: PNGs by the names of `ttt.eval.pair_plots`.
         silence: FLAC of what the codes of silence sound like; None leaves it out.
     """
-    return {
-        **comparison_values(summary, pictures),
-        "silence": silence,
-        "facts": provenance.of_pairs(summary["run"]),
-    }
+    return {**comparison_values(summary, pictures), "silence": silence}
 
 
 def comparison_values(summary: _Summary, pictures: Mapping[str, bytes]) -> dict[str, Any]:
@@ -59,7 +54,7 @@ def headline_words(summary: _Summary) -> list[str]:
     lines = [f"warning: {text}" for text in summary["warnings"]]
     for key, run in summary["runs"].items():
         for name, metric in run["metrics"].items():
-            counted = _headline(metric)
+            counted = headline(metric)
             accuracy = number(counted["macro"]["mean"], 1, POINTS)
             interval = interval_words(counted["macro"], 1, POINTS)
             ties = f", {counted['ties']:,} ties" if counted["ties"] else ""
@@ -75,7 +70,7 @@ def _verdict(compared: Mapping[str, Any]) -> dict[str, Any]:
     """Which of the two is right more often, metric by metric."""
     kinds, sentences = set(), []
     for metric in compared["metrics"].values():
-        row = _headline(metric)["accuracy"]
+        row = headline(metric)["accuracy"]
         if row["mean"] is None or row["low"] is None:
             kind, text = "open", f"cannot be judged ({row['reason']})"
         elif row["low"] > 0:
@@ -87,7 +82,7 @@ def _verdict(compared: Mapping[str, Any]) -> dict[str, Any]:
         kinds.add(kind)
         points = "" if row["mean"] is None else f"{POINTS * row['mean']:+.2f} points, "
         interval = interval_words(row, 2, POINTS)
-        sentences.append(f"{_metric_title(metric)}: {text}; {points}{interval}.")
+        sentences.append(f"{metric_title(metric)}: {text}; {points}{interval}.")
     if not only_models_differ(compared["differs"]):
         what = what_is_compared(compared["differs"])
         sentences.insert(0, f"{what}: the difference need not be the models'.")
@@ -97,16 +92,3 @@ def _verdict(compared: Mapping[str, Any]) -> dict[str, Any]:
         "heading": f"{compared['second']} against {compared['first']}",
         "sentences": sentences,
     }
-
-
-def _metric_title(metric: Mapping[str, Any]) -> str:
-    """The benchmark, and its split where it has several."""
-    title = task_title(metric["task"])
-    return title if metric["split"] == "all" else f"{title} {metric['split']}"
-
-
-def _headline(metric: Mapping[str, Any]) -> Mapping[str, Any]:
-    return metric["scores"][metric["score"]]
-
-
-TEMPLATES.filters.update(metric_title=_metric_title, task_title=task_title, headline=_headline)

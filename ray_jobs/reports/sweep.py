@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_jobs import yaml_tree
-from ray_jobs.reports import provenance
 from ray_jobs.reports.page import render
 from ttt.plots import Curve, curves
 from ttt.setting_plots import Column, parallel_coordinates, shares
@@ -16,9 +15,8 @@ from ttt.setting_plots import Column, parallel_coordinates, shares
 
 def build_report(summary: Mapping[str, Any]) -> str:
     """The whole page from trials.json, one file without a link to anywhere."""
-    trials, made = summary["trials"], summary["provenance"]
+    trials = summary["trials"]
     states = Counter(trial["state"] for trial in trials)
-    windows = f"{summary['validation_windows']} windows, the same for all trials"
     return render(
         "sweep.html.j2",
         "48 kHz decoder: sweep",
@@ -34,11 +32,6 @@ def build_report(summary: Mapping[str, Any]) -> str:
         parallel=_parallel(summary),
         importance=_importance(summary),
         ranked=sorted(trials, key=lambda trial: (_rank(trial["loss"]), trial["number"])),
-        facts=[
-            ("Cache", made["config"]["data"]["train"]),
-            ("Validation", windows),
-            *provenance.of_job(made),
-        ],
     )
 
 

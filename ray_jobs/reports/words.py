@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ttt.eval.pairs import task_title
+from ttt.snac.model_card import digits
+from ttt.snac.verdict import describe_interval
+
 Cell = str | tuple[str, str]
 
 
@@ -38,6 +42,23 @@ def cell(interval: Mapping[str, Any], digits: int, scale: float = 1.0) -> Cell:
         low, high = (interval[edge] * scale for edge in ("low", "high"))
         n = f"{low:.{digits}f} to {high:.{digits}f}, {n}"
     return number(interval["mean"], digits, scale), n
+
+
+def described(interval: Mapping[str, Any], metric: str) -> Cell:
+    """The mean of a decoder's metric, its interval small below it."""
+    mean, _, rest = describe_interval(interval, digits(metric)).partition(" ")
+    return mean, rest
+
+
+def metric_title(metric: Mapping[str, Any]) -> str:
+    """The benchmark made of pairs, and its split where it has several."""
+    title = task_title(metric["task"])
+    return title if metric["split"] == "all" else f"{title} {metric['split']}"
+
+
+def headline(metric: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The score that was chosen beforehand."""
+    return metric["scores"][metric["score"]]
 
 
 def p_words(row: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def parse(html: str) -> _Collector:
 EVIL = '<script>alert("x")</script>&amp;\'"'
 
 
-NAMES = "callout, details, figure, note, origin, player, row, section, table, tile"
+NAMES = "callout, details, fact, figure, note, player, row, section, table, tile"
 PARTS = f"{{% from 'parts.html.j2' import {NAMES} %}}"
 
 
@@ -69,11 +69,11 @@ def test_every_string_is_escaped_wherever_it_comes_in() -> None:
     {{ player(png, x) }}
     {% call details(x) %}<p>{{ x }}</p>{% endcall %}
     {% call note() %}{{ x }}{% endcall %}
-    {{ origin([(x, x)], x) }}
+    {{ fact(x, x) }}
     """
     parsed = parse(rendered(body, x=EVIL, png=b"\x89PNG", title=EVIL, subtitle=EVIL))
     assert not [tag for tag, _ in parsed.tags if tag == "script"]
-    assert sum(text == EVIL for text in parsed.text) == 24
+    assert sum(text == EVIL for text in parsed.text) == 23
     assert {"title": EVIL} in [attributes for _, attributes in parsed.tags]
     assert [a["alt"] for tag, a in parsed.tags if tag == "img"] == [EVIL]
     assert [a["aria-label"] for tag, a in parsed.tags if tag == "audio"] == [EVIL]
