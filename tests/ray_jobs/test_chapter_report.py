@@ -2,11 +2,15 @@
 
 import copy
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
+from ray_jobs.chapter_pool import write_results
 from ray_jobs.reports.chapters import build_report
 from tests.ttt.eval.finished_run import write_run
 from ttt.eval.rescore import summarize_run
@@ -60,6 +64,26 @@ def test_the_page_holds_the_numbers_and_no_link(summary: dict) -> None:
     assert "4 speakers; an interval needs 5" in page.text  # at 2,000 frames
     assert "5/book/chapter_11 (ttt)" in page.text
     assert summary["run"]["provenance"]["config_digest"] in page.text
+
+
+def test_a_picture_is_drawn_once_for_page_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    save = Figure.savefig
+
+    def saved(figure: Figure, *args: Any, **settings: Any) -> None:
+        drawn.append(settings["format"])
+        save(figure, *args, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    run = write_run(tmp_path, chapters=3, speakers=3)
+    write_results(run)
+    written = sorted(path.suffix[1:] for path in (run / "plots").iterdir())
+    assert sorted(drawn) == written
+    shown = _Page((run / "report.html").read_text()).sources
+    pictures = [path.read_bytes() for path in (run / "plots").glob("*.png")]
+    assert sorted(b64decode(source.split(",")[1]) for source in shown) == sorted(pictures)
 
 
 def test_the_verdict_follows_the_interval(summary: dict) -> None:
