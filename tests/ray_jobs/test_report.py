@@ -114,6 +114,13 @@ def test_cells_of_a_row_have_nothing_between_them() -> None:
     ) in rendered(cells)
 
 
+def test_an_apostrophe_is_found_as_it_is_written() -> None:
+    nothing = {"chapters": None, "pairs": None}
+    made = page.render("together.html.j2", "it's &#39;", subtitle="'<b>", **nothing)
+    assert "<title>it's &amp;#39;</title>" in made
+    assert '<p class="subtitle">\'&lt;b&gt;</p>' in made
+
+
 def test_ids_of_a_part_have_its_prefix() -> None:
     named = """{% call section("a", "origin") %}{% endcall %}"""
     templates = page.TEMPLATES.overlay(cache_size=0)
