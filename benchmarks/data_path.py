@@ -49,8 +49,8 @@ from ttt.snac.shards import (
     shards_folder,
     write_shard,
 )
-from ttt.snac.window_reader import LocalWindowSource, WindowReader
-from ttt.snac.windows import BatchId, WindowShape
+from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
+from ttt.snac.train.windows import BatchId, WindowShape
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
 BATCH = 32

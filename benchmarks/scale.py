@@ -32,11 +32,11 @@ import pyarrow as pa
 
 from ray_jobs.window_source import SPAN_MICRO_BATCHES
 from ttt.snac.cache import open_cache
-from ttt.snac.curriculum import CurriculumConfig
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.shard_file import CodecIdentity, ShardHeader, shard_schema
 from ttt.snac.shards import codes_uri, index_uri, shards_folder
-from ttt.snac.windows import (
+from ttt.snac.train.curriculum import CurriculumConfig
+from ttt.snac.train.windows import (
     BatchId,
     WindowPlan,
     WindowShape,

@@ -29,19 +29,19 @@ import torch
 
 from ray_jobs.runtime import ray_session
 from ttt.checkpoint import CheckpointConfig
-from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
-from ttt.snac.curriculum import Epoch
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.hooks import Hook, StepRecord
 from ttt.snac.load import load_codec
-from ttt.snac.losses import LossConfig
 from ttt.snac.model import Decoder48k
-from ttt.snac.optim import OptimConfig
 from ttt.snac.shards import Clip, CodecIdentity, build_index, write_shard
+from ttt.snac.train.curriculum import Epoch
+from ttt.snac.train.losses import LossConfig
+from ttt.snac.train.optim import OptimConfig
+from ttt.snac.train.window_reader import MicroBatch
+from ttt.snac.train.windows import BatchId, WindowShape
 from ttt.snac.train_loop import LoopSettings, train
-from ttt.snac.window_reader import MicroBatch
-from ttt.snac.windows import BatchId, WindowShape
 from ttt.stats import clustered_ratio_interval
+from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess
 
 TURNS, STEPS_PER_TURN = 12, 10
 SHAPE = WindowShape(

@@ -24,8 +24,8 @@ from ttt.errors import UserError
 from ttt.plots import spectrograms
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.hooks import Hook, StepRecord
+from ttt.snac.train.validation import Example, ValidationResult
 from ttt.snac.train_state import TrainState
-from ttt.snac.validation import Example, ValidationResult
 
 
 def require_installed(config: TrackingConfig) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from ttt import uris
 from ttt.checkpoint import CheckpointConfig
 from ttt.config import Config
-from ttt.snac.curriculum import CurriculumConfig
 from ttt.snac.heads import Init
-from ttt.snac.losses import LossConfig
-from ttt.snac.optim import OptimConfig
-from ttt.snac.train_step import Precision
+from ttt.snac.train.curriculum import CurriculumConfig
+from ttt.snac.train.losses import LossConfig
+from ttt.snac.train.optim import OptimConfig
+from ttt.snac.train.step import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

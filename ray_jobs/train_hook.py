@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from ttt.snac.hooks import Hook
+from ttt.snac.train.validation import ValidationResult
 from ttt.snac.train_state import TrainState
-from ttt.snac.validation import ValidationResult
 
 WORST_SCORE = -1e30
 """Stands for a loss that is no number: it must not win."""

@@ -20,24 +20,24 @@ from ttt import checkpoint, storage
 from ttt.errors import UserError
 from ttt.snac.cache import CodeCache, open_cache
 from ttt.snac.clip_facts import BandwidthHours
-from ttt.snac.curriculum import (
+from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.load import LoadedCodec, load_codec
+from ttt.snac.memory import activation_bytes_per_coarse
+from ttt.snac.model import Decoder48k
+from ttt.snac.split import held_out_rows
+from ttt.snac.train.curriculum import (
     CurriculumConfig,
     Epoch,
     as_planned,
     plan_epochs,
     require_even_shares,
 )
-from ttt.snac.geometry import TARGET_RATE
-from ttt.snac.load import LoadedCodec, load_codec
-from ttt.snac.memory import activation_bytes_per_coarse
-from ttt.snac.model import Decoder48k
-from ttt.snac.optim import learning_rates, rate_factor
-from ttt.snac.split import held_out_rows
+from ttt.snac.train.optim import learning_rates, rate_factor
+from ttt.snac.train.validation import ValidationSet
+from ttt.snac.train.window_reader import WindowReader
+from ttt.snac.train.windows import WindowPlan, validation_windows
 from ttt.snac.train_loop import LoopSettings
 from ttt.snac.train_state import plan_of, require_same_plan
-from ttt.snac.validation import ValidationSet
-from ttt.snac.window_reader import WindowReader
-from ttt.snac.windows import WindowPlan, validation_windows
 
 C = TypeVar("C", bound=TrainConfig)
 

@@ -44,11 +44,11 @@ from ray_jobs.window_source import (
 )
 from ttt import checkpoint, storage
 from ttt.errors import UserError
-from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
 from ttt.snac.hooks import Hook, StepRecord
+from ttt.snac.train.trick_fit import fit_on_windows
+from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.snac.train_loop import BatchSource, train
-from ttt.snac.trick_fit import fit_on_windows
-from ttt.snac.window_reader import LocalWindowSource, WindowReader
+from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess
 
 
 @dataclass(frozen=True)

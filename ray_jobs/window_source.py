@@ -36,8 +36,8 @@ from ray.data.datasource import Datasource, ReadTask
 from ray_jobs.actors import beside_driver
 from ray_jobs.read_ahead import queue_read_tasks
 from ttt.snac.cache import CodeCache, open_cache
-from ttt.snac.window_reader import MicroBatch, Replacement, WindowReader
-from ttt.snac.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
+from ttt.snac.train.window_reader import MicroBatch, Replacement, WindowReader
+from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
 
 if TYPE_CHECKING:
     from ray.data.context import DataContext

@@ -45,6 +45,17 @@ def test_the_library_imports_no_wiring():
         assert not wiring, f"{path.relative_to(ROOT)} imports {wiring}"
 
 
+def test_the_training_core_knows_nothing_of_what_is_trained():
+    known = ("ttt.snac", "ttt.moshi", "ttt.layers", "ttt.eval", "ray", "ray_jobs")
+    paths = sorted((ROOT / "ttt" / "training").rglob("*.py"))
+    assert paths
+    for path in paths:
+        for name in _imports(path):
+            assert not any(f"{name}.".startswith(f"{package}.") for package in known), (
+                f"{path.relative_to(ROOT)} imports {name}"
+            )
+
+
 def test_the_wiring_holds_no_signal_arithmetic():
     arithmetic = ("torch.nn", "torch.fft", "torchaudio", "scipy", "numpy.fft")
     for path in (ROOT / "ray_jobs").rglob("*.py"):

@@ -26,15 +26,15 @@ from ttt.layers import TTTConfig
 from ttt.moshi import Evaluation, codes, heads, insert_ttt, tiny_lm
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
-from ttt.snac.communicator import SingleProcess
 from ttt.snac.decode import decode_pieces
 from ttt.snac.encode import ClipEncoder, EncodeConfig
-from ttt.snac.losses import LossConfig
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.train_step import accumulate_gradients
-from ttt.snac.validation import validate
-from ttt.snac.window_reader import MicroBatch
-from ttt.snac.windows import BatchId
+from ttt.snac.train.losses import LossConfig
+from ttt.snac.train.step import accumulate_gradients
+from ttt.snac.train.validation import validate
+from ttt.snac.train.window_reader import MicroBatch
+from ttt.snac.train.windows import BatchId
+from ttt.training.ranks import SingleProcess
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Stage:
         if "moshi/speculate.py" in place:  # `steps_to_keep` keeps one more than it finds right.
             return self.size.kept_steps - 1
         # All rows are reset; all numbers are finite.
-        certain = ("layers/state.py", "ttt/finite.py", "snac/validation.py")
+        certain = ("layers/state.py", "ttt/finite.py", "train/validation.py")
         return 1 if any(part in place for part in certain) else None
 
     def codec(self) -> SNAC:

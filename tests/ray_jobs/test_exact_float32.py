@@ -8,7 +8,7 @@ import torch
 
 from ray_jobs import cache_worker, chapter_worker, decode_worker, evaluate_worker, pair_worker
 from ttt.exact_float32 import exact_float32, float32_is_exact
-from ttt.snac import validation
+from ttt.snac.train import validation
 
 CUDNN, MATMUL = torch.backends.cudnn, torch.backends.cuda.matmul
 

@@ -12,8 +12,8 @@ from ray_jobs.train_config import TrackingConfig
 from ttt import storage
 from ttt.errors import UserError
 from ttt.snac.hooks import StepRecord
+from ttt.snac.train.validation import ValidationResult
 from ttt.snac.train_state import TrainState
-from ttt.snac.validation import ValidationResult
 
 
 def record(step: int, *, taken: bool = True, loss: float = 1.0) -> StepRecord:

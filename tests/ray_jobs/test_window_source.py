@@ -22,8 +22,8 @@ from ray_jobs.window_source import (
 )
 from tests.code_caches import write_impulse_cache
 from ttt.snac.cache import open_cache
-from ttt.snac.window_reader import LocalWindowSource, MicroBatch, WindowReader
-from ttt.snac.windows import WindowShape
+from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
+from ttt.snac.train.windows import WindowShape
 
 SHAPES = (
     WindowShape(core_coarse=6, context_coarse=2, clips_per_micro_batch=2, micro_batches_per_step=4),

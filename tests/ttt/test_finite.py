@@ -16,7 +16,7 @@ from ttt.snac.evaluate import EvaluationClip, Evaluator
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k, interleaved_to_codes
 from ttt.snac.streaming import StreamingDecoder
-from ttt.snac.validation import _metric_sums
+from ttt.snac.train.validation import _metric_sums
 
 NUMBERS = [np.nan, np.inf, -np.inf]
 

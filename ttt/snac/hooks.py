@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ttt.snac.train.validation import ValidationResult
 from ttt.snac.train_state import TrainState
-from ttt.snac.validation import ValidationResult
 
 
 @dataclass(frozen=True)

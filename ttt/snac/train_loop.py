@@ -19,23 +19,17 @@ import torch
 from ttt import checkpoint
 from ttt.checkpoint import CheckpointConfig
 from ttt.errors import UserError
-from ttt.snac.communicator import Communicator, require_equal
-from ttt.snac.curriculum import Epoch
 from ttt.snac.hooks import Hook, StepRecord
-from ttt.snac.losses import LossConfig
 from ttt.snac.model import Decoder48k
-from ttt.snac.optim import (
-    OptimConfig,
-    clip_gradients,
-    learning_rates,
-    rate_factor,
-    set_learning_rates,
-    trained_parameters,
-)
+from ttt.snac.train.curriculum import Epoch
+from ttt.snac.train.losses import LossConfig
+from ttt.snac.train.optim import OptimConfig, learning_rates, rate_factor
+from ttt.snac.train.step import Precision, accumulate_gradients, reduce_gradients
+from ttt.snac.train.validation import REFERENCE_ROWS, ValidationSet, validate
+from ttt.snac.train.window_reader import MicroBatch
 from ttt.snac.train_state import Training, TrainState
-from ttt.snac.train_step import Precision, accumulate_gradients, reduce_gradients
-from ttt.snac.validation import REFERENCE_ROWS, ValidationSet, validate
-from ttt.snac.window_reader import MicroBatch
+from ttt.training.optim import clip_gradients, set_learning_rates, trained_parameters
+from ttt.training.ranks import Communicator, require_equal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from ttt import checkpoint
-from ttt.snac.curriculum import Epoch, as_planned
 from ttt.snac.model import Decoder48k
-from ttt.snac.optim import OptimConfig, WeightAverage, build_optimizer
+from ttt.snac.train.curriculum import Epoch, as_planned
+from ttt.snac.train.optim import OptimConfig, build_optimizer
+from ttt.training.optim import WeightAverage
 
 
 @dataclass

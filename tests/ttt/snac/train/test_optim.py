@@ -5,13 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ttt.snac.optim import (
-    OptimConfig,
-    clip_gradients,
-    learning_rates,
-    one_cycle,
-    rate_factor,
-)
+from ttt.snac.train.optim import OptimConfig, learning_rates, rate_factor
+from ttt.training.optim import clip_gradients
+from ttt.training.schedules import one_cycle
 
 # torch 2.9.1: OneCycleLR(AdamW, max_lr=1e-4, total_steps=10, pct_start=0.3, div_factor=25,
 # final_div_factor=1e4, cycle_momentum=False).

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from ttt.errors import UserError
-from ttt.snac.curriculum import (
+from ttt.snac.geometry import CodeGeometry
+from ttt.snac.train.curriculum import (
     CurriculumConfig,
     StageConfig,
     as_planned,
     plan_epochs,
     require_even_shares,
 )
-from ttt.snac.geometry import CodeGeometry
-from ttt.snac.windows import WindowPlan
+from ttt.snac.train.windows import WindowPlan
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchaudio.functional
 
-from ttt.snac.losses import LossConfig, reconstruction_loss
+from ttt.snac.train.losses import LossConfig, reconstruction_loss
 
 DEFAULT = LossConfig()
 SEED = LossConfig(preset="seed")

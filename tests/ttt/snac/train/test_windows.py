@@ -3,8 +3,8 @@ import pytest
 
 from tests.code_caches import GEOMETRY
 from ttt.errors import UserError
-from ttt.snac.window_places import Windows
-from ttt.snac.windows import (
+from ttt.snac.train.window_places import Windows
+from ttt.snac.train.windows import (
     BatchId,
     WindowPlan,
     WindowShape,

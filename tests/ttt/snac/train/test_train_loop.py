@@ -29,17 +29,17 @@ from ttt import checkpoint
 from ttt.checkpoint import CheckpointConfig
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
-from ttt.snac.communicator import Communicator, ProcessGroup, SingleProcess
-from ttt.snac.curriculum import CurriculumConfig, Epoch, StageConfig, plan_epochs
 from ttt.snac.hooks import Hook, StepRecord
-from ttt.snac.losses import LossConfig
 from ttt.snac.model import Decoder48k
-from ttt.snac.optim import OptimConfig, learning_rates
+from ttt.snac.train.curriculum import CurriculumConfig, Epoch, StageConfig, plan_epochs
+from ttt.snac.train.losses import LossConfig
+from ttt.snac.train.optim import OptimConfig, learning_rates
+from ttt.snac.train.validation import ValidationResult, ValidationSet
+from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
+from ttt.snac.train.windows import WindowPlan, validation_windows
 from ttt.snac.train_loop import LoopSettings, TrainingStopped, train
 from ttt.snac.train_state import TrainState, fork, plan_of
-from ttt.snac.validation import ValidationResult, ValidationSet
-from ttt.snac.window_reader import LocalWindowSource, MicroBatch, WindowReader
-from ttt.snac.windows import WindowPlan, validation_windows
+from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess
 
 CURRICULUM = CurriculumConfig(
     epochs=3,
@@ -452,7 +452,7 @@ def run_two_ranks(cache: Path, run: Path, kill_after: int) -> None:
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, str(rank), str(port), str(cache), str(run), str(kill_after)],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
         )
         for rank in range(2)
     ]

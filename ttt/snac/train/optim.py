@@ -2,22 +2,19 @@
 
 Phase 1 trains the head alone at a constant rate. Phase 2 starts a new AdamW over two named groups,
 "head" and "body", under one OneCycle that spans the whole phase. Because the rate is computed from
-the step and never stepped along, a resumed run cannot drift from its schedule. The momentum stays
-fixed (torch's OneCycleLR with cycle_momentum=False).
+the step and never stepped along, a resumed run cannot drift from its schedule.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ttt.config import Config
 from ttt.snac.model import Decoder48k
+from ttt.training.schedules import one_cycle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,28 +100,6 @@ def rate_factor(config: OptimConfig, step: int) -> float:
     return config.rate_factors[max(begun)] if begun else 1.0
 
 
-def one_cycle(
-    step: int,
-    total_steps: int,
-    *,
-    peak: float,
-    warmup_fraction: float,
-    initial_div: float,
-    final_div: float,
-) -> float:
-    """The rate of `step` (from 0): torch's OneCycleLR with cosine annealing, as a function.
-
-    Raises ValueError outside 0 <= step < total_steps.
-    """
-    if not 0 <= step < total_steps:
-        raise ValueError(f"step {step} lies outside a schedule of {total_steps} steps")
-    start, end = peak / initial_div, peak / initial_div / final_div
-    last_rising, last = warmup_fraction * total_steps - 1, total_steps - 1
-    if step <= last_rising:
-        return _cosine(start, peak, step / last_rising if last_rising > 0 else 1.0)
-    return _cosine(peak, end, (step - last_rising) / (last - last_rising))
-
-
 def build_optimizer(config: OptimConfig, model: Decoder48k, phase: int) -> torch.optim.AdamW:
     """A fresh AdamW for `phase`; freezes the body in phase 1 and frees it in phase 2.
 
@@ -136,42 +111,3 @@ def build_optimizer(config: OptimConfig, model: Decoder48k, phase: int) -> torch
         body = [parameter for parameter in model.body_parameters() if parameter.requires_grad]
         groups.append({"name": "body", "params": body})
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
-
-
-def set_learning_rates(optimizer: torch.optim.Optimizer, rates: dict[str, float]) -> None:
-    """Give each named group its rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rates[group["name"]]
-
-
-def trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters of all groups, in the optimizer's order."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
-    """Scale the gradients down to a global norm of `clip_norm`; returns the norm before, []."""
-    parameters = list(parameters)
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if clip_norm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-    return norm
-
-
-class WeightAverage:
-    """An exponential moving average of a model's weights (EMA)."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights after a step."""
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                self.weights[name].lerp_(tensor, 1 - self.decay)
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)

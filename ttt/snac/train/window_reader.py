@@ -17,8 +17,8 @@ import torch
 
 from ttt.errors import UserError
 from ttt.snac.cache import CodeCache, DamagedClip
-from ttt.snac.window_places import Windows
-from ttt.snac.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
+from ttt.snac.train.window_places import Windows
+from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
 
 
 @dataclass(frozen=True)

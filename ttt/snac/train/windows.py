@@ -1,7 +1,7 @@
 """Which windows of which clips make which micro-batch: pure arithmetic, no file is touched.
 
 A window is a core of whole coarsest tokens and the slice that is decoded for it
-(`ttt.snac.window_places`).
+(`ttt.snac.train.window_places`).
 
 An epoch cuts every clip into as many whole cores as fit, one behind the other. How many does not
 depend on the epoch, so that the steps of a run are known before it starts; what is left of the
@@ -28,7 +28,7 @@ import numpy as np
 from ttt.errors import UserError
 from ttt.snac.draws import hashed, permuted
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.window_places import ClipPlaces, Windows, windows_in
+from ttt.snac.train.window_places import ClipPlaces, Windows, windows_in
 
 WindowsPerClip = Literal["length", 1]
 """How many windows of a clip an epoch hears: as many as fit into its length, or one."""

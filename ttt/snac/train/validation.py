@@ -18,15 +18,15 @@ from torch import Tensor
 
 from ttt.audio import through_rate
 from ttt.exact_float32 import exact_float32
-from ttt.snac.communicator import Communicator
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
-from ttt.snac.losses import LossConfig, reconstruction_loss
 from ttt.snac.metrics import METRICS, all_metrics
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.train_step import DecodedWindows, Precision, decode_windows
+from ttt.snac.train.losses import LossConfig, reconstruction_loss
+from ttt.snac.train.step import DecodedWindows, Precision, decode_windows
+from ttt.snac.train.window_places import Windows
+from ttt.snac.train.window_reader import MicroBatch, WindowReader
 from ttt.snac.verdict import BASELINE, CEILING, OURS
-from ttt.snac.window_places import Windows
-from ttt.snac.window_reader import MicroBatch, WindowReader
+from ttt.training.ranks import Communicator
 
 Row = dict[str, float]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from ttt.audio import resample
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
-from ttt.snac.train_step import cut_cores
+from ttt.snac.train.step import cut_cores
+from ttt.snac.train.validation import SHORTEST_SAMPLES, ValidationSet
+from ttt.snac.train.window_reader import MicroBatch
 from ttt.snac.trick_levels import GRID, FittedTricks, Row, fit
 from ttt.snac.tricks import measure_grid, white_noise, zero_stuffed
-from ttt.snac.validation import SHORTEST_SAMPLES, ValidationSet
-from ttt.snac.window_reader import MicroBatch
 
 
 def fit_on_windows(untouched: Decoder48k, batches: ValidationSet) -> FittedTricks | None:

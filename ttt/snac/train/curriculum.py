@@ -17,7 +17,7 @@ from typing import Any, Literal
 from ttt.config import Config
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry, TokenRule
-from ttt.snac.windows import WindowPlan, WindowShape, WindowsPerClip
+from ttt.snac.train.windows import WindowPlan, WindowShape, WindowsPerClip
 
 
 @dataclass(frozen=True, kw_only=True)

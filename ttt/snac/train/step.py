@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ttt.audio import resample
-from ttt.snac.communicator import Communicator
 from ttt.snac.geometry import TARGET_RATE
-from ttt.snac.losses import LossConfig, reconstruction_loss
 from ttt.snac.model import Decoder48k, interleaved_to_codes
-from ttt.snac.window_reader import MicroBatch
+from ttt.snac.train.losses import LossConfig, reconstruction_loss
+from ttt.snac.train.window_reader import MicroBatch
+from ttt.training.ranks import Communicator
 
 Precision = Literal["float32", "bf16"]
 

@@ -1,0 +1,1 @@
+"""Training the 48 kHz decoder: which windows, which loss, in which order."""

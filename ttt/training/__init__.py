@@ -1,0 +1,1 @@
+"""One training loop for whatever is trained: data, step, hooks; state, ranks, optimizers."""
