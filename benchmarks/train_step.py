@@ -30,17 +30,18 @@ import torch
 from ray_jobs.runtime import ray_session
 from ttt.checkpoint import CheckpointConfig
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.hooks import Hook, StepRecord
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
 from ttt.snac.shards import Clip, CodecIdentity, build_index, write_shard
 from ttt.snac.train.curriculum import Epoch
+from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
 from ttt.snac.train.losses import LossConfig
 from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.snac.train.windows import BatchId, WindowShape
-from ttt.snac.train_loop import LoopSettings, train
 from ttt.stats import clustered_ratio_interval
+from ttt.training.hooks import Hook, StepRecord
+from ttt.training.loop import LoopSettings, train
 from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess
 
 TURNS, STEPS_PER_TURN = 12, 10
@@ -105,16 +106,13 @@ def run_in_turns(group: Communicator, folder: Path, side: int) -> None:
     settings = LoopSettings(
         run=str(folder / f"run{side}"),
         plan={},
-        seed=0,
-        precision="float32",
-        optim=OptimConfig(),
-        loss=LossConfig(),
         checkpoint=CheckpointConfig(every_steps=None, every_minutes=None),
-        validate_every_steps=None,
     )
     model = Decoder48k.from_snac(load_codec("tiny").model)
+    recipe = DecoderRecipe(seed=0, precision="float32", optim=OptimConfig(), loss=LossConfig())
+    trainee = DecoderTrainee(model, recipe, [epoch], None)
     clock = _Clock()
-    train(settings, model, [epoch], _InTurns(folder, side), None, group, [clock])
+    train(settings, trainee, _InTurns(folder, side), group, [clock])
     seconds = np.array(clock.seconds).reshape(TURNS, STEPS_PER_TURN).mean(1)
     (folder / f"side{side}.json").write_text(json.dumps(seconds.tolist()))
 

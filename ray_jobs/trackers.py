@@ -23,9 +23,10 @@ from ttt import records, storage
 from ttt.errors import UserError
 from ttt.plots import spectrograms
 from ttt.snac.geometry import TARGET_RATE
-from ttt.snac.hooks import Hook, StepRecord
-from ttt.snac.train.validation import Example, ValidationResult
-from ttt.snac.train_state import TrainState
+from ttt.snac.train.validation import Example
+from ttt.training.hooks import Hook, StepRecord
+from ttt.training.state import TrainState
+from ttt.training.trainee import ValidationResult
 
 
 def require_installed(config: TrackingConfig) -> None:
@@ -82,7 +83,7 @@ class MetricsFile(Hook):
                     "learning_rate": record.learning_rates,
                     "grad_norm": record.grad_norm,
                     "taken": record.taken,
-                    "valid_samples": record.valid_samples,
+                    **record.denominators,
                     "replaced": record.replaced,
                     "step_seconds": record.step_seconds,
                     "data_wait_share": record.data_wait_seconds / record.step_seconds,

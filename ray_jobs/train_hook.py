@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ttt.snac.hooks import Hook
-from ttt.snac.train.validation import ValidationResult
-from ttt.snac.train_state import TrainState
+from ttt.training.hooks import Hook
+from ttt.training.state import TrainState
+from ttt.training.trainee import ValidationResult
 
 WORST_SCORE = -1e30
 """Stands for a loss that is no number: it must not win."""

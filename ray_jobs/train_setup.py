@@ -32,12 +32,13 @@ from ttt.snac.train.curriculum import (
     plan_epochs,
     require_even_shares,
 )
+from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee, require_same_plan
 from ttt.snac.train.optim import learning_rates, rate_factor
 from ttt.snac.train.validation import ValidationSet
 from ttt.snac.train.window_reader import WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
-from ttt.snac.train_loop import LoopSettings
-from ttt.snac.train_state import plan_of, require_same_plan
+from ttt.training.loop import LoopSettings
+from ttt.training.state import plan_of
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -114,12 +115,23 @@ def loop_settings(config: TrainConfig, setup: Setup) -> LoopSettings:
     return LoopSettings(
         run=config.run,
         plan=plan,
-        seed=config.seed,
-        precision=config.precision,
-        optim=config.optim,
-        loss=config.loss,
         checkpoint=config.checkpoint,
         validate_every_steps=config.validation.every_steps,
+        ema_decay=config.optim.ema_decay,
+        max_skipped_in_row=config.optim.max_skipped_in_row,
+        require_same_plan=require_same_plan,
+    )
+
+
+def decoder_trainee(config: TrainConfig, setup: Setup) -> DecoderTrainee:
+    """What the loop trains."""
+    return DecoderTrainee(
+        setup.model,
+        DecoderRecipe(
+            seed=config.seed, precision=config.precision, optim=config.optim, loss=config.loss
+        ),
+        setup.epochs,
+        setup.validation,
         n_examples=config.validation.examples if config.tracking.tensorboard else 0,
     )
 

@@ -34,7 +34,13 @@ from ray_jobs.trackers import build_trackers
 from ray_jobs.train_config import TrainConfig
 from ray_jobs.train_hook import ReportHook
 from ray_jobs.train_monitor import MonitorClient, Position
-from ray_jobs.train_setup import Setup, loop_settings, prepare, require_resumable
+from ray_jobs.train_setup import (
+    Setup,
+    decoder_trainee,
+    loop_settings,
+    prepare,
+    require_resumable,
+)
 from ray_jobs.window_source import (
     RayWindowSource,
     WindowSpec,
@@ -44,10 +50,10 @@ from ray_jobs.window_source import (
 )
 from ttt import checkpoint, storage
 from ttt.errors import UserError
-from ttt.snac.hooks import Hook, StepRecord
 from ttt.snac.train.trick_fit import fit_on_windows
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
-from ttt.snac.train_loop import BatchSource, train
+from ttt.training.hooks import Hook, StepRecord
+from ttt.training.loop import BatchSource, train
 from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess
 
 
@@ -261,10 +267,8 @@ def _train(
         listeners += build_trackers(config.run, config.tracking, config.to_dict())
     state = train(
         loop_settings(config, setup),
-        setup.model,
-        setup.epochs,
+        decoder_trainee(config, setup),
         source,
-        setup.validation,
         group,
         listeners,
         stop_requested,

@@ -21,7 +21,7 @@ from ray_jobs.cli import Invocation, run
 from ray_jobs.tune_config import TuneConfig
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.snac.train_state import require_same_plan
+from ttt.snac.train.decoder import require_same_plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:

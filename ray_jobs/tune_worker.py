@@ -28,8 +28,8 @@ from ray_jobs.tune_space import trial_config
 from ray_jobs.tune_trials import METRICS, Trial
 from ttt import checkpoint, records, storage
 from ttt.errors import UserError
-from ttt.snac.train_loop import Diverged
-from ttt.snac.train_state import fork
+from ttt.training.loop import Diverged
+from ttt.training.state import fork
 
 
 def run_alone(given: dict[str, Any], sweep: TuneConfig) -> None:

@@ -23,7 +23,7 @@ from ttt.snac.cache import open_cache
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import weights_sha256
 from ttt.snac.shards import Clip, CodecIdentity, build_index, write_shard
-from ttt.snac.train_state import require_same_plan
+from ttt.snac.train.decoder import require_same_plan
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from ray_jobs.trackers import MetricsFile, require_installed
 from ray_jobs.train_config import TrackingConfig
 from ttt import storage
 from ttt.errors import UserError
-from ttt.snac.hooks import StepRecord
-from ttt.snac.train.validation import ValidationResult
-from ttt.snac.train_state import TrainState
+from ttt.training.hooks import StepRecord
+from ttt.training.state import TrainState
+from ttt.training.trainee import ValidationResult
 
 
 def record(step: int, *, taken: bool = True, loss: float = 1.0) -> StepRecord:
@@ -23,9 +23,9 @@ def record(step: int, *, taken: bool = True, loss: float = 1.0) -> StepRecord:
         phase=1,
         terms={"total": loss},
         learning_rates={"head": 0.1},
-        grad_norm=2.0,
+        grad_norms={"optimizer": 2.0},
         taken=taken,
-        valid_samples=100,
+        denominators={"valid_samples": 100},
         replaced=[],
         data_wait_seconds=0.1,
         step_seconds=1.0,

@@ -20,8 +20,8 @@ from ray_jobs.tune_config import RATE_FACTOR
 from ray_jobs.tune_search import Limits, TpeSearch, build_scheduler
 from ray_jobs.tune_trials import Reached, Trial, best_of
 from tests.tune_world import load, write_world
-from ttt.snac.train.validation import ValidationResult
-from ttt.snac.train_state import TrainState
+from ttt.training.state import TrainState
+from ttt.training.trainee import ValidationResult
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,44 @@
-"""What any training does with its optimizers: rates by group, clipping, an average."""
+"""What any training does with its optimizers: updates, rates by group, clipping, an average."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, rates: dict[str, float]) -> None:
-    """Give each named group its rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rates[group["name"]]
+@dataclass(frozen=True)
+class Update:
+    """One optimizer of a phase and when it moves."""
 
+    name: str
+    """Its key in a checkpoint's optimizer.pt."""
+    optimizer: torch.optim.Optimizer
+    """Each parameter group carries "name"; the rates of all updates are set by those names."""
+    clip_norm: float | None = None
+    """Largest global gradient norm of its step; None leaves gradients as they are."""
+    every: int = 1
+    """It is due in every so many steps, the first included."""
 
-def trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters of all groups, in the optimizer's order."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    def is_due(self, step: int) -> bool:
+        """Whether it moves in the run's step (from 0)."""
+        return step % self.every == 0
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of all groups, in the optimizer's order."""
+        return [each for group in self.optimizer.param_groups for each in group["params"]]
+
+    def clip(self) -> float:
+        """Clip the gradients; returns their norm before."""
+        return float(clip_gradients(self.parameters, self.clip_norm))
+
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Give each named group its learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rates[group["name"]]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
@@ -29,15 +51,15 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) 
 
 
 class WeightAverage:
-    """An exponential moving average of a model's weights (EMA)."""
+    """An exponential moving average of tensors that are trained (EMA)."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
-        self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.weights = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights after a step."""
-        for name, tensor in model.state_dict().items():
+    def update(self, tensors: Mapping[str, Tensor]) -> None:
+        """Move the average towards the tensors after a step."""
+        for name, tensor in tensors.items():
             if tensor.is_floating_point():
                 self.weights[name].lerp_(tensor, 1 - self.decay)

@@ -8,12 +8,12 @@ nothing is synchronised behind the loop's back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Communicator(Protocol):
@@ -71,6 +71,24 @@ class ProcessGroup:
         texts = [""] * self.world
         dist.all_gather_object(texts, text)
         return texts
+
+
+def sum_gradients(
+    parameters: Sequence[nn.Parameter], terms: dict[str, Tensor], group: Communicator
+) -> dict[str, Tensor]:
+    """Sum gradients and loss terms over the ranks in one flat buffer; returns the summed terms."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if group.world == 1:
+        return terms
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([*(g.reshape(-1) for g in gradients), torch.stack(list(terms.values()))])
+    group.sum_(flat)
+    *summed, values = flat.split([*(g.numel() for g in gradients), len(terms)])
+    for gradient, total in zip(gradients, summed, strict=True):
+        gradient.copy_(total.view_as(gradient))
+    return dict(zip(terms, values.unbind(), strict=True))
 
 
 def require_equal(group: Communicator, named: Iterable[tuple[str, Tensor]], what: str) -> None:

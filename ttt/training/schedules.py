@@ -1,4 +1,6 @@
-"""Learning rates as pure functions of the step: never stepped along, so a resumed run cannot drift.
+"""What a step knows of the whole run: its epoch in numbers, and rates as functions of the step.
+
+Rates are computed and never stepped along, so a resumed run cannot drift from its schedule.
 
 The momentum stays fixed (torch's OneCycleLR with cycle_momentum=False).
 """
@@ -6,6 +8,25 @@ The momentum stays fixed (torch's OneCycleLR with cycle_momentum=False).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch in numbers."""
+
+    number: int
+    """From 1."""
+    phase: int
+    """From 1; an epoch of a new phase begins with that phase's updates."""
+    steps: int
+    """Steps of the epoch."""
+    first_step: int
+    """Steps of the whole run before it."""
+    phase_first_step: int
+    """Steps of the whole run before its phase."""
+    phase_steps: int
+    """Steps of its whole phase."""
 
 
 def one_cycle(

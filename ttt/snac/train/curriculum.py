@@ -18,6 +18,7 @@ from ttt.config import Config
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry, TokenRule
 from ttt.snac.train.windows import WindowPlan, WindowShape, WindowsPerClip
+from ttt.training.schedules import EpochPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,24 +133,12 @@ def as_planned(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One epoch in numbers."""
+class Epoch(EpochPlan):
+    """One epoch in numbers; phase 1 trains the head, phase 2 everything."""
 
-    number: int
-    """From 1."""
-    phase: int
-    """1 or 2."""
     segment_seconds: float
     """As configured; the exact length is the shape's core."""
     shape: WindowShape
-    steps: int
-    """Optimizer steps of the epoch."""
-    first_step: int
-    """Optimizer steps of the whole run before it."""
-    phase_first_step: int
-    """Optimizer steps of the whole run before its phase."""
-    phase_steps: int
-    """Optimizer steps of its whole phase."""
 
 
 def plan_epochs(config: CurriculumConfig, windows: WindowPlan) -> tuple[Epoch, ...]:

@@ -8,12 +8,8 @@ the step and never stepped along, a resumed run cannot drift from its schedule.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
 
 from ttt.config import Config
-from ttt.snac.model import Decoder48k
 from ttt.training.schedules import one_cycle
 
 
@@ -98,16 +94,3 @@ def rate_factor(config: OptimConfig, step: int) -> float:
     """The factor on the learning rates of a run's step (from 0): the newest one, or 1."""
     begun = [start for start in config.rate_factors if start <= step]
     return config.rate_factors[max(begun)] if begun else 1.0
-
-
-def build_optimizer(config: OptimConfig, model: Decoder48k, phase: int) -> torch.optim.AdamW:
-    """A fresh AdamW for `phase`; freezes the body in phase 1 and frees it in phase 2.
-
-    Its groups carry "name"; the rates are set before each step by `set_learning_rates`.
-    """
-    model.freeze_body(phase == 1)
-    groups: list[dict[str, Any]] = [{"name": "head", "params": model.head_parameters()}]
-    if phase == 2:
-        body = [parameter for parameter in model.body_parameters() if parameter.requires_grad]
-        groups.append({"name": "body", "params": body})
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)

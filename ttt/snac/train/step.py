@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttt.audio import resample
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.model import Decoder48k, interleaved_to_codes
 from ttt.snac.train.losses import LossConfig, reconstruction_loss
 from ttt.snac.train.window_reader import MicroBatch
-from ttt.training.ranks import Communicator
 
 Precision = Literal["float32", "bf16"]
 
@@ -56,24 +55,6 @@ def accumulate_gradients(
         for name, value in weighted.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
     return sums
-
-
-def reduce_gradients(
-    parameters: Sequence[nn.Parameter], terms: dict[str, Tensor], group: Communicator
-) -> dict[str, Tensor]:
-    """Sum gradients and loss terms over the ranks in one flat buffer; returns the summed terms."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    if group.world == 1:
-        return terms
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([*(g.reshape(-1) for g in gradients), torch.stack(list(terms.values()))])
-    group.sum_(flat)
-    *summed, values = flat.split([*(g.numel() for g in gradients), len(terms)])
-    for gradient, total in zip(gradients, summed, strict=True):
-        gradient.copy_(total.view_as(gradient))
-    return dict(zip(terms, values.unbind(), strict=True))
 
 
 @dataclass(frozen=True)

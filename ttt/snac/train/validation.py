@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,8 +27,7 @@ from ttt.snac.train.window_places import Windows
 from ttt.snac.train.window_reader import MicroBatch, WindowReader
 from ttt.snac.verdict import BASELINE, CEILING, OURS
 from ttt.training.ranks import Communicator
-
-Row = dict[str, float]
+from ttt.training.trainee import Row, ValidationResult
 
 REFERENCE_ROWS = (BASELINE, CEILING)
 """The rows that training does not change."""
@@ -61,19 +60,6 @@ class Example:
     reference: Tensor
     ours: Tensor
     resampled: Tensor
-
-
-@dataclass(frozen=True)
-class ValidationResult:
-    """Means over all valid samples of the validation windows."""
-
-    loss: float
-    terms: Row
-    """Loss term -> mean."""
-    rows: dict[str, Row]
-    """Row name -> metric -> mean; the reference rows only when they were asked for."""
-    examples: list[Example] = field(default_factory=list)
-    """From the first batch; empty on ranks that did not decode it."""
 
 
 def validate(

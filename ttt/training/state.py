@@ -1,26 +1,28 @@
 """What a training run is at one step, and how it goes to a checkpoint and comes back.
 
-`Training` holds the model, the optimizer of the current phase, the average of the weights and a
-`TrainState` of plain numbers. Interrupted after any step and restored, all of it is the same, bit
-for bit on the CPU; the next batches follow from the position and the noise from (seed, step,
-micro-batch).
+`Training` holds what is trained, the updates of the current phase, the average of the weights and
+a `TrainState` of plain numbers. Interrupted after any step and restored, all of it is the same,
+bit for bit on the CPU; the next batches follow from the position, and so must all that is drawn.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ttt import checkpoint
-from ttt.snac.model import Decoder48k
-from ttt.snac.train.curriculum import Epoch, as_planned
-from ttt.snac.train.optim import OptimConfig, build_optimizer
-from ttt.training.optim import WeightAverage
+from ttt.training.optim import Update, WeightAverage
+from ttt.training.schedules import EpochPlan
+from ttt.training.trainee import MAIN, Trainee
+
+RequireSamePlan = Callable[[str, dict[str, Any], dict[str, Any]], None]
+"""Refuses the folder of a checkpoint, whose plan is the second argument, under the third."""
 
 
 @dataclass
@@ -34,13 +36,13 @@ class TrainState:
     step: int = 0
     """Steps of the whole run already taken, skipped ones included."""
     phase: int = 0
-    """The phase of the optimizer; 0 before the first step."""
+    """The phase of the updates; 0 before the first step."""
     skipped: int = 0
     """Steps left out because a loss or gradient was not finite."""
     skipped_in_row: int = 0
     """The last of them without a good step after them."""
     replaced: int = 0
-    """Damaged clips that another took the place of, over all ranks."""
+    """Damaged items that another took the place of, over all ranks."""
     best_value: float | None = None
     """Lowest validation loss after a step."""
     best_step: int | None = None
@@ -48,7 +50,7 @@ class TrainState:
     references: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     """The validation rows that training does not change, measured at step 0."""
 
-    def count(self, epoch: Epoch, *, taken: bool) -> None:
+    def count(self, epoch: EpochPlan, *, taken: bool) -> None:
         """One more step of `epoch`; the last one moves on to the next epoch."""
         self.step += 1
         self.step_in_epoch += 1
@@ -59,53 +61,56 @@ class TrainState:
 
 
 class Training:
-    """A model in training: weights, optimizer, average and position."""
+    """Something in training: weights, optimizers, average and position."""
 
-    def __init__(self, model: Decoder48k, config: OptimConfig) -> None:
-        self.model = model
-        self.config = config
+    def __init__(self, trainee: Trainee[Any], ema_decay: float | None) -> None:
+        self.trainee = trainee
         self.state = TrainState()
-        self.optimizer: torch.optim.AdamW | None = None
-        self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
+        self.updates: list[Update] = []
+        main = trainee.tensors()[MAIN]
+        self.average = None if ema_decay is None else WeightAverage(main, ema_decay)
 
-    def enter(self, phase: int) -> torch.optim.AdamW:
-        """The optimizer of `phase`: the current one, or a new one where the phase begins."""
-        if self.optimizer is None or self.state.phase != phase:
-            self.optimizer = build_optimizer(self.config, self.model, phase)
+    def enter(self, phase: int) -> list[Update]:
+        """The updates of `phase`: the current ones, or new ones where the phase begins."""
+        if not self.updates or self.state.phase != phase:
+            self.updates = self.trainee.updates(phase)
             self.state.phase = phase
-        return self.optimizer
+        return self.updates
 
     @contextmanager
-    def averaged_weights(self) -> Iterator[Decoder48k]:
-        """The model with the averaged weights inside the block, if an average is kept."""
+    def averaged_weights(self) -> Iterator[None]:
+        """The averaged weights are the model's inside the block, if an average is kept."""
         if self.average is None:
-            yield self.model
+            yield
             return
-        trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average.weights)
+        live = self.trainee.tensors()[MAIN]
+        trained = {name: tensor.clone() for name, tensor in live.items()}
+        _fill(live, self.average.weights)
         try:
-            yield self.model
+            yield
         finally:
-            self.model.load_state_dict(trained)
+            _fill(live, trained)
 
     def snapshot(self, plan: dict[str, Any], *, epoch_end: bool) -> checkpoint.Snapshot:
         """All of it, to be saved."""
-        assert self.optimizer is not None, "a snapshot is taken after a step"
-        tensors = {"model": dict(self.model.state_dict())}
+        assert self.updates, "a snapshot is taken after a step"
+        tensors = self.trainee.tensors()
         if self.average is not None:
-            tensors["ema"] = self.average.weights
+            tensors = {**tensors, "ema": self.average.weights}
         return checkpoint.Snapshot(
             step=self.state.step,
             tensors=tensors,
             optimizer={
-                "optimizer": self.optimizer.state_dict(),
+                **{update.name: update.optimizer.state_dict() for update in self.updates},
                 "torch_rng": torch.get_rng_state(),
             },
             state={"train": dataclasses.asdict(self.state), "plan": plan},
             epoch_end=epoch_end,
         )
 
-    def restore(self, folder: str, plan: dict[str, Any]) -> None:
+    def restore(
+        self, folder: str, plan: dict[str, Any], require_same_plan: RequireSamePlan
+    ) -> None:
         """Continue from a complete checkpoint.
 
         Raises UserError when it was made under another plan.
@@ -113,14 +118,16 @@ class Training:
         snapshot = checkpoint.load(folder)
         require_same_plan(folder, snapshot.state["plan"], plan)
         self.state = TrainState(**snapshot.state["train"])
-        self.model.load_state_dict(snapshot.tensors["model"])
+        for name, tensors in self.trainee.tensors().items():
+            _fill(tensors, snapshot.tensors[name])
         if self.average is not None:
-            device = next(self.model.parameters()).device
+            device = self.trainee.device
             self.average.weights = {
                 name: tensor.to(device) for name, tensor in snapshot.tensors["ema"].items()
             }
-        self.optimizer = build_optimizer(self.config, self.model, self.state.phase)
-        self.optimizer.load_state_dict(snapshot.optimizer["optimizer"])
+        self.updates = self.trainee.updates(self.state.phase)
+        for update in self.updates:
+            update.optimizer.load_state_dict(snapshot.optimizer[update.name])
         torch.set_rng_state(snapshot.optimizer["torch_rng"])
 
 
@@ -139,17 +146,18 @@ def fork(folder: str, run: str, plan: dict[str, Any]) -> str:
     return checkpoint.save(run, dataclasses.replace(snapshot, state=kept))
 
 
-def require_same_plan(folder: str, stored: dict[str, Any], current: dict[str, Any]) -> None:
-    """Refuse to continue `folder` under another plan; raises what checkpoint's function raises.
-
-    A plan of before `clips_sha256` was noted does not say which clips it was made with.
-    """
-    if "clips_sha256" not in stored:
-        current = {key: value for key, value in current.items() if key != "clips_sha256"}
-    checkpoint.require_same_plan(folder, as_planned(stored), as_planned(current))
-
-
-def plan_of(epochs: Sequence[Epoch], **settings: Any) -> dict[str, Any]:
+def plan_of(epochs: Sequence[EpochPlan], **settings: Any) -> dict[str, Any]:
     """What a resumed run must keep: the settings and the steps they led to."""
     steps = {f"epoch {epoch.number}": epoch.steps for epoch in epochs}
     return {**settings, "steps": steps}
+
+
+@torch.no_grad()
+def _fill(live: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Copy stored values into live tensors of the same names and shapes."""
+    shapes = [{name: tensor.shape for name, tensor in each.items()} for each in (live, stored)]
+    if shapes[0] != shapes[1]:
+        differing = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
+        raise RuntimeError(f"stored and live tensors differ in {', '.join(differing)}")
+    for name, tensor in live.items():
+        tensor.copy_(stored[name])

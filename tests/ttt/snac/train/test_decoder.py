@@ -29,17 +29,19 @@ from ttt import checkpoint
 from ttt.checkpoint import CheckpointConfig
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
-from ttt.snac.hooks import Hook, StepRecord
 from ttt.snac.model import Decoder48k
 from ttt.snac.train.curriculum import CurriculumConfig, Epoch, StageConfig, plan_epochs
+from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
 from ttt.snac.train.losses import LossConfig
 from ttt.snac.train.optim import OptimConfig, learning_rates
-from ttt.snac.train.validation import ValidationResult, ValidationSet
+from ttt.snac.train.validation import ValidationSet
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
-from ttt.snac.train_loop import LoopSettings, TrainingStopped, train
-from ttt.snac.train_state import TrainState, fork, plan_of
+from ttt.training.hooks import Hook, StepRecord
+from ttt.training.loop import LoopSettings, TrainingStopped, train
 from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess
+from ttt.training.state import TrainState, fork, plan_of
+from ttt.training.trainee import ValidationResult
 
 CURRICULUM = CurriculumConfig(
     epochs=3,
@@ -107,23 +109,19 @@ class Rig:
         settings = LoopSettings(
             run=str(self.run),
             plan=plan_of(self.epochs, seed=self.seed, optim=self.optim.to_dict()),
+            checkpoint=self.checkpoint,
+            validate_every_steps=self.validate_every_steps,
+            ema_decay=self.optim.ema_decay,
+            max_skipped_in_row=self.optim.max_skipped_in_row,
+        )
+        recipe = DecoderRecipe(
             seed=self.seed,
             precision="float32",
             optim=self.optim,
             loss=LossConfig(n_ffts=(512, 1024)),
-            checkpoint=self.checkpoint,
-            validate_every_steps=self.validate_every_steps,
         )
-        return train(
-            settings,
-            self.model,
-            self.epochs,
-            self.source,
-            self.validation,
-            self.group,
-            hooks,
-            stop,
-        )
+        trainee = DecoderTrainee(self.model, recipe, self.epochs, self.validation)
+        return train(settings, trainee, self.source, self.group, hooks, stop)
 
 
 class Log(Hook):
@@ -437,7 +435,9 @@ def test_two_ranks_are_one_rank(
     assert one.state["train"] | {"best_value": 0} == two.state["train"] | {"best_value": 0}
     assert one.state["train"]["best_value"] == pytest.approx(two.state["train"]["best_value"])
     records = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
-    assert [r["valid_samples"] for r in records] == [r.valid_samples for r in log.steps]
+    assert [r["valid_samples"] for r in records] == [
+        r.denominators["valid_samples"] for r in log.steps
+    ]
     assert [r["loss"] for r in records] == pytest.approx(
         [r.terms["total"] for r in log.steps], rel=1e-4
     )
@@ -470,7 +470,7 @@ class _RankLog(KillAfter):
         (self.run / f"validation_{state.step}.txt").write_text(repr(result.loss))
 
     def on_step(self, record: StepRecord) -> None:
-        line = {"valid_samples": record.valid_samples, "loss": record.terms["total"]}
+        line = {**record.denominators, "loss": record.terms["total"]}
         with open(self.run / "log.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         super().on_step(record)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from ttt.snac.train.validation import ValidationResult
-from ttt.snac.train_state import TrainState
+from ttt.training.state import TrainState
+from ttt.training.trainee import ValidationResult
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,23 @@ class StepRecord:
     """Loss terms, "total" among them; over all ranks."""
     learning_rates: dict[str, float]
     """By group."""
-    grad_norm: float
-    """Before clipping."""
+    grad_norms: dict[str, float]
+    """By update that was due; before clipping."""
     taken: bool
-    """False when the loss or the gradient was not finite."""
-    valid_samples: int
-    """Valid 48 kHz samples in the step, over all ranks."""
+    """False when a loss or a gradient was not finite."""
+    denominators: dict[str, float]
+    """What the losses were divided by, by name; over all ranks."""
     replaced: list[str]
-    """Damaged clips of the step, each with its reason and the clip that took its place."""
+    """Damaged items of the step, each with its reason and the one that took its place."""
     data_wait_seconds: float
     """Time this rank waited for its batches."""
     step_seconds: float
     """Time of the whole step, the wait included."""
+
+    @property
+    def grad_norm(self) -> float:
+        """Over all updates."""
+        return math.hypot(*self.grad_norms.values())
 
 
 class Hook:
