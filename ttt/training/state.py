@@ -97,13 +97,11 @@ class Training:
         tensors = self.trainee.tensors()
         if self.average is not None:
             tensors = {**tensors, "ema": self.average.weights}
+        optimizers = {update.name: update.optimizer.state_dict() for update in self.updates}
         return checkpoint.Snapshot(
             step=self.state.step,
             tensors=tensors,
-            optimizer={
-                **{update.name: update.optimizer.state_dict() for update in self.updates},
-                "torch_rng": torch.get_rng_state(),
-            },
+            optimizer=_with_equals_shared({**optimizers, "torch_rng": torch.get_rng_state()}, {}),
             state={"train": dataclasses.asdict(self.state), "plan": plan},
             epoch_end=epoch_end,
         )
@@ -150,6 +148,24 @@ def plan_of(epochs: Sequence[EpochPlan], **settings: Any) -> dict[str, Any]:
     """What a resumed run must keep: the settings and the steps they led to."""
     steps = {f"epoch {epoch.number}": epoch.steps for epoch in epochs}
     return {**settings, "steps": steps}
+
+
+def _with_equals_shared(tree: Any, seen: dict[tuple[type, str], Any]) -> Any:
+    """The same tree, in which equal strings, numbers and tuples are one object.
+
+    A pickle notes which objects are the same one, and a restored optimizer shares fewer of them:
+    without this a resumed run would write the same values in other bytes.
+    """
+    if isinstance(tree, dict):
+        return {
+            _with_equals_shared(key, seen): _with_equals_shared(value, seen)
+            for key, value in tree.items()
+        }
+    if isinstance(tree, list):
+        return [_with_equals_shared(value, seen) for value in tree]
+    if isinstance(tree, tuple):
+        tree = tuple(_with_equals_shared(value, seen) for value in tree)
+    return tree if isinstance(tree, Tensor) else seen.setdefault((type(tree), repr(tree)), tree)
 
 
 @torch.no_grad()
