@@ -14,12 +14,14 @@ READY := $(STAMP) $(if $(filter 1,$(METRICS)),$(METRICS_STAMP))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults check format bench schema submit lock
+.PHONY: help setup demo test test-faults same check format bench schema submit lock
 
 help:
 	@echo 'make demo         the whole story on this CPU, ending with the path of a report'
 	@echo 'make test         all tests but the fault tests'
 	@echo 'make test-faults  kills workers and checks that nothing is lost'
+	@echo 'make same         twenty small training steps and a chapter against the values in tests/;'
+	@echo '                  make same REWRITE=1 renews them and prints the largest difference'
 	@echo 'make check        ruff and the type checker;  make format mends what ruff can'
 	@echo 'make bench        the benchmarks of benchmarks/README.md'
 	@echo 'make schema       writes configs/schema.json from the configuration classes'
@@ -59,6 +61,9 @@ test: $(READY)
 
 test-faults: $(READY)
 	$(BIN)/python -m pytest -q -m faults
+
+same: $(READY)
+	$(BIN)/python -m tests.same $(if $(filter 1,$(REWRITE)),--rewrite)
 
 check: $(READY)
 	$(BIN)/ruff check $(SOURCES)
