@@ -93,8 +93,8 @@ def _job(codec: str, audio: Path, output: Path) -> Rate:
         f"output={output}",
         f"codec.name={codec}",
         f"clips_per_shard={CLIPS_PER_SHARD}",
-        "workers={count: 1, read_threads: 1}",
-        "ray.local_cpus=1",
+        "cluster={num_workers: 1, read_threads: 1}",
+        "cluster.local_cpus=1",
     ]
     log = io.StringIO()
     with contextlib.redirect_stdout(log):

@@ -42,7 +42,7 @@ from ray_jobs.chapter_plan import MadeChapter, Plan, Work, make_plan, records_ro
 from ray_jobs.chapter_worker import ChapterWorker
 from ray_jobs.progress import Progress
 from ray_jobs.runtime import ray_session
-from ray_jobs.work_counter import counted_progress
+from ray_jobs.work_counter import RemoteCount, counted_progress
 from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.moshi import load_ttt
 from ttt.moshi.chapter_run import HeardChapter, Listening, record_group
@@ -174,7 +174,8 @@ def _hear_with_actors(plan: Plan) -> Rate:
         Progress("hearing", frames, "frames") as progress,
         counted_progress(progress, {}) as counter,
     ):
-        workers: list[Any] = [ChapterWorker.remote(plan.config, counter) for _ in range(CORES)]
+        count, actor = RemoteCount(counter), ray.remote(ChapterWorker)
+        workers: list[Any] = [actor.remote(plan.config, count) for _ in range(CORES)]
         ray.get([worker.identify.remote(plan.listeners[0]) for worker in workers])
         ready, before = list(workers), _cpu_seconds(workers)
         began = time.perf_counter()

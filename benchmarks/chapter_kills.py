@@ -28,6 +28,7 @@ from ray_jobs.actors import over_actors
 from ray_jobs.chapter_plan import Plan, Work, make_plan
 from ray_jobs.chapter_worker import ChapterWorker
 from ray_jobs.runtime import ray_session
+from ray_jobs.work_counter import RemoteCount
 from ttt.eval.chapter_records import read_record
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, save_ttt
@@ -82,9 +83,9 @@ def hear_and_kill(plan: Plan) -> list[int]:
             ray.get(counter.begin.remote(work.number, pid))
             return actor.hear.remote(work)
 
-        start: Any = ChapterWorker.remote
+        start: Any = ray.remote(ChapterWorker).remote
         for work, outcome in over_actors(
-            lambda: start(plan.config, counter), hear, plan.work, actors=CORES
+            lambda: start(plan.config, RemoteCount(counter)), hear, plan.work, actors=CORES
         ):
             if outcome.failures:
                 raise RuntimeError(f"{work.recordings}: {outcome.failures}")

@@ -32,6 +32,7 @@ import ray
 import torch
 
 from ray_jobs.actors import over_actors
+from ray_jobs.cli import Invocation
 from ray_jobs.config import load_config
 from ray_jobs.pair_config import EvaluatePairsConfig
 from ray_jobs.pair_plan import Work, make_plan
@@ -107,7 +108,8 @@ def two_workers(config: EvaluatePairsConfig, rounds: int) -> str:
         list(pool.map(_score, plan.work))  # Models are loaded and codes cached after this.
         for _ in range(rounds):
             bare = _seconds(lambda: list(pool.map(_score, plan.work)))
-            ready: list[Any] = [PairWorker.options(num_cpus=1).remote(plan.config) for _ in "12"]
+            actor: Any = ray.remote(num_cpus=1)(PairWorker)
+            ready: list[Any] = [actor.remote(plan.config) for _ in "12"]
             ray.get([actor.score.remote(plan.work[0]) for actor in ready])
             ratios.append(bare / _seconds(lambda actors=ready: _dispatch(actors, plan.work)))
     return (
@@ -120,7 +122,7 @@ def rerun(config: EvaluatePairsConfig) -> str:
     """What it costs to ask again when every score is there."""
     output = Path(config.output)
     shutil.rmtree(output)
-    evaluate(config, resume=False, address=None)
+    evaluate(make_plan(config), Invocation(resume=False, address=None, config_path=""))
     command = [sys.executable, "-m", "ray_jobs.evaluate_pairs", "--resume"]
     command += ["--config", str(output / "config.yaml")]
     before = os.times()
@@ -155,8 +157,7 @@ _worker: Any = None
 
 def _load(config: EvaluatePairsConfig) -> None:
     global _worker
-    actor: Any = PairWorker
-    _worker = actor.__ray_metadata__.modified_class(config)  # The class without Ray around it.
+    _worker = PairWorker(config)
 
 
 def _score(work: Work) -> int:

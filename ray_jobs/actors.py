@@ -13,8 +13,7 @@ import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import (
@@ -26,6 +25,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_jobs.items import WorkerDied
 from ttt.device_errors import is_device_lost, is_out_of_memory, lost_device_named
 
 _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
@@ -33,47 +33,60 @@ _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 or after it answered, with the answer."""
 
 
-@dataclass(frozen=True)
-class WorkerDied:
-    """Stands for the result of an item whose workers died every time."""
-
-    reason: str
+T = TypeVar("T")
 
 
-def over_actors(
-    start_actor: Callable[[], Any],
-    call: Callable[[Any, Any], ray.ObjectRef],
-    items: Sequence[Any],
-    *,
-    actors: int,
-    attempts: int = 3,
-) -> Iterator[tuple[Any, Any]]:
-    """Yield (item, result) as results come; a result is a WorkerDied after `attempts` deaths.
+class ActorPool:
+    """Actors that work through items, each item exactly once; they live until `close`.
 
-    Items go to the actors that are up; one that finds no place in the cluster is waited for beside
-    them.
-
-    `call(actor, item)` starts the work and returns its reference. An exception inside the work is
-    raised here, and so is one from an actor's constructor, unless it says that the actor's device
-    is lost, which is a death. Actors must have max_restarts=0 (Ray's default), so that a dead one
+    `start_actor()` starts one. Actors must have max_restarts=0 (Ray's default), so that a dead one
     never runs an item a second time beside its successor.
     """
-    waiting = deque(enumerate(items))
-    idle: list[Any] = []
-    everyone: list[Any] = []
-    # With the deaths of its predecessors, which never came up. An actor has no work before it is
-    # up: where nodes are lost, the next one may find no place while others are idle.
-    starting: dict[ray.ObjectRef, tuple[Any, int]] = {}
-    unborn = ""
-    running: dict[ray.ObjectRef, tuple[int, Any, Any]] = {}
-    deaths: Counter[int] = Counter()
 
-    def start(died: int) -> None:
-        everyone.append(start_actor())
-        starting[everyone[-1].__ray_ready__.remote()] = (everyone[-1], died)
+    def __init__(self, start_actor: Callable[[], Any], *, attempts: int = 3) -> None:
+        self._start_actor, self._attempts = start_actor, attempts
+        self._everyone: list[Any] = []
+        self._idle: list[Any] = []
 
-    try:
-        for _ in range(min(actors, len(items))):
+    def prepare(self, prepare: Callable[[Any], T]) -> T:
+        """Start an actor and return what `prepare(actor)` does; a dead one has one successor.
+
+        What `prepare` raises is raised here, but for the first actor's death.
+        """
+        actor = self._started()
+        try:
+            found = prepare(actor)
+        except Exception as error:
+            _how_it_died(error)
+            ray.kill(actor)  # an unavailable actor may still be alive
+            actor = self._started()
+            found = prepare(actor)
+        self._idle.append(actor)
+        return found
+
+    def run(
+        self, call: Callable[[Any, Any], ray.ObjectRef], items: Sequence[Any], *, actors: int
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield (item, result) as results come; a result is a WorkerDied after all attempts.
+
+        Items go to the actors that are up; one that finds no place in the cluster is waited for
+        beside them. `call(actor, item)` starts the work and returns its reference. An exception
+        inside the work is raised here, and so is one from an actor's constructor, unless it says
+        that the actor's device is lost, which is a death.
+        """
+        waiting, idle = deque(enumerate(items)), self._idle
+        # With the deaths of its predecessors, which never came up. An actor has no work before it
+        # is up: where nodes are lost, the next one may find no place while others are idle.
+        starting: dict[ray.ObjectRef, tuple[Any, int]] = {}
+        unborn = ""
+        running: dict[ray.ObjectRef, tuple[int, Any, Any]] = {}
+        deaths: Counter[int] = Counter()
+
+        def start(died: int) -> None:
+            actor = self._started()
+            starting[actor.__ray_ready__.remote()] = (actor, died)
+
+        for _ in range(min(actors, len(items)) - len(idle)):
             start(died=0)
         while waiting or running:
             while waiting and idle:
@@ -81,7 +94,7 @@ def over_actors(
                 actor = idle.pop()
                 running[call(actor, item)] = (place, item, actor)
             if not running and not starting:
-                reason = f"its worker died {attempts} times while starting{unborn}"
+                reason = f"its worker died {self._attempts} times while starting{unborn}"
                 yield from ((item, WorkerDied(reason)) for _, item in waiting)
                 return
             (finished,), _ = ray.wait([*running, *starting], num_returns=1)
@@ -92,7 +105,7 @@ def over_actors(
                 except Exception as error:
                     unborn = _how_it_died(error)
                     ray.kill(actor)
-                    if died + 1 < attempts:
+                    if died + 1 < self._attempts:
                         start(died + 1)
                 else:
                     idle.append(actor)
@@ -105,34 +118,39 @@ def over_actors(
                 ray.kill(actor)  # an unavailable actor may still be alive
                 start(died=0)
                 deaths[place] += 1
-                if deaths[place] < attempts:
+                if deaths[place] < self._attempts:
                     # One whose device was lost waits for the others: its next worker is likelier
                     # to have another card, should it be the card.
                     (waiting.append if how else waiting.appendleft)((place, item))
                 else:
-                    yield item, WorkerDied(f"its worker died {attempts} times{how}")
+                    yield item, WorkerDied(f"its worker died {self._attempts} times{how}")
             else:
                 idle.append(actor)
                 yield item, result
-    finally:
-        for actor in everyone:
+        for actor, _ in starting.values():
+            ray.kill(actor)  # Nothing is left for it; another run starts its own.
+
+    def close(self) -> None:
+        """End every actor."""
+        for actor in self._everyone:
             ray.kill(actor)
 
+    def _started(self) -> Any:
+        self._everyone.append(self._start_actor())
+        return self._everyone[-1]
 
-def prepared_actor(start_actor: Callable[[], Any], prepare: Callable[[Any], object]) -> Any:
-    """An actor on which `prepare(actor)` has come to its end; a dead one has one successor.
 
-    What `prepare` raises is raised here, but for the first actor's death.
-    """
-    actor = start_actor()
-    try:
-        prepare(actor)
-    except Exception as error:
-        _how_it_died(error)
-        ray.kill(actor)  # an unavailable actor may still be alive
-        actor = start_actor()
-        prepare(actor)
-    return actor
+def over_actors(
+    start_actor: Callable[[], Any],
+    call: Callable[[Any, Any], ray.ObjectRef],
+    items: Sequence[Any],
+    *,
+    actors: int,
+    attempts: int = 3,
+) -> Iterator[tuple[Any, Any]]:
+    """What one run of an `ActorPool` yields."""
+    with contextlib.closing(ActorPool(start_actor, attempts=attempts)) as pool:
+        yield from pool.run(call, items, actors=actors)
 
 
 @contextlib.contextmanager

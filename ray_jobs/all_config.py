@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from ray_jobs.chapter_config import (
-    ChapterActorsConfig,
     ChapterModelsConfig,
     EvaluateChaptersConfig,
 )
 from ray_jobs.key_aliases import Alias
 from ray_jobs.original_keys import ORIGINAL_KEYS
 from ray_jobs.pair_config import ALIASES, EvaluatePairsConfig
+from ray_jobs.workers_config import WorkersConfig
 from ttt.config import Config
 
 _SHARED = ("model", "cluster")
@@ -40,7 +40,7 @@ class EvaluateAllConfig(Config):
     """Folder of the run; chapters/ and pairs/ in it are runs of their own."""
     model: ChapterModelsConfig = field(default_factory=ChapterModelsConfig)
     """The models, of both."""
-    cluster: ChapterActorsConfig = field(default_factory=ChapterActorsConfig)
+    cluster: WorkersConfig = field(default_factory=WorkersConfig)
     """Workers, of both."""
     chapters: EvaluateChaptersConfig | None = None
     """As evaluate_chapters has it; null leaves chapters out."""

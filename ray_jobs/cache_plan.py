@@ -6,12 +6,11 @@ may be run again at any time and finish what is missing; others are refused.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -37,12 +36,17 @@ _HEADERS_SAMPLED = 200
 class CachePlan:
     """The inputs in order, cut into shards, and the codec they meet."""
 
+    config: CacheConfig
     shards: tuple[tuple[ClipInput, ...], ...]
     geometry: CodeGeometry
     codec: CodecIdentity
     encoder_dim: int
     notes: tuple[str, ...]
     """What was ignored in the input, for the log and the summary."""
+    seconds_per_clip: float
+    """Mean over a sample of headers."""
+    finished: int | None
+    """Shards that the output has already; None where it is new."""
 
     @property
     def n_inputs(self) -> int:
@@ -50,9 +54,11 @@ class CachePlan:
         return sum(map(len, self.shards))
 
 
-@functools.lru_cache(maxsize=1)
 def make_plan(config: CacheConfig) -> CachePlan:
-    """List the inputs and load the codec. Raises UserError for what is missing or unfit."""
+    """List the inputs and load the codec.
+
+    Raises UserError for what is missing or unfit, and for an output that holds something else.
+    """
     codec = load_codec(config.codec.name)
     geometry = codec.geometry
     if geometry.sample_rate * geometry.upsampling != TARGET_RATE:
@@ -65,40 +71,53 @@ def make_plan(config: CacheConfig) -> CachePlan:
     size = config.clips_per_shard
     shards = tuple(tuple(inputs[at : at + size]) for at in range(0, len(inputs), size))
     identity = CodecIdentity(codec.name, codec.weights_sha256)
-    return CachePlan(shards, geometry, identity, codec.model.encoder_dim, tuple(notes))
+    plan = CachePlan(
+        config=config,
+        shards=shards,
+        geometry=geometry,
+        codec=identity,
+        encoder_dim=codec.model.encoder_dim,
+        notes=tuple(notes),
+        seconds_per_clip=_mean_seconds(shards),
+        finished=None,
+    )
+    if not _claimed(plan):
+        return plan
+    return replace(plan, finished=len(shards) - len(pending_shards(plan)))
 
 
-def describe(config: CacheConfig) -> str:
-    """The plan in words; raises UserError for all that can be known to be wrong by now."""
-    plan = make_plan(config)
-    claim = _claimed(config, plan)
-    pending = pending_shards(config, plan) if claim else list(range(len(plan.shards)))
-    done = len(plan.shards) - len(pending)
-    clip_seconds = _mean_seconds(plan)
-    hours = clip_seconds * plan.n_inputs / 3600
+def describe(plan: CachePlan) -> str:
+    """The plan in words."""
+    config = plan.config
+    hours = plan.seconds_per_clip * plan.n_inputs / 3600
     weights = plan.codec.weights_sha256[:12]
-    progress = f"; {done:,} are finished, the run goes on from there" if claim else ""
+    progress = (
+        ""
+        if plan.finished is None
+        else f"; {plan.finished:,} are finished, the run goes on from there"
+    )
     files = "index.arrow, codes.bin, manifest.jsonl, summary.json, config.yaml, cache.json"
     lines = [
         f"input    {plan.n_inputs:,} inputs ({_suffixes(plan)}), about {hours:.2f} h of audio",
         f"codec    {plan.codec.name} (weights {weights}): {_geometry(plan.geometry)}",
         f"shards   {len(plan.shards):,} of at most {config.clips_per_shard:,} inputs{progress}",
-        f"workers  {_workers(config)}; each needs about {_worker_gib(config, plan):.1f} GiB",
+        f"workers  {_workers(config)}; each needs about {_worker_gib(plan):.1f} GiB",
         f"output   {config.output}: about {_written_gib(hours):.2f} GiB in shards/, and {files}",
     ]
     return "\n".join([*lines, *(f"note     {note}" for note in plan.notes)])
 
 
-def claim_output(config: CacheConfig, plan: CachePlan) -> None:
+def claim_output(plan: CachePlan) -> None:
     """Make the output folder this configuration's, or see that it is already.
 
     Raises UserError when it holds a cache of other settings or inputs, or anything else.
     """
-    if _claimed(config, plan):
+    config = plan.config
+    if _claimed(plan):
         _remove_abandoned_files(config.output)
         return
     storage.write_bytes(storage.join(config.output, "config.yaml"), dump_yaml(config).encode())
-    records.write_json(_claim_uri(config), _identity(config, plan))
+    records.write_json(_claim_uri(config), _identity(plan))
 
 
 def has_facts(config: CacheConfig) -> bool:
@@ -109,17 +128,17 @@ def has_facts(config: CacheConfig) -> bool:
     return bool(records.read_json(_claim_uri(config)).get("facts"))
 
 
-def claimed_shards(config: CacheConfig, plan: CachePlan) -> Sequence[tuple[ClipInput, ...]]:
+def claimed_shards(plan: CachePlan) -> Sequence[tuple[ClipInput, ...]]:
     """The inputs of every shard, as the claimed output notes them.
 
     A cache that was begun before sizes of files were noted goes on without them.
     """
-    if records.read_json(_claim_uri(config)).get("sizes"):
+    if records.read_json(_claim_uri(plan.config)).get("sizes"):
         return plan.shards
     return [tuple(replace(clip, file_bytes=None) for clip in shard) for shard in plan.shards]
 
 
-def pending_shards(config: CacheConfig, plan: CachePlan) -> list[int]:
+def pending_shards(plan: CachePlan) -> list[int]:
     """Numbers of the shards that are not finished.
 
     Raises UserError where an input of a finished one has been replaced by a file of another size.
@@ -127,7 +146,7 @@ def pending_shards(config: CacheConfig, plan: CachePlan) -> list[int]:
     return [
         number
         for number, inputs in enumerate(plan.shards)
-        if not is_finished(config.output, number, inputs)
+        if not is_finished(plan.config.output, number, inputs)
     ]
 
 
@@ -153,8 +172,9 @@ def _list_inputs(config: CacheConfig, geometry: CodeGeometry) -> tuple[list[Clip
     return list_original(codes, audio, geometry)
 
 
-def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
+def _claimed(plan: CachePlan) -> bool:
     """Whether the output is this configuration's already. Raises UserError when another's."""
+    config = plan.config
     names = [name for name in storage.list_names(config.output) if not name.startswith(".")]
     if "cache.json" not in names:
         if names and names != ["config.yaml"]:
@@ -163,7 +183,7 @@ def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
                 "cache; choose an empty or new folder as output"
             )
         return False
-    found, wanted = records.read_json(_claim_uri(config)), _identity(config, plan)
+    found, wanted = records.read_json(_claim_uri(config)), _identity(plan)
     for told in ("facts", "sizes"):  # What the shards tell is decided when they are begun.
         wanted[told] = found.get(told)
     if differences := _differences(found, wanted):
@@ -174,9 +194,9 @@ def _claimed(config: CacheConfig, plan: CachePlan) -> bool:
     return True
 
 
-def _identity(config: CacheConfig, plan: CachePlan) -> dict[str, Any]:
+def _identity(plan: CachePlan) -> dict[str, Any]:
     """Everything that the bytes of the shards depend on."""
-    tree = config.to_dict()
+    config, tree = plan.config, plan.config.to_dict()
     folders = {key for keys in INPUT_FOLDERS.values() for key in keys}
     digest = hashlib.sha256()
     for inputs in plan.shards:
@@ -192,7 +212,7 @@ def _identity(config: CacheConfig, plan: CachePlan) -> dict[str, Any]:
         "inputs": plan.n_inputs,
         "inputs_sha256": digest.hexdigest(),
         "codec": {"name": plan.codec.name, "weights_sha256": plan.codec.weights_sha256},
-        "device": "gpu" if config.workers.num_gpus else "cpu",
+        "device": "gpu" if config.cluster.gpus_per_worker else "cpu",
         **{key: tree[key] for key in ("clips_per_shard", "quality", "align", "encode")},
     }
 
@@ -221,9 +241,9 @@ def _claim_uri(config: CacheConfig) -> str:
     return storage.join(config.output, "cache.json")
 
 
-def _mean_seconds(plan: CachePlan) -> float:
+def _mean_seconds(shards: Iterable[Sequence[ClipInput]]) -> float:
     """Mean length of the audio, from the headers of some inputs, always the same ones."""
-    clips = [clip for shard in plan.shards for clip in shard if clip.problem is None]
+    clips = [clip for shard in shards for clip in shard if clip.problem is None]
     paths = [clip.target or clip.source for clip in clips]
     seconds = []
     for path in random.Random(0).sample(paths, min(_HEADERS_SAMPLED, len(paths))):
@@ -251,20 +271,21 @@ def _geometry(geometry: CodeGeometry) -> str:
 
 
 def _workers(config: CacheConfig) -> str:
-    share = config.workers.num_gpus
+    share = config.cluster.gpus_per_worker
     kind = f"with {share:g} GPU each" if share else "on the CPU, one core each"
-    if config.workers.count is not None:
-        return f"{config.workers.count} encoders {kind}"
+    if config.cluster.num_workers == 0:
+        return f"one encoder in this process, {kind}"
+    if config.cluster.num_workers is not None:
+        return f"{config.cluster.num_workers} encoders {kind}"
     return f"encoders {kind}, " + ("one per GPU share" if share else "one per CPU but one")
 
 
-def _worker_gib(config: CacheConfig, plan: CachePlan) -> float:
+def _worker_gib(plan: CachePlan) -> float:
     """The shard's audio (16-bit, and as float until it is encoded), the encoder, a row group."""
+    config, rate = plan.config, plan.geometry.sample_rate
     clips = min(config.clips_per_shard, plan.n_inputs)
-    audio_bytes = clips * _mean_seconds(plan) * (2 * TARGET_RATE + 4 * plan.geometry.sample_rate)
-    encoder_bytes = (
-        config.encode.max_batch_seconds * plan.geometry.sample_rate * plan.encoder_dim * 4 * 5
-    )
+    audio_bytes = clips * plan.seconds_per_clip * (2 * TARGET_RATE + 4 * rate)
+    encoder_bytes = config.encode.max_batch_seconds * rate * plan.encoder_dim * 4 * 5
     return (audio_bytes + encoder_bytes) / 2**30 + 0.7
 
 

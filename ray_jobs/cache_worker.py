@@ -1,16 +1,18 @@
-"""The configuration of the caching job, and the actor that caches shards."""
+"""The configuration of the caching job, and the worker that caches shards."""
 
 from __future__ import annotations
 
 import functools
-import json
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
-import pyarrow as pa
 import torch
 
+from ray_jobs.items import Count
+from ray_jobs.key_aliases import Alias
+from ray_jobs.workers_config import WorkersConfig
 from ttt.config import Config
 from ttt.exact_float32 import exact_float32
 from ttt.snac.align import AlignConfig
@@ -24,9 +26,6 @@ from ttt.snac.load import load_codec
 from ttt.snac.original_cache import prepare_original
 from ttt.snac.shards import CodecIdentity
 from ttt.snac.speakers import folder_number
-
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle  # Reading a configuration must not cost the import.
 
 INPUT_FOLDERS = {
     "folder": ("audio",),
@@ -88,42 +87,32 @@ class CodecConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkersConfig(Config):
+class EncodersConfig(WorkersConfig):
     """How many encoders run at once; the result does not depend on it."""
 
-    count: int | None = None
-    """Encoder processes; null takes one per GPU share, or on CPUs one per CPU but one."""
-    num_gpus: float = 0.0
-    """Share of a GPU for each encoder: 1, 0.5, 0.25 ...; 0 encodes on the CPU."""
+    num_workers: int | None = None
+    """Encoder processes; null takes one per GPU share, or on CPUs one per CPU but one; 0 encodes in
+    this process, without Ray."""
     read_threads: int = 2
     """Threads of each encoder process that read and resample files while it encodes."""
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"count must be at least 1, or null, got {self.count}")
-        if self.num_gpus < 0 or (self.num_gpus > 1 and self.num_gpus != int(self.num_gpus)):
-            raise ValueError(f"num_gpus must be 0, a share up to 1, got {self.num_gpus}")
+        super().__post_init__()
         if self.read_threads < 1:
             raise ValueError(f"read_threads must be at least 1, got {self.read_threads}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayConfig(Config):
-    """The Ray that the job runs on."""
-
-    address: str | None = None
-    """A running cluster; null takes RAY_ADDRESS, or starts a local Ray."""
-    local_cpus: int | None = None
-    """CPUs of a local Ray; null takes all of the machine. Has no effect on a cluster."""
-
-    def __post_init__(self) -> None:
-        if self.local_cpus is not None and self.local_cpus < 1:
-            raise ValueError(f"local_cpus must be at least 1, or null, got {self.local_cpus}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class CacheConfig(Config):
     """From audio to a cache of full-length codes and aligned 48 kHz audio."""
+
+    __aliases__: ClassVar[Mapping[str, Alias]] = {
+        "workers.count": Alias("cluster.num_workers"),
+        "workers.num_gpus": Alias("cluster.gpus_per_worker"),
+        "workers.read_threads": Alias("cluster.read_threads"),
+        "ray.address": Alias("cluster.address"),
+        "ray.local_cpus": Alias("cluster.local_cpus"),
+    }
 
     input: InputConfig
     """The audio."""
@@ -141,10 +130,8 @@ class CacheConfig(Config):
     """How much the encoder takes at once; kind original encodes nothing."""
     min_cached_share: float = 0.5
     """The job fails when less than this share of the inputs could be cached."""
-    workers: WorkersConfig = field(default_factory=WorkersConfig)
-    """How many encoders run."""
-    ray: RayConfig = field(default_factory=RayConfig)
-    """Where they run."""
+    cluster: EncodersConfig = field(default_factory=EncodersConfig)
+    """How many encoders run, and where."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.clips_per_shard <= 100_000:
@@ -161,61 +148,50 @@ class CacheConfig(Config):
             raise ValueError("encode has no effect for input.kind original; remove it")
 
 
-STATUS_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int64()),
-        ("inputs", pa.int64()),
-        ("cached", pa.int64()),
-        ("audio_seconds", pa.float64()),
-        ("seconds", pa.float64()),
-        ("cpu_seconds", pa.float64()),
-    ]
-)
-"""What the encoder reports of each shard; seconds are what it took, since clocks of nodes differ
-and may be set back."""
+Shard = tuple[int, tuple[ClipInput, ...]]
+"""A shard's number and its inputs."""
+
+
+@dataclass(frozen=True)
+class ShardStatus:
+    """What a shard took; in seconds, since clocks of nodes differ and may be set back."""
+
+    audio_seconds: float
+    seconds: float
+    cpu_seconds: float
 
 
 class ShardEncoder:
-    """A Ray actor: holds the encoder, turns one row (a shard's inputs) into files and a status."""
+    """A worker: holds the encoder, turns a shard's inputs into its files."""
 
-    def __init__(self, config: CacheConfig, counter: ActorHandle, *, with_facts: bool) -> None:
+    def __init__(
+        self, config: CacheConfig, codec: CodecIdentity, count: Count, with_facts: bool
+    ) -> None:
         """`with_facts` is false for a cache whose other shards tell no ClipFacts."""
-        from ray_jobs.actors import ending_with_device  # Ray, which configurations do without.
-
-        device = "cuda" if config.workers.num_gpus else "cpu"
         # The same codes on every run: no fast approximations, and one thread on a CPU.
         exact_float32()
+        device = config.cluster.device
         if device == "cpu":
             torch.set_num_threads(1)
-        with ending_with_device():
-            codec = load_codec(config.codec.name, device)
-        self._config = config
-        self._counter = counter
-        self._encoder = ClipEncoder(codec.model, config.encode)
-        self._codec = CodecIdentity(codec.name, codec.weights_sha256)
-        prepare = prepare_function(config, codec.geometry)
+        loaded = load_codec(config.codec.name, device, known_sha256=codec.weights_sha256)
+        self._config, self._count = config, count
+        self._encoder = ClipEncoder(loaded.model, config.encode)
+        self._codec = codec
+        prepare = prepare_function(config, loaded.geometry)
         if with_facts:
             prepare = functools.partial(add_facts, prepare, config.input.min_bandwidth_hz)
         self._prepare = prepare
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Cache the shards of `rows` (shard_rows) and report on each."""
-        from ray_jobs.actors import ending_with_device  # As above.
-
-        with ending_with_device():
-            statuses = [self._cache(row) for row in rows.to_pylist()]
-        return pa.Table.from_pylist(statuses, STATUS_SCHEMA)
-
-    def _cache(self, row: dict[str, object]) -> dict[str, object]:
-        inputs = [ClipInput(**clip) for clip in json.loads(str(row["inputs"]))]
-        number = int(str(row["shard"]))
+    def cache(self, shard: Shard) -> ShardStatus:
+        """Write the shard's files."""
+        number, inputs = shard
         began, cpu_began = time.monotonic(), time.process_time()
         encoded = 0
 
         def on_batch(n_clips: int) -> None:
             nonlocal encoded
             encoded += n_clips
-            self._counter.count.remote(number, encoded)
+            self._count(number, encoded)
 
         lines = cache_shard(
             self._config.output,
@@ -224,25 +200,15 @@ class ShardEncoder:
             self._prepare,
             self._encoder,
             self._codec,
-            self._config.workers.read_threads,
+            self._config.cluster.read_threads,
             on_batch,
         )
-        self._counter.count.remote(number, len(lines))
-        cached = [line for line in lines if line["status"] == "cached"]
-        return {
-            "shard": number,
-            "inputs": len(lines),
-            "cached": len(cached),
-            "audio_seconds": sum(line["seconds"] for line in cached),
-            "seconds": time.monotonic() - began,
-            "cpu_seconds": time.process_time() - cpu_began,
-        }
-
-
-def shard_row(number: int, inputs: tuple[ClipInput, ...]) -> pa.Table:
-    """A shard as the one row that travels to an encoder."""
-    text = json.dumps([asdict(clip) for clip in inputs])
-    return pa.table({"shard": pa.array([number], pa.int64()), "inputs": pa.array([text])})
+        self._count(number, len(lines))
+        return ShardStatus(
+            audio_seconds=sum(line["seconds"] for line in lines if line["status"] == "cached"),
+            seconds=time.monotonic() - began,
+            cpu_seconds=time.process_time() - cpu_began,
+        )
 
 
 def prepare_function(config: CacheConfig, geometry: CodeGeometry) -> Prepare:

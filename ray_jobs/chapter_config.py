@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from ray_jobs import yaml_tree
 from ray_jobs.original_keys import ORIGINAL_KEYS
+from ray_jobs.workers_config import WorkersConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.chapters import ChapterConfig
@@ -102,40 +103,6 @@ class ControlsConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChapterActorsConfig(Config):
-    """How many workers share the chapters; the records do not depend on it."""
-
-    num_workers: int = 1
-    """Workers, each with one model at a time."""
-    cpus_per_worker: float = 1.0
-    """CPUs, and torch threads, of each worker."""
-    gpus_per_worker: float = 0.0
-    """GPUs of each worker; 0.5 puts two on one, 0 computes on the CPU."""
-    local_cpus: int | None = None
-    """CPUs of a Ray that is started here; null takes the machine's. Unused on a cluster."""
-
-    def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ValueError("num_workers must be 1 or more")
-        if self.cpus_per_worker <= 0 or self.gpus_per_worker < 0:
-            raise ValueError("cpus_per_worker must be above 0, and gpus_per_worker 0 or above")
-        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
-            raise ValueError("gpus_per_worker above 1 must be a whole number")
-        if self.local_cpus is not None and self.local_cpus < 1:
-            raise ValueError("local_cpus must be 1 or more, or null")
-
-    @property
-    def device(self) -> str:
-        """Where a worker's model lives."""
-        return "cuda" if self.gpus_per_worker else "cpu"
-
-    @property
-    def threads(self) -> int:
-        """Torch threads of a worker."""
-        return max(1, int(self.cpus_per_worker))
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluateChaptersConfig(Config):
     """Moshi with and without TTT over whole chapters."""
 
@@ -173,7 +140,7 @@ class EvaluateChaptersConfig(Config):
     """Of the verified stretches and of shuffling."""
     min_coverage: float = 0.95
     """The job fails, after writing everything, when a model has a smaller share of the chapters."""
-    cluster: ChapterActorsConfig = field(default_factory=ChapterActorsConfig)
+    cluster: WorkersConfig = field(default_factory=WorkersConfig)
     """Workers."""
 
     def __post_init__(self) -> None:

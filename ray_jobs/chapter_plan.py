@@ -89,6 +89,8 @@ class Work:
 class Plan:
     """Everything a run will do; paths in it are absolute, since workers have their own folder."""
 
+    given: EvaluateChaptersConfig
+    """As the user gave it, which is what config.yaml keeps."""
     config: EvaluateChaptersConfig
     listeners: tuple[Listener, ...]
     recordings: tuple[Recording, ...]
@@ -124,7 +126,7 @@ class Plan:
 
 def make_plan(config: EvaluateChaptersConfig) -> Plan:
     """Find chapters and models. Raises UserError for what cannot be found or does not fit."""
-    config = with_absolute_paths(config)
+    given, config = config, with_absolute_paths(config)
     if config.data is not None:
         config = replace(config, data=replace(config.data, root=storage.absolute(config.data.root)))
     recordings, unreadable = _recordings(config)
@@ -137,14 +139,14 @@ def make_plan(config: EvaluateChaptersConfig) -> Plan:
         for group in groups:
             prefixes = _prefixes(listener, group, longest_first)
             work.append(Work(len(work), listener, tuple(group), prefixes))
-    return Plan(config, listeners, tuple(recordings), tuple(unreadable), tuple(work))
+    return Plan(given, config, listeners, tuple(recordings), tuple(unreadable), tuple(work))
 
 
-def describe(config: EvaluateChaptersConfig) -> str:
+def describe(plan: Plan) -> str:
     """The plan in words."""
-    plan = make_plan(config)
+    config = plan.config
     frames = sum(plan.frames(item) for item in plan.recordings)
-    source = "made of codes" if plan.config.data is None else f"in {plan.config.data.root}"
+    source = "made of codes" if config.data is None else f"in {config.data.root}"
     speakers = len({item.speaker for item in plan.recordings})
     by = "1 speaker" if speakers == 1 else f"{speakers:,} speakers"
     lines = [
@@ -163,7 +165,7 @@ def describe(config: EvaluateChaptersConfig) -> str:
         f"  streams: text {streams.text}, other {streams.other}, the recording is {streams.voice}",
         f"  steps per pass: {config.chunk}, chapters per batch: {config.group_size}",
         *(f"  memory beyond the weights, {line}" for line in _memory(plan)),
-        f"  workers: {cluster.num_workers} on {cluster.device}, each {cluster.cpus_per_worker:g} "
+        f"  workers: {cluster.words} on {cluster.device}, each {cluster.cpus_per_worker:g} "
         f"CPU and {cluster.gpus_per_worker:g} GPU",
         f"  writes: {config.output}/records ({_megabytes(plan, frames):,.1f} MB at most), "
         "summary.json, legacy.json, plots, report.html",

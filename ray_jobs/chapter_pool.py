@@ -9,25 +9,22 @@ OUTPUT holds what `ttt.eval.run_description` lists, and besides
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from ray_jobs import run_folder
-from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
 from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_plan import Plan, Work, make_plan, records_root
+from ray_jobs.chapter_plan import Plan, Work, records_root
 from ray_jobs.chapter_worker import ChapterWorker, Outcome, is_verified
+from ray_jobs.cli import Invocation
+from ray_jobs.items import Ask, Session, WorkerDied, worker_session
 from ray_jobs.progress import Progress
 from ray_jobs.reports.chapters import build_report
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.words import largest_difference, not_held, stepped_frames
-from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
-from ray_jobs.work_counter import counted_progress
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.eval.chapter_records import read_details, record_path
@@ -41,29 +38,26 @@ _FREE = ("cluster", "summary", "min_coverage", "verify_spans", "state_every_fram
 """What may change when a run goes on: no record depends on it."""
 
 
-def evaluate(config: EvaluateChaptersConfig, *, resume: bool, address: str | None) -> None:
+def evaluate(plan: Plan, invocation: Invocation) -> None:
     """Hear every chapter that has no record yet, and write the run's folder.
 
     Raises UserError before Ray starts for what does not fit, and at the end, with everything
     written, when a model has fewer chapters than `min_coverage`.
     """
-    output = Path(config.output)
-    if resume:
-        refuse_changed_config(config, output, _FREE)
-    plan = make_plan(config)
-    with run_folder.claim(config.output, config, resume=resume):
-        if resume:
+    config, output = plan.config, Path(plan.config.output)
+    if invocation.resume:
+        refuse_changed_config(plan.given, output, _FREE)
+    with run_folder.claim(config.output, plan.given, resume=invocation.resume) as begin:
+        if invocation.resume:
             _refuse_replaced_audio(plan)
         missing = _missing(plan)
         if missing or not (output / "run.json").exists():
-            with ray_session(address, config.cluster.local_cpus):
-                cluster = config.cluster
-                workers = min(cluster.num_workers, len(missing) or 1)
-                require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
-                _run(plan, missing)
+            wanted = len(missing)
+            with worker_session(config.cluster, invocation.address, wanted=wanted) as session:
+                _run(plan, missing, session, begin)
         else:
             print(f"{output}: every chapter has its record, nothing is heard again")
-            _keep(plan)
+            _keep(plan, begin)
         summary = write_results(output, config)
     print(_closing_words(output, summary), flush=True)
     _refuse_low_coverage(config, summary)
@@ -115,40 +109,32 @@ def _missing(plan: Plan) -> list[Work]:
     ]
 
 
-def _keep(plan: Plan) -> None:
+def _keep(plan: Plan, begin: Callable[[], None]) -> None:
     """See that a finished run's chapters are those planned; write run.json for its summary."""
     output = Path(plan.config.output)
     run = RunDescription.read(output)
     before, now = asdict(run), {"chapters": [asdict(chapter) for chapter in _planned(plan)]}
     refuse_changed_run(before, now, ("chapters",), output)
+    begin()
     replace(run, summary=plan.config.summary).write(output)
 
 
-def _run(plan: Plan, missing: Sequence[Work]) -> None:
+def _run(plan: Plan, missing: Sequence[Work], session: Session, begin: Callable[[], None]) -> None:
     """Start workers, see that models and chapters are those of the run, hear what is missing."""
-    config, output = plan.config, Path(plan.config.output)
+    config = plan.config
     total = sum(plan.frames(item) for work in plan.work for item in work.recordings)
     ahead = sum(plan.frames(item) for work in missing for item in work.recordings)
     fields: dict[str, object] = {}
     with (
         Progress("hearing", total, "frames", done=total - ahead) as progress,
-        counted_progress(progress, fields) as counter,
+        session.counting(progress, fields) as count,
+        session.workers(ChapterWorker, config, count) as workers,
     ):
-        ready = [
-            prepared_actor(
-                lambda: _start(config, counter), lambda actor: _prepare(plan, actor, output)
-            )
-        ]
-        results = over_actors(
-            lambda: ready.pop() if ready else _start(config, counter),
-            lambda actor, work: actor.hear.remote(work),
-            missing,
-            actors=config.cluster.num_workers,
-        )
+        workers.prepare(lambda ask: _prepare(plan, ask, begin))
         chapters = sum(len(work.recordings) for work in plan.work)
         done = chapters - sum(len(work.recordings) for work in missing)
         kept, heard = 0.0, 0
-        for work, outcome in results:
+        for work, outcome in workers.each("hear", missing):
             _record_outcome(config, work, outcome)
             done += len(work.recordings)
             fields["chapters"] = f"{done:,}/{chapters:,}"
@@ -158,12 +144,14 @@ def _run(plan: Plan, missing: Sequence[Work]) -> None:
                 fields["acceptance"] = kept / heard
 
 
-def _prepare(plan: Plan, worker: Any, output: Path) -> None:
+def _prepare(plan: Plan, ask: Ask, begin: Callable[[], None]) -> None:
     """Write run.json, and anew what cannot be evaluated."""
-    description = _describe(plan, worker)
+    output = Path(plan.config.output)
+    description = _describe(plan, ask)
     if (output / "run.json").exists():
         before, now = asdict(RunDescription.read(output)), asdict(description)
         refuse_changed_run(before, now, ("models", "chapters", "mimi", "device"), output)
+    begin()
     description.write(output)
     failures = output / "failures.jsonl"
     failures.unlink(missing_ok=True)  # What is wrong still will be found again.
@@ -172,23 +160,16 @@ def _prepare(plan: Plan, worker: Any, output: Path) -> None:
             _note_failure(failures, listener.name, chapter.chapter_id, chapter.reason)
 
 
-def _start(config: EvaluateChaptersConfig, counter: Any) -> Any:
-    cluster = config.cluster
-    return ChapterWorker.options(
-        num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker
-    ).remote(config, counter)
-
-
-def _describe(plan: Plan, worker: Any) -> RunDescription:
+def _describe(plan: Plan, ask: Ask) -> RunDescription:
     config, streams = plan.config, plan.config.streams
     # Last to first: the worker is then left with the model that is heard first.
     models: list[ModelIdentity] = []
     for listener in reversed(plan.listeners):
-        models.insert(0, ray.get(worker.identify.remote(listener)))
+        models.insert(0, ask("identify", listener))
     return RunDescription(
         models=tuple(models),
         chapters=_planned(plan),
-        mimi=ray.get(worker.identify_codec.remote()),
+        mimi=ask("identify_codec"),
         seed=config.seed,
         device=config.cluster.device,
         dtype=config.model.dtype,

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
-from ray.actor import ActorHandle
 
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_plan import Listener, MadeChapter, Recording, Work, records_root
 from ray_jobs.held_models import HeldModels
+from ray_jobs.items import Count
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.eval.chapter_records import NonFiniteLoss, leftovers, record_path
@@ -46,14 +45,13 @@ class Outcome:
     """`ttt.moshi.verify.Verification`, where it was asked for, or the `error` that kept it away."""
 
 
-@ray.remote(max_restarts=0)
 class ChapterWorker:
     """Hears groups of chapters; loads another model when a group is another's."""
 
-    def __init__(self, config: EvaluateChaptersConfig, counter: ActorHandle | None) -> None:
+    def __init__(self, config: EvaluateChaptersConfig, count: Count | None) -> None:
         torch.set_num_threads(config.cluster.threads)
         exact_float32()
-        self._config, self._counter = config, counter
+        self._config, self._count_frames = config, count
         self._models = HeldModels(config.model, config.cluster.device)
 
     def identify(self, listener: Listener) -> ModelIdentity:
@@ -193,8 +191,8 @@ class ChapterWorker:
         return self._models.silence(frames, cache)
 
     def _count(self, work: Work, frames: int) -> None:
-        if self._counter is not None:
-            self._counter.count.remote(work.number, frames)
+        if self._count_frames is not None:
+            self._count_frames(work.number, frames)
 
 
 def is_verified(config: EvaluateChaptersConfig, listener: Listener) -> bool:

@@ -1,14 +1,18 @@
 """The command line every job shares: `python -m ray_jobs.<job> --config FILE key.path=value ...`.
 
-A job's module calls `run` with its configuration class and two functions: `describe` validates
-and returns the plan, `execute` does the work. A mistake that the user can mend ends as one line
-on stderr and exit code 2, also when it was raised in a Ray worker; a bug keeps its traceback.
+A job's module calls `run` with its configuration class and three functions: `plan` validates and
+finds all that can be known before resources are taken, `describe` says it in words, `execute` does
+it. The plan is made once. A mistake that the user can mend ends as one line on stderr and exit code
+2, also when it was raised in a Ray worker, and so does a full disk; a bug keeps its traceback.
+Ctrl-C is a SIGTERM, a second one ends at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import os
 import signal
 import sys
 import threading
@@ -23,6 +27,7 @@ from ttt.config import Config
 from ttt.errors import UserError
 
 C = TypeVar("C", bound=Config)
+P = TypeVar("P")
 
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -59,26 +64,30 @@ class Action:
 def run(
     config_class: type[C],
     *,
-    execute: Callable[[C, Invocation], None],
-    describe: Callable[[C], str],
+    plan: Callable[[C], P],
+    describe: Callable[[P], str],
+    execute: Callable[[P, Invocation], None],
     doc: str,
     argv: Sequence[str] | None = None,
     actions: Sequence[Action] = (),
+    goes_on: str = "--resume",
 ) -> int:
     """Run a job from its command line and return the exit code.
 
-    `describe` does all validation that needs no resources and returns the plan, which
-    `--dry-run` prints and a real run prints before it starts. Without `argv`, sys.argv is read.
+    `plan` does all validation that needs no resources; `--dry-run` prints its description, and a
+    real run does so before it starts. `goes_on` is what a job that was stopped goes on with.
+    Without `argv`, sys.argv is read.
     """
     arguments = _parser(doc, actions).parse_intermixed_args(argv)
+    stopped = f"stopped; {goes_on} goes on from here"
     try:
-        with _sigterm_unwinds():
-            _dispatch(arguments, config_class, execute, describe, actions)
+        with _signals_unwind(stopped):
+            _dispatch(arguments, config_class, plan, describe, execute, actions)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED_EXIT
     except Exception as error:
-        mendable = find_user_error(error)
+        mendable = find_user_error(error) or _full_disk(error, goes_on)
         if mendable is None:
             raise
         print(f"error: {_sentence(mendable)}", file=sys.stderr)
@@ -93,18 +102,29 @@ def find_user_error(error: BaseException) -> UserError | None:
     class, with the original as `cause` and a traceback as text, so what it wraps is looked at
     before the exception itself.
     """
-    return _find_user_error(error, seen=set())
+    return next((each for each in _inside(error, set()) if isinstance(each, UserError)), None)
 
 
-def _find_user_error(error: BaseException, seen: set[int]) -> UserError | None:
+def _full_disk(error: BaseException, goes_on: str) -> UserError | None:
+    """The sentence on a disk that is full, where `error` is or wraps that."""
+    for each in _inside(error, set()):
+        if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
+            name = each.filename or "a file"
+            return UserError(
+                f"{name}: could not be written ({os.strerror(each.errno)}); make room, then "
+                f"{goes_on} goes on from here"
+            )
+    return None
+
+
+def _inside(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
+    """What `error` wraps, however deep, the innermost first; then itself."""
     if id(error) in seen:
-        return None
+        return
     seen.add(id(error))
     for inner in _wrapped(error):
-        found = _find_user_error(inner, seen)
-        if found is not None:
-            return found
-    return error if isinstance(error, UserError) else None
+        yield from _inside(inner, seen)
+    yield error
 
 
 def _wrapped(error: BaseException) -> Iterator[BaseException]:
@@ -133,8 +153,9 @@ def _sentence(error: UserError) -> str:
 def _dispatch(
     arguments: argparse.Namespace,
     config_class: type[C],
-    execute: Callable[[C, Invocation], None],
-    describe: Callable[[C], str],
+    plan: Callable[[C], P],
+    describe: Callable[[P], str],
+    execute: Callable[[P, Invocation], None],
     actions: Sequence[Action],
 ) -> None:
     for action in actions:
@@ -142,14 +163,19 @@ def _dispatch(
         if values is not None:
             action.execute(*values, **_beside(action, arguments.overrides))
             return
-    config = load_config(config_class, arguments.config, arguments.overrides)
+    config = load_config(config_class, arguments.config, arguments.overrides, _note)
     if arguments.print_config:
         print(dump_yaml(config), end="")
         return
-    print(describe(config), flush=True)
+    planned = plan(config)
+    print(describe(planned), flush=True)
     if not arguments.dry_run:
         resume = arguments.resume or (arguments.resume_if_begun and run_folder.begun(config))
-        execute(config, Invocation(resume, arguments.address, arguments.config or ""))
+        execute(planned, Invocation(resume, arguments.address, arguments.config or ""))
+
+
+def _note(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr)
 
 
 def _beside(action: Action, overrides: Sequence[str]) -> dict[str, str | None]:
@@ -200,24 +226,37 @@ def _destination(action: Action) -> str:
 
 
 @contextlib.contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that files are closed and a local Ray is shut down."""
+def _signals_unwind(stopped: str) -> Iterator[None]:
+    """Turn SIGTERM and the first Ctrl-C into SystemExit, so that files are closed and a local Ray
+    is shut down; say `stopped` then. A job may handle SIGTERM itself, and so Ctrl-C.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    code: int | None = None
 
-    terminated = threading.Event()
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        nonlocal code
+        code = code or TERMINATED_EXIT
+        raise SystemExit(code)
 
-    def leave(_signum: int, _frame: FrameType | None) -> None:
-        terminated.set()
-        raise SystemExit(TERMINATED_EXIT)
+    def interrupted(_number: int, frame: FrameType | None) -> None:
+        nonlocal code
+        code = INTERRUPTED_EXIT
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("stopping; Ctrl-C once more ends at once", file=sys.stderr, flush=True)
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler), "a job that handles SIGTERM does so by a function"
+        handler(signal.SIGTERM, frame)
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, leave), signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     except SystemExit as error:
-        if terminated.is_set():  # Inside a call of Ray, the code has become 1.
-            raise SystemExit(TERMINATED_EXIT) from error
+        if code is not None:  # Inside a call of Ray, the code has become 1.
+            print(stopped, file=sys.stderr, flush=True)
+            raise SystemExit(code) from error
         raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)

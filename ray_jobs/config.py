@@ -11,14 +11,14 @@ import dataclasses
 import functools
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from ray_jobs import config_problems, yaml_tree
-from ray_jobs.key_aliases import translate
+from ray_jobs.key_aliases import former_keys, translate
 from ray_jobs.overrides import apply as apply_override
 from ttt.config import Config
 from ttt.errors import UserError
@@ -43,18 +43,27 @@ class ConfigError(UserError):
         return type(self), (self.source, self.problems)
 
 
-def load_config(config_class: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
+def load_config(
+    config_class: type[C],
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    note: Callable[[str], None] | None = None,
+) -> C:
     """The configuration in the file `path` (defaults alone without one) with `overrides` applied.
 
     An override is `key.path=value`: a text key keeps its value as it was typed, any other value is
     read as YAML (`ray_jobs.overrides`); the bare word `null` switches an optional thing off, text
-    or not. Nothing is coerced but whole numbers to floats. Raises ConfigError with all problems.
+    or not. Nothing is coerced but whole numbers to floats. `note` is told of keys that are accepted
+    under a former name. Raises ConfigError with all problems.
     """
     source = str(path) if path is not None else "command line"
     tree = _read_with_base(Path(path), seen=()) if path is not None else {}
     applied = [apply_override(config_class, tree, text) for text in overrides]
     problems = [problem for problem in applied if problem is not None]
     config, found = validate_tree(config_class, tree)
+    if note is not None:
+        for sentence in former_keys(tree, getattr(config_class, "__aliases__", {})):
+            note(sentence)
     if config is None or problems or found:
         raise ConfigError(source, [*problems, *found])
     return config

@@ -10,18 +10,20 @@ import sys
 from collections.abc import Sequence
 
 from ray_jobs import cli
-from ray_jobs.decode_worker import decode, describe
+from ray_jobs.decode_worker import decode, describe, plan_decode
 from ray_jobs.evaluate_config import DecodeConfig
-
-
-def execute(config: DecodeConfig, invocation: cli.Invocation) -> None:
-    """Decode; with --resume, files that exist are kept."""
-    decode(config, resume=invocation.resume, address=invocation.address)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    return cli.run(DecodeConfig, execute=execute, describe=describe, doc=__doc__ or "", argv=argv)
+    return cli.run(
+        DecodeConfig,
+        plan=plan_decode,
+        describe=describe,
+        execute=decode,
+        doc=__doc__ or "",
+        argv=argv,
+    )
 
 
 if __name__ == "__main__":

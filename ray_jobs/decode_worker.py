@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from ray_jobs import run_folder
-from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.cli import Invocation
 from ray_jobs.decoded_folder import DecodedFolder
 from ray_jobs.decoder_source import DecoderSource, find_decoder, weights_file_sha256
 from ray_jobs.evaluate_config import DecodeConfig
+from ray_jobs.items import WorkerDied, worker_session
 from ray_jobs.progress import Progress
-from ray_jobs.runtime import ray_session, require_room
 from ttt import records, storage
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
@@ -53,6 +52,7 @@ class CodesItem:
 class Plan:
     """What a decode will do; made without loading weights."""
 
+    config: DecodeConfig
     decoder: DecoderSource
     cache: str | None
     items: tuple[CodesItem, ...]
@@ -88,7 +88,7 @@ def plan_decode(config: DecodeConfig) -> Plan:
             CodesItem(each.path, wav, file=root / each.path, problem=each.problem)
             for wav, each in zip(wav_names(ids), found, strict=True)
         ]
-        return Plan(decoder, None, tuple(items[: config.limit]))
+        return Plan(config, decoder, None, tuple(items[: config.limit]))
     if not is_cache:
         raise UserError(
             f"{config.input}: neither a cache (no shards in it) nor files of codes "
@@ -101,39 +101,37 @@ def plan_decode(config: DecodeConfig) -> Plan:
         for row, (clip_id, wav) in enumerate(zip(ids, wav_names(ids), strict=True))
     ]
     _check_cache(config, decoder)
-    return Plan(decoder, storage.absolute(config.input), tuple(items[: config.limit]))
+    return Plan(config, decoder, storage.absolute(config.input), tuple(items[: config.limit]))
 
 
-def describe(config: DecodeConfig) -> str:
+def describe(plan: Plan) -> str:
     """The plan in words."""
-    plan = plan_decode(config)
+    config = plan.config
     kind = "files of codes" if plan.cache is None else "clips of cache"
     return (
         f"decode {kind} {config.input}: {len(plan.items):,}\n"
         f"  decoder: {plan.decoder.kind} {plan.decoder.name}\n"
-        f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
+        f"  workers: {config.cluster.words} on {config.cluster.device}\n"
         f"  writes: {config.output}/*.wav, 48 kHz, 16 bit, decoded.jsonl and decoded.json"
     )
 
 
-def decode(config: DecodeConfig, *, resume: bool, address: str | None) -> None:
+def decode(plan: Plan, invocation: Invocation) -> None:
     """Write one wav file per clip, and decoded.json with counts and reasons.
 
-    Files that exist are an error, or with `resume` kept as long as the decoder and their codes are
+    Files that exist are an error, or with --resume kept as long as the decoder and their codes are
     the same. Raises UserError, with everything else written, when fewer clips than `min_coverage`
     could be decoded.
     """
-    plan = plan_decode(config)
-    output = storage.local_path(config.output).resolve()
+    output = storage.local_path(plan.config.output).resolve()
     with run_folder.locked(str(output)):
-        _decode(config, plan, output, resume=resume, address=address)
+        _decode(plan, output, invocation)
 
 
-def _decode(
-    config: DecodeConfig, plan: Plan, output: Path, *, resume: bool, address: str | None
-) -> None:
+def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
+    config = plan.config
     there = [item for item in plan.items if (output / item.wav).exists()]
-    if there and not resume:
+    if there and not invocation.resume:
         raise UserError(
             f"{output}: {len(there)} of the {len(plan.items)} files exist, {there[0].wav} among "
             "them; give --resume to keep them and write the others, or choose another output"
@@ -161,20 +159,11 @@ def _decode(
     items = [item for item in wanted if item.problem is None]
     written, seconds, cluster = 0, 0.0, config.cluster
     with (
-        ray_session(address, cluster.local_cpus),
+        worker_session(cluster, invocation.address, wanted=len(items)) as session,
         Progress("decode", len(plan.items), "clips", done=len(there)) as progress,
+        session.workers(DecodeWorker, config, str(folder), plan.cache, str(output)) as workers,
     ):
-        workers = min(cluster.num_workers, len(items))
-        require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
-        results = over_actors(
-            lambda: DecodeWorker.options(**cluster.resources).remote(
-                config, str(folder), plan.cache, str(output)
-            ),
-            lambda actor, item: actor.decode.remote(item),
-            items,
-            actors=cluster.num_workers,
-        )
-        for item, result in results:
+        for item, result in workers.each("decode", items):
             if isinstance(result, Failed | WorkerDied):
                 failed.append({"clip_id": item.clip_id, "reason": result.reason})
             else:
@@ -203,7 +192,6 @@ def _decode(
         print(_failure_sentence(failed, output), flush=True)
 
 
-@ray.remote
 class DecodeWorker:
     """Holds the decoder and writes files."""
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from ray_jobs.config import load_config
 from ray_jobs.train_config import TrainConfig
+from ray_jobs.train_setup import untrained
 from ttt import checkpoint, storage
 from ttt.errors import UserError
 from ttt.snac import export
 from ttt.snac.load import load_codec
-from ttt.snac.model import Decoder48k
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DecoderSource:
         assert self.training is not None
         tensors = checkpoint.load(self.checkpoint).tensors
         codec = load_codec(self.training.codec)
-        decoder = Decoder48k.from_snac(codec.model, self.training.init, seed=self.training.seed)
+        decoder = untrained(self.training, codec)
         try:
             decoder.load_state_dict(tensors.get("ema", tensors["model"]))
         except RuntimeError as error:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import chapter_plan, chapter_pool, cli, pair_plan, pair_pool, run_folder
+from ray_jobs import chapter_pool, cli, pair_pool, run_folder
 from ray_jobs.all_config import EvaluateAllConfig
+from ray_jobs.all_plan import Plan, describe, make_plan
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.together import build_report
 from ttt import records, storage
@@ -24,34 +26,22 @@ from ttt.errors import UserError
 _POOLS = {"chapters": chapter_pool, "pairs": pair_pool}
 
 
-def describe(config: EvaluateAllConfig) -> str:
-    """The plans of both, in words."""
-    plans = []
-    if config.chapters is not None:
-        plans.append(chapter_plan.describe(config.chapters))
-    if config.pairs is not None:
-        plans.append(pair_plan.describe(config.pairs))
-    return "\n".join(plans)
-
-
-def execute(config: EvaluateAllConfig, invocation: cli.Invocation) -> None:
+def execute(plan: Plan, invocation: cli.Invocation) -> None:
     """Evaluate chapters, then pairs; what one of them lacks does not keep the other from running.
 
     Raises UserError at the end, with everything written, when one of them failed.
     """
-    output, problems = storage.local_path(config.output), []
-    with run_folder.claim(config.output, config, resume=invocation.resume):
-        for name, pool in _POOLS.items():
-            part = getattr(config, name)
-            if part is None:
-                continue
-            begun = bool(run_folder.content(part.output))
+    config, problems = plan.config, []
+    with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
+        begin()
+        for name, part in plan.parts.items():
+            begun = bool(run_folder.content(part.config.output))
             try:
-                pool.evaluate(part, resume=begun, address=invocation.address)
+                _POOLS[name].evaluate(part, replace(invocation, resume=begun))
             except UserError as error:
                 # One of a worker says its sentence inside; outside it is a whole traceback.
                 problems.append(f"{name}: {cli.find_user_error(error)}")
-        _write_together(output)
+        _write_together(storage.local_path(config.output))
     if problems:
         raise UserError("; ".join(problems))
 
@@ -71,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = "recompute a run from its records and stop"
     return cli.run(
         EvaluateAllConfig,
-        execute=execute,
+        plan=make_plan,
         describe=describe,
+        execute=execute,
         doc=__doc__ or "",
         argv=argv,
         actions=[cli.Action("--rescore", ("RUN",), again, rescore)],

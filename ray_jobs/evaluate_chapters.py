@@ -16,15 +16,10 @@ from pathlib import Path
 
 from ray_jobs import cli
 from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_plan import describe
+from ray_jobs.chapter_plan import describe, make_plan
 from ray_jobs.chapter_pool import evaluate, write_results
 from ray_jobs.chapter_table import compare_chapters
 from ray_jobs.comparison import publish
-
-
-def execute(config: EvaluateChaptersConfig, invocation: cli.Invocation) -> None:
-    """Run the evaluation; with --resume, finished chapters are kept."""
-    evaluate(config, resume=invocation.resume, address=invocation.address)
 
 
 def rescore(folder: str) -> None:
@@ -52,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     return cli.run(
         EvaluateChaptersConfig,
-        execute=execute,
+        plan=make_plan,
         describe=describe,
+        execute=evaluate,
         doc=__doc__ or "",
         argv=argv,
         actions=actions,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
+from ray_jobs.key_aliases import Alias
+from ray_jobs.workers_config import FORMER_KEYS, WorkersConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.snac.clip_input import QualityConfig
@@ -84,50 +87,10 @@ class ReportConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorsConfig(Config):
-    """How many workers share the clips; the result does not depend on it."""
-
-    num_workers: int = 1
-    """Workers, each with its own copy of the model."""
-    cpus_per_worker: float = 1.0
-    """CPUs, and torch threads, of each worker."""
-    use_gpu: bool = False
-    """One GPU for each worker."""
-    local_cpus: int | None = None
-    """CPUs of a Ray that is started here; null takes the machine's. Unused on a cluster."""
-
-    def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
-        if self.cpus_per_worker <= 0:
-            raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
-        if self.local_cpus is not None and self.local_cpus < 1:
-            raise ValueError(f"local_cpus must be at least 1 or null, got {self.local_cpus}")
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """For an actor class's options()."""
-        return {"num_cpus": self.cpus_per_worker, "num_gpus": self.gpus_per_worker}
-
-    @property
-    def gpus_per_worker(self) -> int:
-        """GPUs of each worker."""
-        return 1 if self.use_gpu else 0
-
-    @property
-    def device(self) -> str:
-        """Where a worker's model lives."""
-        return "cuda" if self.use_gpu else "cpu"
-
-    @property
-    def threads(self) -> int:
-        """Torch threads of a worker: more than its CPUs would make it many times slower."""
-        return max(1, int(self.cpus_per_worker))
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
     """Measuring a 48 kHz decoder against resampling."""
+
+    __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
 
     decoder: str
     """An export, or a training run's folder (its export, else its best checkpoint)."""
@@ -145,7 +108,7 @@ class EvaluateConfig(Config):
     """Intervals."""
     report: ReportConfig = field(default_factory=ReportConfig)
     """The page."""
-    cluster: ActorsConfig = field(default_factory=ActorsConfig)
+    cluster: WorkersConfig = field(default_factory=WorkersConfig)
     """Workers."""
 
     def __post_init__(self) -> None:
@@ -159,6 +122,8 @@ class EvaluateConfig(Config):
 class DecodeConfig(Config):
     """Decoding codes to 48 kHz wav files."""
 
+    __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
+
     decoder: str
     """An export, or a training run's folder (its export, else its best checkpoint)."""
     input: str
@@ -169,7 +134,7 @@ class DecodeConfig(Config):
     """Decode the first so many clips; null takes all."""
     min_coverage: float = 1.0
     """The job fails, after writing everything, when a smaller share of clips was decoded."""
-    cluster: ActorsConfig = field(default_factory=ActorsConfig)
+    cluster: WorkersConfig = field(default_factory=WorkersConfig)
     """Workers."""
 
     def __post_init__(self) -> None:

@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from ray_jobs import cli
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluate_worker import evaluate
-from ray_jobs.evaluation_plan import describe
-
-
-def execute(config: EvaluateConfig, invocation: cli.Invocation) -> None:
-    """Run the evaluation; with --resume, clips that are already measured are kept."""
-    evaluate(config, resume=invocation.resume, address=invocation.address)
+from ray_jobs.evaluation_plan import describe, plan_evaluation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    return cli.run(EvaluateConfig, execute=execute, describe=describe, doc=__doc__ or "", argv=argv)
+    return cli.run(
+        EvaluateConfig,
+        plan=plan_evaluation,
+        describe=describe,
+        execute=evaluate,
+        doc=__doc__ or "",
+        argv=argv,
+    )
 
 
 if __name__ == "__main__":

@@ -17,14 +17,9 @@ from pathlib import Path
 from ray_jobs import cli
 from ray_jobs.comparison import publish
 from ray_jobs.pair_config import EvaluatePairsConfig
-from ray_jobs.pair_plan import describe
+from ray_jobs.pair_plan import describe, make_plan
 from ray_jobs.pair_pool import evaluate, write_results
 from ray_jobs.pair_table import compare_pairs
-
-
-def execute(config: EvaluatePairsConfig, invocation: cli.Invocation) -> None:
-    """Run the evaluation; with --resume, finished shards are kept."""
-    evaluate(config, resume=invocation.resume, address=invocation.address)
 
 
 def rescore(folder: str) -> None:
@@ -52,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     return cli.run(
         EvaluatePairsConfig,
-        execute=execute,
+        plan=make_plan,
         describe=describe,
+        execute=evaluate,
         doc=__doc__ or "",
         argv=argv,
         actions=actions,

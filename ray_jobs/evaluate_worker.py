@@ -7,26 +7,25 @@ means, ratios, verdict, what was left out and provenance; report.html the page.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from ray_jobs import measured_clips, run_folder
-from ray_jobs.actors import WorkerDied, over_actors
+from ray_jobs.cli import Invocation
 from ray_jobs.decoder_source import weights_file_sha256
 from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.evaluation_plan import Item, Plan, check_codec, plan_evaluation
+from ray_jobs.evaluation_plan import Item, Plan, check_codec
+from ray_jobs.items import WorkerDied, Workers, worker_session
 from ray_jobs.progress import Progress
 from ray_jobs.reports.decoder import Example, build_report
-from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config
-from ray_jobs.visqol_pass import require_visqol, score_clips, visqol_of, with_scores
+from ray_jobs.visqol_pass import score_clips, visqol_of, with_scores
 from ttt import records, storage
 from ttt.device_errors import is_out_of_memory, raise_if_lost
 from ttt.errors import UserError
@@ -55,40 +54,40 @@ _FREE = (
 """What may change when an evaluation goes on; decoder and codec are known by their digests."""
 
 
-def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> None:
-    """Measure every clip and write the output folder.
+def evaluate(plan: Plan, invocation: Invocation) -> None:
+    """Measure every clip and write the output folder; with --resume, measured clips are kept.
 
     Raises UserError before Ray starts for what does not fit, and at the end, with everything
     written, when fewer clips than `min_coverage` were measured.
     """
-    if resume:
+    config = plan.config
+    if invocation.resume:
         refuse_changed_config(config, Path(storage.local_path(config.output)), _FREE)
-    require_visqol(config)
-    plan = plan_evaluation(config)
     output = storage.local_path(config.output)
     codec = load_codec(plan.codec)
     check_codec(plan, codec)
-    with run_folder.claim(config.output, config, resume=resume):
+    with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
         folder = plan.decoder.export_into(output / "decoder").resolve()
         Evaluator(Decoder48k.from_pretrained(folder), codec)  # refuses another codec's decoder
         sha256 = weights_file_sha256(folder)
         done = _read_done(output / "results.jsonl", sha256)
         done_ids = [line["clip_id"] for line in done]
         measured_clips.refuse_other(output, plan, codec.weights_sha256, done_ids)
-        cluster = config.cluster
-        with ray_session(address, cluster.local_cpus):
-            workers = min(cluster.num_workers, len(plan.items) - len(done) or 1)
-            require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
-            digests = (sha256, codec.weights_sha256)
-            clips, left_out = _measure(config, plan, folder, digests, done)
+        begin()
+        missing = len(plan.items) - len(done)
+        bare = replace(plan, items=())  # Its items reach a worker one by one.
+        with (
+            worker_session(config.cluster, invocation.address, wanted=missing) as session,
+            session.workers(EvaluateWorker, bare, str(folder), codec.weights_sha256) as workers,
+        ):
+            clips, left_out = _measure(plan, workers, (sha256, codec.weights_sha256), done)
             tricks = read_config(folder).tricks
             levels = trick_levels(tricks, fit([line["systems"] for line in clips]))
-            start = functools.partial(_start_worker, config, plan, folder)
-            scores = score_clips(config, plan.items, clips, levels, start)
-            examples = _render(config, plan, folder, clips)
+            scores = score_clips(config, plan.items, clips, levels, workers)
+            examples = _render(plan, workers, clips)
         clips = with_scores(_in_order(clips, plan.items), scores)
         _write_lines(output / "results.jsonl", clips)
-        summary = _summary(config, plan, codec, sha256, clips, left_out, tricks)
+        summary = _summary(plan, codec, sha256, clips, left_out, tricks)
         records.write_json(output / "summary.json", summary)
         page = build_report(summary, clips, examples, plan.decoder.history())
         storage.write_bytes(output / "report.html", page.encode())
@@ -103,16 +102,17 @@ def evaluate(config: EvaluateConfig, *, resume: bool, address: str | None) -> No
         )
 
 
-@ray.remote
 class EvaluateWorker:
     """Holds the models and measures clips."""
 
-    def __init__(self, config: EvaluateConfig, folder: str, codec: str, cache: str | None) -> None:
+    def __init__(self, plan: Plan, folder: str, codec_sha256: str) -> None:
+        """`plan` need not hold items; `folder` is the export to measure."""
+        config = plan.config
         torch.set_num_threads(config.cluster.threads)
         exact_float32()
         device = config.cluster.device
-        loaded = load_codec(codec, device)
-        self._reader = ClipReader(loaded, cache, config.quality)
+        loaded = load_codec(plan.codec, device, known_sha256=codec_sha256)
+        self._reader = ClipReader(loaded, plan.cache, config.quality)
         self._evaluator = Evaluator(Decoder48k.from_pretrained(folder, device), loaded)
 
     def measure(self, item: Item) -> dict[str, Any] | Unmeasurable:
@@ -150,16 +150,9 @@ class EvaluateWorker:
         return self._evaluator.passage(self._reader.read(item), seconds)
 
 
-def _start_worker(config: EvaluateConfig, plan: Plan, folder: Path) -> Any:
-    return EvaluateWorker.options(**config.cluster.resources).remote(
-        config, str(folder), plan.codec, plan.cache
-    )
-
-
 def _measure(
-    config: EvaluateConfig,
     plan: Plan,
-    folder: Path,
+    workers: Workers,
     digests: tuple[str, str],
     done: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
@@ -167,19 +160,13 @@ def _measure(
 
     `digests` are those of the decoder and the codec.
     """
-    output, (sha256, codec_sha256) = storage.local_path(config.output), digests
+    output, (sha256, codec_sha256) = storage.local_path(plan.config.output), digests
     known = {line["clip_id"] for line in done}
     items = [item for item in plan.items if item.clip_id not in known]
     clips = [line for line in done if line["clip_id"] in {item.clip_id for item in plan.items}]
     left_out: list[dict[str, str]] = []
-    results = over_actors(
-        lambda: _start_worker(config, plan, folder),
-        lambda actor, item: actor.measure.remote(item),
-        items,
-        actors=config.cluster.num_workers,
-    )
     with Progress("evaluate", len(plan.items), "clips", done=len(clips)) as progress:
-        for item, result in results:
+        for item, result in workers.each("measure", items):
             if isinstance(result, Unmeasurable | WorkerDied):
                 left_out.append({"clip_id": item.clip_id, "reason": result.reason})
             else:
@@ -193,10 +180,9 @@ def _measure(
     return clips, left_out
 
 
-def _render(
-    config: EvaluateConfig, plan: Plan, folder: Path, clips: Sequence[dict[str, Any]]
-) -> list[Example]:
+def _render(plan: Plan, workers: Workers, clips: Sequence[dict[str, Any]]) -> list[Example]:
     """Passages of clips at even ranks from the best to the worst."""
+    config = plan.config
     ranked = sorted(clips, key=lambda line: (_lsd_ratio(line), line["clip_id"]))
     count = min(config.report.examples, len(ranked))
     if count == 0:
@@ -204,12 +190,8 @@ def _render(
     ranks = [round(k * (len(ranked) - 1) / max(count - 1, 1)) for k in range(count)]
     item_of = {item.clip_id: item for item in plan.items}
     chosen = {ranked[rank]["clip_id"]: rank for rank in ranks}
-    passages = over_actors(
-        lambda: _start_worker(config, plan, folder),
-        lambda actor, item: actor.render.remote(item, config.report.example_seconds),
-        [item_of[clip_id] for clip_id in chosen],
-        actors=1,
-    )
+    wanted = [item_of[clip_id] for clip_id in chosen]
+    passages = workers.each("render", wanted, config.report.example_seconds)
     examples = []
     for item, passage in passages:
         if not isinstance(passage, WorkerDied):
@@ -264,7 +246,6 @@ def _in_order(clips: list[dict[str, Any]], items: Sequence[Item]) -> list[dict[s
 
 
 def _summary(
-    config: EvaluateConfig,
     plan: Plan,
     codec: LoadedCodec,
     sha256: str,
@@ -272,7 +253,7 @@ def _summary(
     left_out: list[dict[str, str]],
     tricks: FittedTricks | None,
 ) -> dict[str, Any]:
-    bootstrap = config.bootstrap
+    config, bootstrap = plan.config, plan.config.bootstrap
     judged = summarize(
         [line["systems"] for line in clips],
         bootstrap.seed,

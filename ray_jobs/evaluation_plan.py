@@ -18,14 +18,18 @@ from ttt.snac.evaluation_clips import CachedClip
 from ttt.snac.load import LoadedCodec
 from ttt.snac.speakers import with_speakers
 from ttt.snac.split import held_out_rows
+from ttt.snac.visqol import is_installed
 
 Item = ClipInput | CachedClip
+
+VISQOL_NOT_INSTALLED = "it is not installed (make setup METRICS=1)"
 
 
 @dataclass(frozen=True)
 class Plan:
     """What an evaluation will do; made without loading weights."""
 
+    config: EvaluateConfig
     decoder: DecoderSource
     codec: str
     """Name or folder; paths in a plan are absolute, since workers have their own folder."""
@@ -40,6 +44,8 @@ class Plan:
 
 def plan_evaluation(config: EvaluateConfig) -> Plan:
     """Find decoder and clips. Raises UserError for whatever cannot be found or does not fit."""
+    if config.report.visqol is True and not is_installed():
+        raise UserError(f"report.visqol is true, but {VISQOL_NOT_INSTALLED}")
     decoder = find_decoder(config.decoder)
     codec = config.codec or (decoder.training.codec if decoder.training is not None else None)
     if codec is None:
@@ -66,17 +72,17 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
         codec = os.path.abspath(codec)
     if cache is not None:
         cache = storage.absolute(cache)
-    return Plan(decoder, codec, kind, data, cache, tuple(items))
+    return Plan(config, decoder, codec, kind, data, cache, tuple(items))
 
 
-def describe(config: EvaluateConfig) -> str:
+def describe(plan: Plan) -> str:
     """The plan in words."""
-    plan = plan_evaluation(config)
+    config = plan.config
     writes_card = config.report.write_card and plan.decoder.export is not None
     return (
         f"measure {plan.kind} {plan.data}, clips: {len(plan.items):,}\n"
         f"  decoder: {plan.decoder.kind} {plan.decoder.name}, codec {plan.codec}\n"
-        f"  workers: {config.cluster.num_workers} on {config.cluster.device}\n"
+        f"  workers: {config.cluster.words} on {config.cluster.device}\n"
         f"  writes: {config.output}/results.jsonl, summary.json, report.html"
         + (", and the export's README.md" if writes_card else "")
     )

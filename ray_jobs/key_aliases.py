@@ -1,12 +1,14 @@
 """Keys of another program that a configuration takes as its own.
 
 A configuration class names them in `__aliases__`; `load_config` moves their values to where they
-belong before anything is checked, so that they replace what a base file says there.
+belong before anything is checked, so that they replace what a base file says there. A dotted name
+is one that this program itself has called otherwise before.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +43,16 @@ class Alias:
         return yaml_tree.set_value(tree, self.key, value)
 
 
+def former_keys(tree: Mapping[str, Any], aliases: Mapping[str, Alias]) -> list[str]:
+    """A sentence for each old key of this program in `tree`: those of a dotted name."""
+    found = []
+    for name, alias in aliases.items():
+        *path, last = name.split(".")
+        if path and last in functools.reduce(_inside, path, dict(tree)):
+            found.append(f"{name} is called {alias.key} now")
+    return found
+
+
 def translate(
     tree: Mapping[str, Any], aliases: Mapping[str, Alias]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -54,9 +66,18 @@ def translate(
     if isinstance(group := moved.get(_GROUP), dict):
         holders[f"{_GROUP}."] = group
     for name, alias in aliases.items():
-        for prefix, holder in holders.items():
-            problem = alias.move(moved, holder.pop(name)) if name in holder else None
+        *path, last = name.split(".")
+        for prefix, top in holders.items():
+            holder = functools.reduce(_inside, path, top)
+            problem = alias.move(moved, holder.pop(last)) if last in holder else None
             problems += [f"{prefix}{name}: {problem}"] if problem else []
+            if path and top.get(path[0]) == {}:
+                del top[path[0]]
     if group == {}:
         del moved[_GROUP]
     return moved, problems
+
+
+def _inside(node: dict[str, Any], key: str) -> dict[str, Any]:
+    inner = node.get(key)
+    return inner if isinstance(inner, dict) else {}

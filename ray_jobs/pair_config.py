@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ray_jobs.chapter_config import ChapterActorsConfig, ChapterModelsConfig
+from ray_jobs.chapter_config import ChapterModelsConfig
 from ray_jobs.key_aliases import Alias
 from ray_jobs.original_keys import ORIGINAL_KEYS
+from ray_jobs.workers_config import WorkersConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.pair_run import PairSummaryConfig, Setting
@@ -129,7 +130,7 @@ class EvaluatePairsConfig(Config):
     """Put so much of what the codes of silence sound like into the report; null leaves it out."""
     summary: PairSummaryConfig = field(default_factory=PairSummaryConfig)
     """What is computed from the records."""
-    cluster: ChapterActorsConfig = field(default_factory=ChapterActorsConfig)
+    cluster: WorkersConfig = field(default_factory=WorkersConfig)
     """Workers."""
 
     @property

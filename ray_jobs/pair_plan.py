@@ -46,6 +46,8 @@ class Work:
 class Plan:
     """Everything a run will do; paths in it are absolute, since workers have their own folder."""
 
+    given: EvaluatePairsConfig
+    """As the user gave it, which is what config.yaml keeps."""
     config: EvaluatePairsConfig
     tasks: tuple[PlannedTask, ...]
     work: tuple[Work, ...]
@@ -59,7 +61,7 @@ class Plan:
 
 def make_plan(config: EvaluatePairsConfig) -> Plan:
     """Find the pairs. Raises UserError for what cannot be found or does not fit."""
-    config = with_absolute_paths(config)
+    given, config = config, with_absolute_paths(config)
     config = replace(config, tasks={name: _absolute(task) for name, task in config.tasks.items()})
     planned: list[PlannedTask] = []
     shards: list[tuple[str, int, tuple[Pair, ...]]] = []
@@ -76,12 +78,11 @@ def make_plan(config: EvaluatePairsConfig) -> Plan:
             work += [
                 Work(len(work) + n, weights, setting, *shard) for n, shard in enumerate(shards)
             ]
-    return Plan(config, tuple(planned), tuple(work), tuple(_warnings(config, planned)))
+    return Plan(given, config, tuple(planned), tuple(work), tuple(_warnings(config, planned)))
 
 
-def describe(config: EvaluatePairsConfig) -> str:
+def describe(plan: Plan) -> str:
     """The plan in words."""
-    plan = make_plan(config)
     config, cluster = plan.config, plan.config.cluster
     models = ", ".join(wanted_weights(config.model))
     items = 2 * sum(task.pairs for task in plan.tasks)
@@ -98,7 +99,7 @@ def describe(config: EvaluatePairsConfig) -> str:
         f"  steps per pass: {config.chunk}, per batch: {config.batch_items} recordings, "
         f"{config.batch_frames:,} frames",
         *(f"  memory beyond the weights, {line}" for line in _memory(config)),
-        f"  workers: {cluster.num_workers} on {cluster.device}, each {cluster.cpus_per_worker:g} "
+        f"  workers: {cluster.words} on {cluster.device}, each {cluster.cpus_per_worker:g} "
         f"CPU and {cluster.gpus_per_worker:g} GPU",
         f"  writes: {config.output}/items, summary.json, legacy.json, plots, report.html",
         *(f"warning: {text}" for text in plan.warnings),

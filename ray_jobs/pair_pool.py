@@ -10,24 +10,23 @@ OUTPUT holds what `ttt.eval.pair_run` lists, and besides
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from moshi.models.loaders import FRAME_RATE
 
 from ray_jobs import run_folder
-from ray_jobs.actors import WorkerDied, over_actors, prepared_actor
+from ray_jobs.cli import Invocation
 from ray_jobs.held_models import wanted_weights
+from ray_jobs.items import Ask, Session, WorkerDied, worker_session
 from ray_jobs.pair_config import EvaluatePairsConfig
-from ray_jobs.pair_plan import Plan, Work, make_plan
+from ray_jobs.pair_plan import Plan, Work
 from ray_jobs.pair_worker import PairWorker, without_scores
 from ray_jobs.progress import Progress
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.pairs import build_report, headline_words
-from ray_jobs.runtime import ray_session, require_room
 from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
 from ttt.audio import read_header
@@ -43,30 +42,29 @@ _FREE = ("cluster", "summary", "min_coverage", "silence_seconds", "codes_cache",
 _SILENCE = "silence.flac"
 
 
-def evaluate(config: EvaluatePairsConfig, *, resume: bool, address: str | None) -> dict[str, Any]:
-    """Score every shard that has no scores yet, write the run's folder, return the summary.
+def evaluate(plan: Plan, invocation: Invocation) -> None:
+    """Score every shard that has no scores yet, and write the run's folder.
 
     Raises UserError before Ray starts for what does not fit, and at the end, with everything
     written, when a task has fewer pairs than `min_coverage`.
     """
-    output = Path(config.output)
-    if resume:
-        refuse_changed_config(config, output, _FREE)
-    plan = make_plan(config)
-    with run_folder.claim(config.output, config, resume=resume):
+    config, output = plan.config, Path(plan.config.output)
+    if invocation.resume:
+        refuse_changed_config(plan.given, output, _FREE)
+    with run_folder.claim(config.output, plan.given, resume=invocation.resume) as begin:
         missing = plan.missing()
-        if resume:
+        if invocation.resume:
             _refuse_replaced_audio(plan)
         if missing or not _is_silence_heard(config) or not (output / "run.json").exists():
-            with ray_session(address, config.cluster.local_cpus):
-                _run(plan, missing)
+            wanted = len(missing)
+            with worker_session(config.cluster, invocation.address, wanted=wanted) as session:
+                _run(plan, missing, session, begin)
         else:
             print(f"{output}: every pair has its scores, nothing is scored again")
-            _keep(plan)
+            _keep(plan, begin)
         summary = write_results(output, config)
     print("\n".join([*headline_words(summary), f"report: {output}/report.html"]), flush=True)
     _refuse_low_coverage(config, summary)
-    return summary
 
 
 def write_results(folder: Path, config: EvaluatePairsConfig | None = None) -> dict[str, Any]:
@@ -127,38 +125,32 @@ def _is_silence_heard(config: EvaluatePairsConfig) -> bool:
     return abs(header.samples / header.rate - config.silence_seconds) < 1 / FRAME_RATE
 
 
-def _keep(plan: Plan) -> None:
+def _keep(plan: Plan, begin: Callable[[], None]) -> None:
     """See that a finished run's pairs are those planned; write run.json for its summary."""
     output = Path(plan.config.output)
     run = PairRunDescription.read(output)
     before, now = asdict(run), {"tasks": [asdict(task) for task in plan.tasks]}
     refuse_changed_run(before, now, ("tasks",), output)
+    begin()
     replace(run, summary=plan.config.summary).write(output)
 
 
-def _run(plan: Plan, missing: Sequence[Work]) -> None:
+def _run(plan: Plan, missing: Sequence[Work], session: Session, begin: Callable[[], None]) -> None:
     """Start workers, see that models and pairs are those of the run, score what is missing."""
-    config, cluster = plan.config, plan.config.cluster
-    workers = min(cluster.num_workers, len(missing) or 1)
-    require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
-    ready = [prepared_actor(lambda: _start(config), lambda actor: _prepare(plan, actor))]
+    config = plan.config
     total, ahead = (2 * sum(len(w.pairs) for w in works) for works in (plan.work, missing))
-    with Progress("scoring", total, "recordings", done=total - ahead) as progress:
-        results = over_actors(
-            lambda: ready.pop() if ready else _start(config),
-            lambda actor, work: actor.score.remote(work),
-            missing,
-            actors=cluster.num_workers,
-        )
+    with (
+        Progress("scoring", total, "recordings", done=total - ahead) as progress,
+        session.workers(PairWorker, config) as workers,
+    ):
+        workers.prepare(lambda ask: _prepare(plan, ask, begin))
         unscored = 0
-        for work, outcome in results:
+        for work, outcome in workers.each("score", missing):
             if isinstance(outcome, WorkerDied):
                 outcome = _give_up(work, config.output, outcome.reason)
             unscored += outcome
             fields: dict[str, object] = {"without_score": unscored} if unscored else {}
             progress.advance(2 * len(work.pairs), **fields)
-    for actor in ready:  # Nothing was missing.
-        ray.kill(actor)
 
 
 def _give_up(work: Work, output: str, reason: str) -> int:
@@ -174,36 +166,30 @@ def _give_up(work: Work, output: str, reason: str) -> int:
     return len(rows) - len(scored)
 
 
-def _start(config: EvaluatePairsConfig) -> Any:
-    cluster = config.cluster
-    return PairWorker.options(
-        num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker
-    ).remote(config)
-
-
-def _prepare(plan: Plan, worker: Any) -> None:
+def _prepare(plan: Plan, ask: Ask, begin: Callable[[], None]) -> None:
     """Write run.json, and silence.flac where it is wanted."""
     config, output = plan.config, Path(plan.config.output)
-    description = _describe(plan, worker)
+    description = _describe(plan, ask)
     if (output / "run.json").exists():
         before, now = asdict(PairRunDescription.read(output)), asdict(description)
         refuse_changed_run(before, now, ("models", "tasks", "mimi", "device"), output)
+    begin()
     description.write(output)
     if config.silence_seconds is not None:
-        ray.get(worker.write_silence.remote(config.silence_seconds, str(output / _SILENCE)))
+        ask("write_silence", config.silence_seconds, str(output / _SILENCE))
 
 
-def _describe(plan: Plan, worker: Any) -> PairRunDescription:
+def _describe(plan: Plan, ask: Ask) -> PairRunDescription:
     config = plan.config
     # Last to first: the worker is then left with the model that scores first.
     models: list[ModelIdentity] = []
     for weights in reversed(wanted_weights(config.model)):
-        models.insert(0, ray.get(worker.identify.remote(weights)))
+        models.insert(0, ask("identify", weights))
     return PairRunDescription(
         models=tuple(models),
         settings=config.settings,
         tasks=plan.tasks,
-        mimi=ray.get(worker.identify_codec.remote()),
+        mimi=ask("identify_codec"),
         seed=config.seed,
         device=config.cluster.device,
         dtype=config.model.dtype,

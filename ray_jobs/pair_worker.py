@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 
 from ray_jobs.held_models import HeldModels, Weights
@@ -50,7 +49,6 @@ class Heard:
     """The file that they were made of."""
 
 
-@ray.remote(max_restarts=0)
 class PairWorker:
     """Scores shards; loads another model when a shard is another's."""
 

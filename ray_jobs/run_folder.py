@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ray_jobs.config import dump_yaml
@@ -18,12 +18,14 @@ KEYS = ("run", "output")
 
 
 @contextmanager
-def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
-    """Hold the run folder inside the block; config.yaml and provenance.json say what runs in it.
+def claim(run: str, config: Config, *, resume: bool) -> Iterator[Callable[[], None]]:
+    """Hold the run folder inside the block, and give it what begins the run there.
 
-    Raises UserError when it has content and `resume` is off, when it is not there and `resume`
-    is on, and when another process holds it. The lock is the operating system's, so a killed
-    process leaves none behind; on an object store there is none.
+    What is given writes config.yaml and provenance.json, which say what runs in the folder: it is
+    called when nothing more can refuse the run, so that a refused --resume changes nothing. Raises
+    UserError when the folder has content and `resume` is off, when it is not there and `resume` is
+    on, and when another process holds it. The lock is the operating system's, so a killed process
+    leaves none behind; on an object store there is none.
     """
     before = content(run)
     if before and not resume:
@@ -33,11 +35,14 @@ def claim(run: str, config: Config, *, resume: bool) -> Iterator[None]:
         )
     if not before and resume:
         raise UserError(f"{run}: nothing to resume; start the run without --resume")
-    with locked(run):
+
+    def begin() -> None:
         storage.write_bytes(storage.join(run, _WRITTEN[0]), dump_yaml(config).encode())
         records.write_json(storage.join(run, _WRITTEN[1]), records.provenance(config))
+
+    with locked(run):
         try:
-            yield
+            yield begin
         except BaseException:
             if not before and set(content(run)) <= set(_WRITTEN):
                 # Nothing was done yet: the next start need not be a --resume.

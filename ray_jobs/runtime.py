@@ -71,6 +71,26 @@ def require_room(workers: int, cpus_per_worker: float, gpus_per_worker: float) -
         )
 
 
+def require_gpu_here(gpus_per_worker: float) -> None:
+    """Refuse work on a GPU in a process that sees none. Raises UserError."""
+    import torch  # Configurations are checked without it.
+
+    if gpus_per_worker and not torch.cuda.is_available():
+        raise UserError(
+            f"cluster.num_workers=0 works in this process, which sees no GPU, and "
+            f"cluster.gpus_per_worker is {gpus_per_worker:g}; set it to 0 to work on the CPU"
+        )
+
+
+def workers_with_room(cpus_per_worker: float, gpus_per_worker: float) -> int:
+    """As many as the nodes present hold; on CPUs one fewer, so that the driver has one, too."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = actors_that_fit(nodes, cpus_per_worker, gpus_per_worker)
+    return fit if gpus_per_worker else max(1, fit - 1)
+
+
 def actors_that_fit(
     nodes: Sequence[Mapping[str, float]], cpus_per_actor: float, gpus_per_actor: float
 ) -> int:

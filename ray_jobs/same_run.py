@@ -21,12 +21,18 @@ def refuse_changed_config(config: Config, output: Path, free: Collection[str]) -
     if not path.exists():
         return
     before, after = load_config(type(config), path).to_dict(), config.to_dict()
-    for key, old, new in _differences(before, after):
-        if not any(key == each or key.startswith(f"{each}.") for each in free):
-            raise UserError(
-                f"{output}: this run was made with {key}={old!r}, and now it is {new!r}; choose "
-                "another output for a new run, or set it back"
-            )
+    changed = [
+        (key, old, new)
+        for key, old, new in _differences(before, after)
+        if not any(key == each or key.startswith(f"{each}.") for each in free)
+    ]
+    if changed:
+        told = "; ".join(f"{key}={old!r}, and now it is {new!r}" for key, old, new in changed)
+        back = "it" if len(changed) == 1 else "them"
+        raise UserError(
+            f"{output}: this run was made with {told}; choose another output for a new run, or set "
+            f"{back} back"
+        )
 
 
 def refuse_changed_run(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,11 @@ def schema_of(jobs: dict[str, type[Config]]) -> dict[str, Any]:
     references, schema = TypeAdapter.json_schemas(
         [(job, "validation", TypeAdapter(kind)) for job, kind in jobs.items()]
     )
-    classes = _without_required(schema["$defs"])
+    inside = {kind.__name__: kind for job in jobs.values() for kind in _classes_in(job)}
+    classes = {
+        name: _explained(definition, inside[name]) if name in inside else definition
+        for name, definition in _without_required(schema["$defs"]).items()
+    }
     names = {job: ref["$ref"].removeprefix("#/$defs/") for (job, _mode), ref in references.items()}
     files = {job: _with_base(_explained(classes[name], jobs[job])) for job, name in names.items()}
     for name in names.values():
@@ -71,6 +77,16 @@ def _with_base(definition: dict[str, Any]) -> dict[str, Any]:
         "description": "A file beside this one whose values this one extends and replaces.",
     }
     return {**definition, "properties": {BASE_KEY: base, **definition["properties"]}}
+
+
+def _classes_in(kind: Any) -> Iterator[type[Config]]:
+    """The configuration classes that a type names, itself among them."""
+    if isinstance(kind, type) and issubclass(kind, Config):
+        yield kind
+        for inner in typing.get_type_hints(kind).values():
+            yield from _classes_in(inner)
+    for inner in typing.get_args(kind):
+        yield from _classes_in(inner)
 
 
 def _explained(definition: dict[str, Any], kind: type[Config]) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from ray_jobs.key_aliases import Alias
+from ray_jobs.workers_config import FORMER_KEYS, WorkersConfig
 from ttt import uris
 from ttt.checkpoint import CheckpointConfig
 from ttt.config import Config
@@ -67,7 +71,7 @@ class ValidationConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterConfig(Config):
+class ClusterConfig(WorkersConfig):
     """Where and how wide the training runs; the result does not depend on it but for rounding."""
 
     num_workers: int = 1
@@ -77,27 +81,22 @@ class ClusterConfig(Config):
     newest checkpoint each time; null waits for all of num_workers."""
     cpus_per_worker: float = 1.0
     """CPUs of each worker; some node must keep a whole CPU beside them to read the data."""
-    use_gpu: bool = False
-    """One GPU for each worker."""
-    address: str | None = None
-    """A running cluster; null takes RAY_ADDRESS, or starts a local Ray."""
-    local_cpus: int | None = None
-    """CPUs of a local Ray; null takes all of the machine. Has no effect on a cluster."""
+    gpus_per_worker: float = 0.0
+    """1 for a GPU of each worker's own, 0 for none."""
     max_failures: int = 3
     """How often lost workers are started again from the newest checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        super().__post_init__()
+        if self.gpus_per_worker not in (0, 1):
+            raise ValueError(
+                f"gpus_per_worker must be 0 or 1 in a training, got {self.gpus_per_worker:g}"
+            )
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise ValueError(
                 f"min_workers must lie between 1 and num_workers {self.num_workers} or be null, "
                 f"got {self.min_workers}"
             )
-        if self.cpus_per_worker <= 0:
-            raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
-        if self.local_cpus is not None and self.local_cpus < 1:
-            raise ValueError(f"local_cpus must be at least 1 or null, got {self.local_cpus}")
         if self.max_failures < 0:
             raise ValueError(f"max_failures must not be negative, got {self.max_failures}")
 
@@ -128,6 +127,8 @@ class TrackingConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """Training of a 48 kHz decoder on cached codes."""
+
+    __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
 
     run: str
     """Folder (or URI) of this run, shared by all nodes: checkpoints, metrics.jsonl, export."""

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ray_jobs import run_folder, train_setup
+from ray_jobs import run_folder, train_setup, train_words
 from ray_jobs.cli import Invocation, run
 from ray_jobs.train_config import TrainConfig
 
@@ -25,23 +25,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     return run(
         TrainConfig,
+        plan=train_setup.make_plan,
+        describe=train_words.describe,
         execute=execute,
-        describe=train_setup.describe,
         doc=__doc__ or "",
         argv=argv,
     )
 
 
-def execute(config: TrainConfig, invocation: Invocation) -> None:
+def execute(plan: train_setup.TrainPlan, invocation: Invocation) -> None:
     """Train to the end, or until SIGTERM; then export the best decoder."""
-    from ray_jobs import train_worker  # --print-config and --dry-run need no Ray
+    from ray_jobs import train_run  # --print-config and --dry-run need none of it
 
-    config = train_setup.as_begun(train_setup.with_absolute_paths(config))
-    with run_folder.claim(config.run, config, resume=invocation.resume), _sigterm() as stop:
+    config = plan.config
+    with (
+        run_folder.claim(config.run, config, resume=invocation.resume) as begin,
+        _sigterm() as stop,
+    ):
+        train_setup.require_resumable(plan)
+        begin()
         if config.cluster.num_workers == 0:
-            outcome = train_worker.train_in_process(config, stop)
+            outcome = train_run.train_in_process(plan, stop)
         else:
-            outcome = train_worker.train_on_ray(config, invocation.address, stop)
+            from ray_jobs import train_worker  # Ray is imported only where it runs.
+
+            outcome = train_worker.train_on_ray(plan, invocation.address, stop)
         if outcome.skipped or outcome.replaced:
             print(
                 f"{outcome.skipped} steps were skipped (not finite) and {outcome.replaced} damaged "
@@ -50,7 +58,7 @@ def execute(config: TrainConfig, invocation: Invocation) -> None:
         if not outcome.finished:
             print(f"stopped at step {outcome.step}; continue with --resume")
             return
-        print(f"trained {outcome.step} steps; best decoder: {train_worker.export_best(config)}")
+        print(f"trained {outcome.step} steps; best decoder: {train_run.export_best(plan)}")
 
 
 @contextmanager

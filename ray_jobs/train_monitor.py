@@ -12,27 +12,17 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from ray_jobs.progress import Progress
+from ray_jobs.train_run import Position
 
 logger = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a training is."""
-
-    step: int
-    loss: float | None
-    data_wait_share: float
-    """Of the step time since the worker started."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -87,17 +77,11 @@ def watched(monitor: Any, progress: Progress, done: int, stop: threading.Event) 
         position: Position | None = ray.get(monitor.look.remote(stop.is_set()))
         if position is not None and position.step != shown:
             # After a restart the count may fall back to the checkpoint's.
-            progress.advance(position.step - shown, **fields(position))
+            progress.advance(position.step - shown, **position.fields())
             shown = position.step
 
     with _every_second(look):
         yield
-
-
-def fields(position: Position) -> dict[str, object]:
-    """What a progress line shows beside the count."""
-    shown: dict[str, object] = {} if position.loss is None else {"loss": position.loss}
-    return {**shown, "data_wait": f"{position.data_wait_share:.1%}"}
 
 
 @contextmanager

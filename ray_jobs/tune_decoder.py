@@ -16,9 +16,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ray_jobs import run_folder, train_setup, tune_space, tune_trials
+from ray_jobs import run_folder, tune_space, tune_trials
 from ray_jobs.cli import Invocation, run
 from ray_jobs.tune_config import TuneConfig
+from ray_jobs.tune_plan import SweepPlan, describe, make_plan
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.train.decoder import require_same_plan
@@ -26,41 +27,27 @@ from ttt.snac.train.decoder import require_same_plan
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return run(TuneConfig, execute=execute, describe=describe, doc=__doc__ or "", argv=argv)
+    return run(
+        TuneConfig,
+        plan=make_plan,
+        describe=describe,
+        execute=execute,
+        doc=__doc__ or "",
+        argv=argv,
+    )
 
 
-def describe(sweep: TuneConfig) -> str:
-    """The sweep in words, for --dry-run.
-
-    Raises what any possible trial raises before its first step, all problems at once.
-    """
-    given, sweep = sweep, train_setup.as_begun(sweep)
-    tune_space.require_valid(sweep)
-    search, scheduler = sweep.search, sweep.scheduler
-    first = tune_space.trial_config(sweep, {}, tune_trials.folder(sweep.run, 0))
-    lines = [
-        train_setup.describe(first),
-        *([f"{sweep.run}: {train_setup.GOES_ON}"] * (sweep != given)),
-        "",
-        f"sweep: {tune_space.number_of_trials(sweep)} trials; trial 0 is the plan above, the "
-        f"others vary",
-        *(f"  {key}: {words}" for key, words in tune_space.in_words(sweep).items()),
-        f"search {search.kind}, scheduler {scheduler.kind}",
-        f"writes: {sweep.run}/ trials, best.yaml, trials.csv, trials.json, report.html, export",
-    ]
-    return "\n".join(lines)
-
-
-def execute(sweep: TuneConfig, invocation: Invocation) -> None:
+def execute(plan: SweepPlan, invocation: Invocation) -> None:
     """Run the trials that are left; then write what they show."""
     from ray_jobs import tune_results, tune_sweep  # --print-config and --dry-run need no Ray
 
-    sweep = train_setup.as_begun(train_setup.with_absolute_paths(sweep))
-    if invocation.resume:
-        _require_same_sweep(sweep)
-    with run_folder.claim(sweep.run, sweep, resume=invocation.resume):
+    sweep = plan.sweep
+    with run_folder.claim(sweep.run, sweep, resume=invocation.resume) as begin:
+        if invocation.resume:
+            _require_same_sweep(sweep)
+        begin()
         ended_early = tune_sweep.run_sweep(sweep, invocation.address)
-        tune_results.write(sweep, ended_early)
+        tune_results.write(sweep, plan.first.setup, ended_early)
 
 
 def _require_same_sweep(sweep: TuneConfig) -> None:

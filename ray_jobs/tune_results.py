@@ -14,10 +14,10 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ray_jobs import train_worker, tune_space, tune_trials
+from ray_jobs import train_run, tune_space, tune_trials
 from ray_jobs.config import dump_yaml
 from ray_jobs.reports.sweep import build_report
-from ray_jobs.train_setup import prepare
+from ray_jobs.train_setup import Setup, plan_training
 from ray_jobs.tune_config import TuneConfig
 from ray_jobs.tune_trials import Reached
 from ttt import records, storage
@@ -25,11 +25,12 @@ from ttt.errors import UserError
 from ttt.importance import importance
 
 
-def write(sweep: TuneConfig, ended_early: str | None) -> None:
+def write(sweep: TuneConfig, setup: Setup, ended_early: str | None) -> None:
     """Write everything into the sweep's folder and print the result in words.
 
-    Raises UserError when no trial has a validated checkpoint (trials.csv then says why), and at the
-    very end when a trial has failed.
+    `setup` is that of trial 0; all trials share its codec and validation. Raises UserError when no
+    trial has a validated checkpoint (trials.csv then says why), and at the very end when a trial
+    has failed.
     """
     results = tune_trials.every_reached(sweep.run)
     _write(sweep, "trials.csv", _table(sweep, results))
@@ -40,12 +41,15 @@ def write(sweep: TuneConfig, ended_early: str | None) -> None:
             f"{sweep.run}: no trial has a validated checkpoint ({reasons}); trials.csv names them "
             f"all"
         )
-    summary = summarise(sweep, results, best, ended_early)
+    assert setup.validation is not None, "a sweep's configuration has one"
+    windows = setup.validation.n_windows
+    summary = summarise(sweep, results, best, windows, ended_early)
     records.write_json(storage.join(sweep.run, "trials.json"), summary)
     _write(sweep, "best.yaml", _best_yaml(sweep, best))
     _write(sweep, "report.html", build_report(summary))
     training = tune_space.trial_config(sweep, best.trial.values, best.place)
-    export = train_worker.export_best(training, storage.join(sweep.run, "export"))
+    plan = plan_training(training, setup.codec)
+    export = train_run.export_best(plan, storage.join(sweep.run, "export"))
     verdict = summary["verdict"]
     if ended_early:
         print(f"ended early: {ended_early}; --resume goes on")
@@ -71,19 +75,21 @@ def _first(reasons: Iterable[str]) -> str:
 
 
 def summarise(
-    sweep: TuneConfig, results: Sequence[Reached], best: Reached, ended_early: str | None
+    sweep: TuneConfig,
+    results: Sequence[Reached],
+    best: Reached,
+    windows: int,
+    ended_early: str | None,
 ) -> dict[str, Any]:
     """What trials.json holds and the report shows."""
-    validation = prepare(tune_space.default_config(sweep)).validation
-    assert validation is not None, "a sweep's configuration has one"
     measured = [result for result in results if result.loss is not None]
     settings = {key: [_word(v) for v in _column(sweep, measured, key)] for key in sweep.space}
     shares = importance([result.loss or 0.0 for result in measured], settings)
     return {
-        "verdict": verdict(results, best, validation.n_windows),
+        "verdict": verdict(results, best, windows),
         "best": best.trial.number,
         "ended_early": ended_early,
-        "validation_windows": validation.n_windows,
+        "validation_windows": windows,
         "search": sweep.search.kind,
         "scheduler": sweep.scheduler.kind,
         "space": {

@@ -21,6 +21,7 @@ from ray_jobs.train_config import TrainConfig
 from ray_jobs.tune_config import RATE_FACTOR, TuneConfig
 from ttt.config import Config
 from ttt.errors import UserError
+from ttt.snac.load import LoadedCodec, load_codec
 
 Values = Mapping[str, Any]
 """Dotted key of the training configuration -> value."""
@@ -64,8 +65,10 @@ def drawn(sweep: TuneConfig) -> list[dict[str, Any]]:
     return trials
 
 
-def require_valid(sweep: TuneConfig) -> None:
-    """Check what the space can become; raises ConfigError with every problem at once.
+def require_valid(sweep: TuneConfig) -> LoadedCodec:
+    """Check what the space can become; returns the codec, which all trials share.
+
+    Raises ConfigError with every problem at once, and UserError when the codec does not load.
 
     An interval is checked at its ends, which is enough, because every limit of a training
     configuration is a range. Combinations of several keys are checked together; of more than
@@ -84,14 +87,18 @@ def require_valid(sweep: TuneConfig) -> None:
         for key, values in sweep.space.items():
             for edge in values.edges():
                 problems |= dict.fromkeys(_checked(sweep, {key: edge}, default)[1])
-    for values, config in plans.values() if not problems else ():
+    if problems:
+        raise ConfigError("space", list(problems))
+    codec = load_codec(sweep.codec)
+    for values, config in plans.values():
         try:
-            train_setup.prepare(config)
+            train_setup.plan_training(config, codec)
         except UserError as error:
             words = ", ".join(f"{key}={yaml_tree.show(value)}" for key, value in values.items())
             problems |= {f"with {words}: {error}": None}
     if problems:
         raise ConfigError("space", list(problems))
+    return codec
 
 
 def number_of_trials(sweep: TuneConfig) -> int:

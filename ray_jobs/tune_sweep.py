@@ -90,7 +90,7 @@ def _run_trials(
     else:
         space = {"number": tune.grid_search([result.trial.number for result in left])}
     function: Any = run_alone
-    resources: dict[str, float] = {"cpu": cluster.cpus_per_worker, "gpu": float(cluster.use_gpu)}
+    resources: dict[str, float] = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
     max_failures = cluster.max_failures
     if sweep.scheduler.kind == "pbt":
         numbers = [result.trial.number for result in left]
@@ -133,11 +133,11 @@ def _trials_at_once(sweep: TuneConfig) -> int | None:
     cluster = sweep.cluster
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if cluster.num_workers == 1:
-        wanted = {"CPU": cluster.cpus_per_worker, "GPU": 1.0 if cluster.use_gpu else 0.0}
+        wanted = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         if not any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in nodes):
             raise UserError(
                 f"no node has the {cluster.cpus_per_worker:g} CPU"
-                f"{' and the GPU' if cluster.use_gpu else ''} of a trial; lower "
+                f"{' and the GPU' if cluster.gpus_per_worker else ''} of a trial; lower "
                 f"cluster.cpus_per_worker, or add nodes"
             )
         return sweep.concurrent_trials
@@ -151,7 +151,7 @@ def _trials_at_once(sweep: TuneConfig) -> int | None:
 def _require_room(cluster: ClusterConfig, trials: int) -> None:
     workers = trials * cluster.num_workers
     require_free_cpu_per_node(workers, cluster.cpus_per_worker)
-    require_room(workers, cluster.cpus_per_worker, float(cluster.use_gpu))
+    require_room(workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
 
 
 def _fit(cluster: ClusterConfig, trials: int) -> bool:

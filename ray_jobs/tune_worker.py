@@ -18,11 +18,11 @@ from typing import Any
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from ray_jobs import train_room, train_worker, tune_trials
+from ray_jobs import train_room, train_run, train_worker, tune_trials
 from ray_jobs.config import dump_yaml
 from ray_jobs.train_config import TrainConfig
 from ray_jobs.train_hook import ReportHook
-from ray_jobs.train_setup import loop_settings, prepare
+from ray_jobs.train_setup import TrainPlan, loop_settings, plan_training, require_resumable
 from ray_jobs.tune_config import TuneConfig
 from ray_jobs.tune_space import trial_config
 from ray_jobs.tune_trials import METRICS, Trial
@@ -35,17 +35,17 @@ from ttt.training.state import fork
 def run_alone(given: dict[str, Any], sweep: TuneConfig) -> None:
     """A trial of one worker: the loop, here. `given` names it: {"number": 7}."""
     with _end_noted(sweep.run, given["number"]):
-        config = begun(tune_trials.read(sweep.run, given["number"]), sweep)
+        plan = begun(tune_trials.read(sweep.run, given["number"]), sweep)
         hook = ReportHook(lambda metrics, _folder: tune.report(metrics))
-        train_worker.train_in_process(config, threading.Event(), [hook])
+        train_run.train_in_process(plan, threading.Event(), [hook])
 
 
 def run_with_workers(given: dict[str, Any], sweep: TuneConfig) -> None:
     """A trial of several workers: Ray Train below this function, which takes no CPU itself."""
     with _end_noted(sweep.run, given["number"]):
-        config = begun(tune_trials.read(sweep.run, given["number"]), sweep)
-        train_room.give_back(config.run)  # of a start that was killed
-        train_worker.train_on_ray(config, None, threading.Event(), [TuneReportCallback()])
+        plan = begun(tune_trials.read(sweep.run, given["number"]), sweep)
+        train_room.give_back(plan.config.run)  # of a start that was killed
+        train_worker.train_on_ray(plan, None, threading.Event(), [TuneReportCallback()])
 
 
 def run_in_population(given: dict[str, Any], sweep: TuneConfig) -> None:
@@ -61,14 +61,14 @@ def run_in_population(given: dict[str, Any], sweep: TuneConfig) -> None:
         if given_checkpoint is not None:
             with given_checkpoint.as_directory() as handed:
                 trial = go_on_from(Path(handed), trial, given["factor"], sweep)
-        config = begun(trial, sweep)
+        plan = begun(trial, sweep)
 
         def report(metrics: dict[str, float], folder: str) -> None:
             with tempfile.TemporaryDirectory() as staged:
-                stage(Path(staged), trial, folder, config.run)
+                stage(Path(staged), trial, folder, plan.config.run)
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(staged))
 
-        train_worker.train_in_process(config, threading.Event(), [ReportHook(report)])
+        train_run.train_in_process(plan, threading.Event(), [ReportHook(report)])
 
 
 @contextmanager
@@ -87,12 +87,14 @@ def _end_noted(run: str, number: int) -> Iterator[None]:
         tune_trials.end(run, number, "finished")
 
 
-def begun(trial: Trial, sweep: TuneConfig) -> TrainConfig:
+def begun(trial: Trial, sweep: TuneConfig) -> TrainPlan:
     """A trial's training, after its folder says what it is."""
     config = _config(trial, sweep)
+    plan = plan_training(config)
+    require_resumable(plan)
     storage.write_bytes(storage.join(config.run, "config.yaml"), dump_yaml(config).encode())
     records.write_json(storage.join(config.run, "provenance.json"), records.provenance(config))
-    return config
+    return plan
 
 
 def _config(trial: Trial, sweep: TuneConfig) -> TrainConfig:
@@ -135,5 +137,5 @@ def go_on_from(handed: Path, trial: Trial, factor: float, sweep: TuneConfig) -> 
     tune_trials.write(sweep.run, heir)
     storage.write_bytes(storage.join(place, METRICS), (handed / METRICS).read_bytes())
     config = _config(heir, sweep)
-    fork(str(handed), place, loop_settings(config, prepare(config)).plan)
+    fork(str(handed), place, loop_settings(plan_training(config)).plan)
     return heir

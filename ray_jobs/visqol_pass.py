@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_jobs.actors import WorkerDied, over_actors
 from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.evaluation_plan import Item
+from ray_jobs.evaluation_plan import VISQOL_NOT_INSTALLED, Item
+from ray_jobs.items import WorkerDied, Workers
 from ray_jobs.progress import Progress
-from ttt.errors import UserError
 from ttt.snac.trick_levels import Level
 from ttt.snac.visqol import is_installed
 from ttt.snac.visqol_summary import Scores, missing, spread_evenly, summarize_visqol
-
-NOT_INSTALLED = "it is not installed (make setup METRICS=1)"
-
-
-def require_visqol(config: EvaluateConfig) -> None:
-    """Raise UserError when the configuration asks for ViSQOL and it is not installed."""
-    if config.report.visqol is True and not is_installed():
-        raise UserError(f"report.visqol is true, but {NOT_INSTALLED}")
 
 
 def score_clips(
@@ -28,7 +19,7 @@ def score_clips(
     items: Sequence[Item],
     lines: Sequence[Mapping[str, Any]],
     levels: Mapping[str, Level],
-    start_worker: Callable[[], Any],
+    workers: Workers,
 ) -> dict[str, Scores]:
     """Clip -> system -> score, of the measured `lines` evenly spread; empty without ViSQOL."""
     if config.report.visqol is False or not is_installed():
@@ -36,15 +27,9 @@ def score_clips(
     known = {line["clip_id"] for line in lines}
     there = [item for item in items if item.clip_id in known]
     chosen = [there[k] for k in spread_evenly(len(there), config.report.visqol_clips)]
-    results = over_actors(
-        start_worker,
-        lambda actor, item: actor.visqol.remote(item, levels),
-        chosen,
-        actors=config.cluster.num_workers,
-    )
     scores: dict[str, Scores] = {}
     with Progress("ViSQOL", len(chosen), "clips") as progress:
-        for item, result in results:
+        for item, result in workers.each("visqol", chosen, levels):
             if result is not None and not isinstance(result, WorkerDied):
                 scores[item.clip_id] = result
             progress.advance(1, scored=len(scores))
@@ -70,7 +55,7 @@ def visqol_of(
     if config.report.visqol is False:
         return missing("report.visqol is false")
     if not is_installed():
-        return missing(NOT_INSTALLED)
+        return missing(VISQOL_NOT_INSTALLED)
     return summarize_visqol(
         [line.get("visqol") for line in lines],
         [line.get("speaker") for line in lines],

@@ -33,6 +33,16 @@ class WorkCounter:
         return sum(self._done.values())
 
 
+class RemoteCount:
+    """count(item, units), told to the actor; it travels to workers."""
+
+    def __init__(self, counter: ActorHandle) -> None:
+        self._counter: Any = counter
+
+    def __call__(self, item: int, units: int) -> None:
+        self._counter.count.remote(item, units)
+
+
 @contextmanager
 def counted_progress(
     progress: Progress, fields: Mapping[str, object], poll_seconds: float = 1.0

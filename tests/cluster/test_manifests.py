@@ -202,7 +202,7 @@ def test_a_ray_jobs_nodes_hold_its_workers_and_read_the_data(path):
     nodes, cpus = group["minReplicas"], float(limits["cpu"])
     gpus = float(limits["nvidia.com/gpu"]) * nodes
     if module == "ray_jobs.cache_codes":
-        assert gpus / config.workers.num_gpus >= 1
+        assert gpus / config.cluster.gpus_per_worker >= 1
         return
     require_held(config, nodes, cpus, gpus)
 
@@ -243,8 +243,7 @@ def test_the_pod_for_files_gives_the_shared_folder_to_the_images_user():
 def require_held(config: Any, nodes: int, cpus: float, gpus: float) -> None:
     """Fails unless so many nodes of `cpus` hold the workers, with a CPU left to read the data."""
     workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
-    per_worker = getattr(config.cluster, "gpus_per_worker", None)
-    needed = workers * (float(config.cluster.use_gpu) if per_worker is None else per_worker)
+    needed = workers * config.cluster.gpus_per_worker
     assert 0 < needed <= gpus
     check_free_cpu([cpus] * nodes, workers, each)
 

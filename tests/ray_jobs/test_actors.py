@@ -15,7 +15,7 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from ray_jobs.actors import WorkerDied, ending_with_device, over_actors, prepared_actor
+from ray_jobs.actors import ActorPool, WorkerDied, ending_with_device, over_actors
 from ttt.errors import UserError
 
 
@@ -66,9 +66,8 @@ def test_an_actor_that_dies_while_it_is_prepared_has_one_successor(
     ray_local: None, tmp_path: Path
 ) -> None:
     def prepared(number: int) -> Any:
-        return prepared_actor(
-            lambda: _Square.remote(tmp_path), lambda actor: ray.get(actor.square.remote(number))
-        )
+        pool = ActorPool(lambda: _Square.remote(tmp_path))
+        return pool.prepare(lambda actor: (ray.get(actor.square.remote(number)), actor)[1])
 
     actor = prepared(-2)
     assert ray.get(actor.square.remote(3)) == 9
@@ -218,7 +217,8 @@ def test_an_actor_that_loses_its_device_while_it_is_prepared_has_one_successor(
     ray_local: None, tmp_path: Path
 ) -> None:
     start = lambda: _OnACard.remote(tmp_path, _illegal_access, 0, 1)  # noqa: E731
-    actor = prepared_actor(start, lambda actor: ray.get(actor.double.remote(2)))
+    pool = ActorPool(start)
+    actor = pool.prepare(lambda actor: (ray.get(actor.double.remote(2)), actor)[1])
     assert ray.get(actor.double.remote(2)) == 4
 
 

@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from ray_jobs import cache_codes, run_folder
-from ray_jobs.cache_worker import CacheConfig, InputConfig, WorkersConfig
+from ray_jobs.cache_worker import CacheConfig, EncodersConfig, InputConfig
 from tests.object_store import ObjectStore
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt import records, storage
@@ -44,7 +44,7 @@ def _words(config: str, codec: Path, output: Path | str, *overrides: str) -> lis
         f"--config={CONFIGS / config}",
         f"codec.name={codec}",
         f"output={output}",
-        "workers.count=1",
+        "cluster.num_workers=1",
         *overrides,
     ]
 
@@ -246,8 +246,9 @@ def test_more_encoders_than_cpus_are_refused(
     tmp_path: Path, small_codec: Path, four_shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = _words("cache_folder.yaml", small_codec, tmp_path, f"input.audio={four_shards}")
-    assert cache_codes.main([*words, "workers.count=3", "clips_per_shard=2"]) == 2
-    assert "3 encoders need a CPU each, but Ray has 2 CPUs" in capsys.readouterr().err
+    assert cache_codes.main([*words, "cluster.num_workers=3", "clips_per_shard=2"]) == 2
+    error = capsys.readouterr().err
+    assert "3 workers of 1 CPU and 0 GPU cannot be placed on this Ray, which has room" in error
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(
@@ -268,9 +269,9 @@ def test_settings_that_would_be_silent_are_refused() -> None:
         CacheConfig(input=pair, output="c")
     with pytest.raises(ValueError, match="min_cached_share must be from 0 to 1"):
         CacheConfig(input=folder, output="c", min_cached_share=1.5)
-    for wrong in ({"count": 0}, {"num_gpus": 1.5}, {"read_threads": 0}):
+    for wrong in ({"num_workers": -1}, {"gpus_per_worker": 1.5}, {"read_threads": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            WorkersConfig(**wrong)
+            EncodersConfig(**wrong)
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -320,7 +321,7 @@ def test_an_encoder_killed_midway_changes_no_byte(
     words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio)
 
     def encoding() -> list[int]:
-        title = "MapWorker(MapBatches(ShardEncoder))"
+        title = "ShardEncoder"
         return worker_pids(title) if _first_shard_is_there(tmp_path / "b") else []
 
     with killing(encoding):
@@ -338,7 +339,7 @@ def test_a_job_killed_midway_goes_on_and_changes_no_byte(
     assert cache_codes.main(_words("cache_folder.yaml", small_codec, tmp_path / "a", *audio)) == 0
     words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio)
     job = subprocess.Popen(
-        [sys.executable, "-m", "ray_jobs.cache_codes", *words, "ray.local_cpus=1"],
+        [sys.executable, "-m", "ray_jobs.cache_codes", *words, "cluster.local_cpus=1"],
         start_new_session=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
     )

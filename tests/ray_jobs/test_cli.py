@@ -1,10 +1,13 @@
 """The shared command line: exit codes, what is printed where, and errors wrapped by Ray."""
 
+import errno
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 
@@ -46,14 +49,18 @@ class Job:
         if self.error is not None:
             raise self.error
 
-    def describe(self, config):
+    def plan(self, config):
         if config.top > 100:
             raise UserError(f"top {config.top} is beyond 100; count less far")
+        return config
+
+    def describe(self, config):
         return f"counts to {config.top}"
 
     def __call__(self, *argv, actions=()):
         return run(
             CountConfig,
+            plan=self.plan,
             execute=self.execute,
             describe=self.describe,
             argv=argv,
@@ -82,6 +89,7 @@ def test_a_job_that_is_tried_again_resumes_where_it_had_begun(place, tmp_path, o
     def job(*words):
         done = run(
             WriteConfig,
+            plan=lambda config: config,
             execute=lambda _config, invocation: resumed.append(invocation.resume),
             describe=lambda _config: "",
             argv=["--config", str(path), *words],
@@ -179,7 +187,7 @@ def test_sigterm_unwinds_the_job(tmp_path):
             finally:
                 Path({str(marker)!r}).touch()
 
-        run(CountConfig, execute=execute, describe=lambda config: "", argv=[], doc="")
+        run(CountConfig, plan=str, execute=execute, describe=lambda plan: "", argv=[], doc="")
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -189,6 +197,70 @@ def test_sigterm_unwinds_the_job(tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
     assert marker.exists()
+
+
+WAITING = """
+    import sys, time
+    from pathlib import Path
+    from ray_jobs.cli import run
+    from tests.ray_jobs.test_cli import CountConfig
+
+    def execute(config, invocation):
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        finally:
+            Path(sys.argv[1]).touch()
+            time.sleep(float(sys.argv[2]))
+
+    job = {"plan": str, "execute": execute, "describe": lambda plan: ""}
+    sys.exit(run(CountConfig, **job, argv=[], doc=""))
+"""
+
+
+def interrupt(marker: Path, seconds_to_unwind: float, times: int) -> tuple[int, str]:
+    """Exit code and stderr of a job that gets Ctrl-C so many times."""
+    command = [sys.executable, "-c", textwrap.dedent(WAITING), str(marker), str(seconds_to_unwind)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "ready\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        for _ in range(times - 1):
+            while not marker.exists():
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    return process.returncode, error
+
+
+def test_ctrl_c_once_unwinds_and_says_how_to_go_on(tmp_path):
+    code, error = interrupt(tmp_path / "unwound", 0, times=1)
+    assert code == 130
+    assert "Ctrl-C once more ends at once" in error
+    assert error.endswith("stopped; --resume goes on from here\n")
+    assert "Traceback" not in error
+    assert (tmp_path / "unwound").exists()
+
+
+def test_ctrl_c_twice_ends_at_once(tmp_path):
+    code, error = interrupt(tmp_path / "unwinding", 60, times=2)
+    assert code == 130
+    assert error.endswith("interrupted\n")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_full_disk_is_one_sentence(number, named, capsys):
+    full = OSError(number, "full", *(["runs/a.bin"] if named else []))
+    assert Job(full)() == 2
+    place = "runs/a.bin" if named else "a file"
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {place}: could not be written (")
+    assert said.endswith("; make room, then --resume goes on from here\n")
+    with pytest.raises(OSError, match="other"):
+        Job(OSError(errno.EIO, "other"))()
 
 
 def test_a_typo_costs_neither_ray_nor_torch():
@@ -203,7 +275,7 @@ def test_a_typo_costs_neither_ray_nor_torch():
         class C(Config):
             top: int = 3
 
-        assert run(C, execute=print, describe=str, argv=["tpo=1"], doc="") == 2
+        assert run(C, plan=str, execute=print, describe=str, argv=["tpo=1"], doc="") == 2
         assert not {"ray", "torch"} & set(sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
@@ -267,5 +339,5 @@ def test_a_user_error_in_ray_data_ends_as_one_line(ray_local, capsys):
         with ray_session(invocation.address, None):
             ray.data.range(1).map_batches(refuse).materialize()
 
-    assert run(CountConfig, execute=execute, describe=str, argv=[], doc="") == 2
+    assert run(CountConfig, plan=lambda c: c, execute=execute, describe=str, argv=[], doc="") == 2
     assert "error: clip.wav: holds no sample\n" in capsys.readouterr().err.splitlines(keepends=True)

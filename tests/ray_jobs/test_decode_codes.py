@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ray_jobs import decode_codes, run_folder
-from ray_jobs.decode_worker import decode, describe
+from ray_jobs.decode_worker import describe, plan_decode
 from ray_jobs.decoder_source import weights_file_sha256
 from ray_jobs.evaluate_config import DecodeConfig
+from tests.jobs import run_decode
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
 from ttt.snac.load import load_codec
@@ -53,7 +54,7 @@ def test_every_source_gives_the_same_wav(
     config = DecodeConfig(
         decoder=str(small_export), input=str(small_cache), output=str(tmp_path / "from-cache")
     )
-    decode(config, resume=False, address=None)
+    run_decode(config)
     from_cache, rate = soundfile.read(tmp_path / "from-cache" / "a" / "0.wav", dtype="int16")
     assert (len(from_cache), rate) == (45_000, 48_000)
     assert soundfile.info(tmp_path / "from-cache" / "a" / "1.wav").frames == 52_345
@@ -61,7 +62,7 @@ def test_every_source_gives_the_same_wav(
     output = tmp_path / "from-files"
     files = dataclasses.replace(config, input=str(code_files), output=str(output))
     with pytest.raises(UserError, match="5 clips were not decoded"):
-        decode(files, resume=False, address=None)
+        run_decode(files)
     written = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.wav"))
     assert written == ["deep/p.wav", "n.wav", "s.wav"]
     for name in written:
@@ -81,10 +82,10 @@ def test_every_source_gives_the_same_wav(
     assert not list(Path.cwd().glob("exploded"))
 
     with pytest.raises(UserError, match=r"2 of the 2 files exist, a/0\.wav among them; give --res"):
-        decode(config, resume=False, address=None)
+        run_decode(config)
     (tmp_path / "from-cache" / "a" / "1.wav").unlink()
     kept = (tmp_path / "from-cache" / "a" / "0.wav").stat().st_mtime_ns
-    decode(config, resume=True, address=None)
+    run_decode(config, resume=True)
     assert (tmp_path / "from-cache" / "a" / "0.wav").stat().st_mtime_ns == kept
     assert soundfile.info(tmp_path / "from-cache" / "a" / "1.wav").frames == 52_345
 
@@ -97,9 +98,9 @@ def test_one_file_and_a_limit(
         input=str(code_files / "deep" / "p.pt"),
         output=str(tmp_path),
     )
-    assert f"decode files of codes {config.input}: 1\n" in describe(config)
+    assert f"decode files of codes {config.input}: 1\n" in describe(plan_decode(config))
     cache = dataclasses.replace(config, input=str(small_cache), limit=1)
-    assert f"decode clips of cache {small_cache}: 1\n" in describe(cache)
+    assert f"decode clips of cache {small_cache}: 1\n" in describe(plan_decode(cache))
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(
@@ -143,7 +144,7 @@ def test_resume_keeps_no_wav_of_other_codes_and_refuses_another_decoder(
     config = DecodeConfig(
         decoder=str(small_export), input=str(codes), output=str(tmp_path / "out"), limit=1
     )
-    decode(config, resume=False, address=None)
+    run_decode(config)
     before = (tmp_path / "out" / "a.wav").read_bytes()
 
     decoder = Decoder48k.from_snac(load_codec(small_codec).model, "random", seed=5)
@@ -151,11 +152,11 @@ def test_resume_keeps_no_wav_of_other_codes_and_refuses_another_decoder(
     both = dataclasses.replace(config, limit=None)
     other = dataclasses.replace(both, decoder=str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"a\.wav was decoded with decoder_sha256 \w{12}, and now"):
-        decode(other, resume=True, address=None)
+        run_decode(other, resume=True)
     assert [path.name for path in (tmp_path / "out").glob("*.wav")] == ["a.wav"]
 
     np.save(codes / "a.npy", (rows + 1) % 64)  # As long as before.
-    decode(both, resume=True, address=None)
+    run_decode(both, resume=True)
     assert "the codes of 1 wavs have changed since" in capsys.readouterr().out
     assert (tmp_path / "out" / "a.wav").read_bytes() != before
     assert (tmp_path / "out" / "b.wav").read_bytes() == before
@@ -175,7 +176,7 @@ def test_an_export_with_a_weight_that_is_no_number_is_named(
         decoder=str(export), input=str(code_files / "n.npy"), output=str(tmp_path / "out")
     )
     with pytest.raises(UserError, match=rf"model.safetensors: .* values of {name} are NaN"):
-        decode(config, resume=False, address=None)
+        run_decode(config)
     with pytest.raises(UserError, match="are NaN or infinite; take an earlier checkpoint"):
         Decoder48k.from_pretrained(export)
     assert not list((tmp_path / "out").glob("*.wav"))

@@ -8,11 +8,11 @@ import pytest
 
 from ray_jobs import demo
 from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_pool import evaluate
 from ray_jobs.config import load_config
 from ray_jobs.reports.demo import build_page
 from ray_jobs.reports.page import TEMPLATES
 from ray_jobs.schema import config_class
+from tests.jobs import run_chapters
 from tests.ttt.eval.scored_pairs import made_pairs, noisy, write_run
 from ttt.eval.pair_rescore import summarize_run
 from ttt.records import read_json
@@ -39,7 +39,7 @@ def summaries(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Summ
             f"model.ttt_weights={ROOT}/ttt/assets/tiny_moshi_effect/ttt",
         ]  # fmt: skip
         path = ROOT / "configs" / f"chapters_{name}.yaml"
-        evaluate(load_config(EvaluateChaptersConfig, path, overrides), resume=False, address=None)
+        run_chapters(load_config(EvaluateChaptersConfig, path, overrides))
         found.append(read_json(output / "summary.json"))
     return found[0], found[1]
 

@@ -84,8 +84,8 @@ def test_recomputing_and_resuming_need_no_ray(
     def no_ray(*_: object) -> None:
         raise AssertionError("a finished run needs no Ray")
 
-    monkeypatch.setattr(chapter_pool, "ray_session", no_ray)
-    monkeypatch.setattr(pair_pool, "ray_session", no_ray)
+    monkeypatch.setattr(chapter_pool, "worker_session", no_ray)
+    monkeypatch.setattr(pair_pool, "worker_session", no_ray)
     assert evaluate_all.main(["--rescore", str(output)]) == 0
     assert (output / "summary.json").read_bytes() == before
     assert evaluate_all.main([*evaluated, "--resume"]) == 0

@@ -14,12 +14,13 @@ import pytest
 import soundfile
 import torch
 
-from ray_jobs import chapter_pool, evaluate_chapters
+from ray_jobs import chapter_plan, chapter_pool, evaluate_chapters
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.chapter_plan import describe, make_plan
-from ray_jobs.chapter_pool import evaluate, write_results
+from ray_jobs.chapter_pool import write_results
 from ray_jobs.config import ConfigError, dump_yaml, load_config
 from ray_jobs.original_keys import ORIGINAL_KEYS
+from tests.jobs import run_chapters
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.errors import UserError
 from ttt.eval.chapter_records import ChapterWriter, read_record, read_records, record_path
@@ -94,7 +95,7 @@ def evaluated(
         "verify_spans=1",
         "min_coverage=0.5",
     )
-    evaluate(ready, resume=False, address=None)
+    run_chapters(ready)
     return ready
 
 
@@ -180,12 +181,12 @@ def test_recomputing_changes_nothing(
 
 def test_a_run_has_one_configuration(evaluated: EvaluateChaptersConfig) -> None:
     with pytest.raises(UserError, match=r"made with chunk=16, and now it is 8; choose another"):
-        evaluate(replace(evaluated, chunk=8), resume=True, address=None)
+        run_chapters(replace(evaluated, chunk=8), resume=True)
     streams = replace(evaluated.streams, other="zero_id")
     with pytest.raises(UserError, match=r"made with streams\.other='masked'"):
-        evaluate(replace(evaluated, streams=streams), resume=True, address=None)
+        run_chapters(replace(evaluated, streams=streams), resume=True)
     with pytest.raises(UserError, match=r"not empty .* --resume"):
-        evaluate(evaluated, resume=False, address=None)
+        run_chapters(evaluated)
 
 
 def test_other_weights_behind_the_same_name_are_refused(
@@ -198,7 +199,7 @@ def test_other_weights_behind_the_same_name_are_refused(
     (output / "run.json").write_text(json.dumps(changed))
     try:
         with pytest.raises(UserError, match=r"models\.0\.fingerprint has changed from '0{16}'"):
-            evaluate(evaluated, resume=True, address=None)
+            run_chapters(evaluated, resume=True)
     finally:
         (output / "run.json").write_text(run)
 
@@ -229,22 +230,22 @@ def test_a_killed_actor_changes_no_record(
         raise AssertionError("a finished run needs no Ray")
 
     before = all_records(ready.output)
-    monkeypatch.setattr(chapter_pool, "ray_session", no_ray)
-    evaluate(ready, resume=True, address=None)
+    monkeypatch.setattr(chapter_pool, "worker_session", no_ray)
+    run_chapters(ready, resume=True)
     assert all_records(ready.output) == before
 
     told = replace(ready, summary=replace(ready.summary, resamples=90, window_frames=30))
-    evaluate(told, resume=True, address=None)
+    run_chapters(told, resume=True)
     summary = read_json(tmp_path / "killed" / "summary.json")
     write_results(tmp_path / "killed")
     assert read_json(tmp_path / "killed" / "summary.json") == summary
     assert summary["run"]["summary"]["window_frames"] == 30
 
     assert ready.synthetic is not None
-    fewer = chapter_pool.make_plan(replace(ready, synthetic=replace(ready.synthetic, chapters=1)))
-    monkeypatch.setattr(chapter_pool, "make_plan", lambda _: fewer)
+    fewer = make_plan(replace(ready, synthetic=replace(ready.synthetic, chapters=1)))
+    monkeypatch.setattr(chapter_plan, "make_plan", lambda _: fewer)
     with pytest.raises(UserError, match=r"since this run began chapters\.1 has changed"):
-        evaluate(told, resume=True, address=None)
+        run_chapters(told, resume=True)
 
 
 @pytest.mark.faults
@@ -265,7 +266,7 @@ def test_sigterm_ends_the_job_and_resume_changes_no_record(ray_local: None, tmp_
         job.kill()
     assert not all_records(ready.output)
     assert list(tmp_path.glob("out/state/**/[!.]*.safetensors"))
-    evaluate(ready, resume=True, address=None)
+    run_chapters(ready, resume=True)
     (record,) = read_records(tmp_path / "out" / "records")
     codes = chapter_codes(ready, record.details.chapter_id)
     whole = evaluate_codes(tiny_lm(**SHAPE), codes[None], chunk=16)
@@ -277,7 +278,7 @@ def test_what_a_worker_killed_after_its_last_record_left_goes(
     ray_local: None, tmp_path: Path
 ) -> None:
     ready = made(60, "synthetic.chapters=2", f"output={tmp_path / 'out'}")
-    evaluate(ready, resume=False, address=None)
+    run_chapters(ready)
     before = all_records(ready.output)
     work = make_plan(ready).work[0]
     state = tmp_path / "out" / work.state_name
@@ -287,7 +288,7 @@ def test_what_a_worker_killed_after_its_last_record_left_goes(
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"left")
-    evaluate(ready, resume=True, address=None)
+    run_chapters(ready, resume=True)
     assert not [path for path in left if path.exists()]
     assert all_records(ready.output) == before
     assert make_plan(ready).is_done(work)
@@ -297,7 +298,7 @@ def test_a_group_that_cannot_be_held_to_stepping_is_named(
     ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ready = made(60, "synthetic.chapters=2", f"output={tmp_path / 'out'}")
-    evaluate(ready, resume=False, address=None)
+    run_chapters(ready)
     path = record_path(tmp_path / "out/records/baseline", "speaker_0/chapter_0")
     record = read_record(path)
     path.unlink()
@@ -305,7 +306,7 @@ def test_a_group_that_cannot_be_held_to_stepping_is_named(
         writer.append(np.tile(record.nll, 2), np.tile(record.text, 2))  # Longer than its codes.
         writer.finish(record.details)
     held = replace(ready, verify_spans=1)
-    evaluate(held, resume=True, address=None)
+    run_chapters(held, resume=True)
     told = read_json(tmp_path / "out/summary.json")["models"]["baseline"]["verification"]
     (unverified,) = told["unverified"]
     assert told["groups"] == 1
@@ -318,7 +319,7 @@ def test_a_group_that_cannot_be_held_to_stepping_is_named(
     assert page.index("Held to stepping") < page.index("speaker_0/chapter_0: RuntimeError")
 
     path.unlink()
-    evaluate(held, resume=True, address=None)
+    run_chapters(held, resume=True)
     told = read_json(tmp_path / "out/summary.json")["models"]["baseline"]["verification"]
     assert (told["groups"], told["unverified"]) == (2, [])
 
@@ -330,12 +331,12 @@ def test_a_group_whose_verification_kills_every_worker_is_named(
     ready = made(450, "synthetic.chapters=1", "verify_spans=50", f"output={tmp_path / 'out'}")
     path = record_path(tmp_path / "out/records/baseline", "speaker_0/chapter_0")
     with killing(lambda: worker_pids("ray::ChapterWorker.hear") if path.exists() else [], times=3):
-        evaluate(ready, resume=False, address=None)
+        run_chapters(ready)
     told = read_json(tmp_path / "out/summary.json")["models"]["baseline"]["verification"]
     died = {"chapters": ["speaker_0/chapter_0"], "reason": "its worker died 3 times"}
     assert (told["groups"], told["unverified"]) == (0, [died])
     assert not (tmp_path / "out/failures.jsonl").exists()
-    evaluate(ready, resume=True, address=None)
+    run_chapters(ready, resume=True)
     told = read_json(tmp_path / "out/summary.json")["models"]["baseline"]["verification"]
     assert (told["groups"], told["unverified"]) == (1, [])
 
@@ -361,7 +362,7 @@ def _evaluate_and_kill(ready: EvaluateChaptersConfig) -> None:
                     yield pid
 
     with killing(saved):
-        evaluate(ready, resume=False, address=None)
+        run_chapters(ready)
 
 
 def _open_files(pid: int) -> set[str]:
@@ -400,7 +401,7 @@ def test_the_preset_original_says_everywhere_that_it_is_wrong(
         assert np.array_equal(record.nll, nll[0].numpy())
         assert record.details.warning == WARNING
         assert record.details.unscored_frames == 3
-    assert f"warning: {WARNING}" in describe(ready)
+    assert f"warning: {WARNING}" in describe(make_plan(ready))
     for name in ("run.json", "summary.json", "legacy.json"):
         assert read_json(output / name)["warnings"] == [WARNING]
     assert read_json(output / "summary.json")["models"]["ttt"]["unscored_frames"] == 6
@@ -413,7 +414,7 @@ def test_the_preset_original_says_everywhere_that_it_is_wrong(
     assert f"warning, {output}: {WARNING}" in capsys.readouterr().out
     right = replace(ready, preset=None)
     with pytest.raises(UserError, match="made with preset='original', and now it is None"):
-        evaluate(right, resume=True, address=None)
+        run_chapters(right, resume=True)
 
 
 def test_a_model_that_gives_no_number_fails_by_name(
@@ -428,7 +429,7 @@ def test_a_model_that_gives_no_number_fails_by_name(
         f"output={tmp_path / 'out'}",
     )
     with pytest.raises(UserError, match=r"ttt has records of 0 of 2 chapters.*failures\.jsonl"):
-        evaluate(ready, resume=False, address=None)
+        run_chapters(ready)
     failures = list(read_jsonl(tmp_path / "out" / "failures.jsonl"))
     assert [line["model"] for line in failures] == ["ttt", "ttt"]
     for line in failures:
@@ -441,20 +442,22 @@ def test_a_model_that_gives_no_number_fails_by_name(
 def test_workers_that_do_not_fit_are_refused_at_once(ray_local: None, tmp_path: Path) -> None:
     output = f"output={tmp_path / 'out'}"
     with pytest.raises(UserError, match=r"2 workers of 0.5 CPU and 1 GPU .* room for 0; lower"):
-        evaluate(made(60, output, "cluster.gpus_per_worker=1"), resume=False, address=None)
+        run_chapters(made(60, output, "cluster.gpus_per_worker=1"))
     many = made(60, output, "cluster.cpus_per_worker=1", "cluster.num_workers=3")
     with pytest.raises(UserError, match=r"3 workers of 1 CPU and 0 GPU .* room for 2; lower"):
-        evaluate(many, resume=False, address=None)
+        run_chapters(many)
 
 
 def test_plan_says_models_chapters_memory(voices: Path, ttt_folder: Path) -> None:
     text = describe(
-        config(
-            f"data.root={voices}",
-            f"model.ttt={ttt_folder / 'good'}",
-            "controls.other_prefix_frames=30",
-            "controls.reset_every_frames=20",
-            "output=somewhere",
+        make_plan(
+            config(
+                f"data.root={voices}",
+                f"model.ttt={ttt_folder / 'good'}",
+                "controls.other_prefix_frames=30",
+                "controls.reset_every_frames=20",
+                "output=somewhere",
+            )
         )
     )
     models = "baseline, baseline-other-prefix, ttt, ttt-reset-20, ttt-other-prefix"
@@ -467,9 +470,9 @@ def test_plan_says_models_chapters_memory(voices: Path, ttt_folder: Path) -> Non
 def test_a_prefix_needs_another_speaker(voices: Path) -> None:
     root, long = f"data.root={voices}", "controls.other_prefix_frames=9999"
     with pytest.raises(UserError, match="needs chapters by two speakers, and all are by 1"):
-        describe(config(root, "data.speakers=['1']", "controls.other_prefix_frames=9"))
+        describe(make_plan(config(root, "data.speakers=['1']", "controls.other_prefix_frames=9")))
     with pytest.raises(UserError, match="other_prefix_frames=9999 is longer than any chapter"):
-        describe(config(root, long))
+        describe(make_plan(config(root, long)))
 
 
 @pytest.mark.parametrize(
@@ -532,7 +535,7 @@ def test_recorded_speech_with_a_killed_actor(
         "state_every_frames=64",
         f"output={tmp_path / 'quiet'}",
     )
-    evaluate(quiet, resume=False, address=None)
+    run_chapters(quiet)
     killed = replace(quiet, output=str(tmp_path / "killed"))
     _evaluate_and_kill(killed)
     records = all_records(quiet.output)

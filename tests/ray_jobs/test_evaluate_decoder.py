@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import evaluate_decoder, visqol_pass
+from ray_jobs import evaluate_decoder, evaluation_plan, visqol_pass
 from ray_jobs.evaluate_config import (
-    ActorsConfig,
     BootstrapConfig,
     EvaluateConfig,
     EvaluationDataConfig,
     ReportConfig,
 )
-from ray_jobs.evaluate_worker import evaluate
-from ray_jobs.evaluation_plan import describe
+from ray_jobs.evaluation_plan import describe, plan_evaluation
 from ray_jobs.reports import decoder as decoder_report
+from ray_jobs.workers_config import WorkersConfig
+from tests.jobs import run_decoder_evaluation
 from ttt.errors import UserError
 from ttt.snac import model_card
 from ttt.snac.load import load_codec
@@ -62,9 +62,9 @@ def evaluated(
         min_coverage=0.5,
         bootstrap=BootstrapConfig(resamples=200),
         report=ReportConfig(examples=2, example_seconds=0.5),
-        cluster=ActorsConfig(num_workers=1),
+        cluster=WorkersConfig(num_workers=1),
     )
-    evaluate(config, resume=False, address=None)
+    run_decoder_evaluation(config)
     return Evaluated(config, folder / "out", export)
 
 
@@ -161,11 +161,11 @@ def test_visqol_stands_beside_the_verdict_for_every_row_that_has_a_score(
 def test_visqol_that_is_asked_for_and_not_there_is_refused_first(
     evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visqol_pass, "is_installed", lambda: False)
+    monkeypatch.setattr(evaluation_plan, "is_installed", lambda: False)
     wanted = ReportConfig(visqol=True)
     config = dataclasses.replace(evaluated.config, output=str(tmp_path / "out"), report=wanted)
     with pytest.raises(UserError, match=r"report.visqol is true, but it is not .*METRICS=1"):
-        evaluate(config, resume=False, address=None)
+        run_decoder_evaluation(config)
     assert not (tmp_path / "out").exists()
 
 
@@ -262,7 +262,7 @@ def test_resume_keeps_what_is_measured_and_ends_with_the_same_bytes(
     results.write_bytes(first + second[:40])  # killed while writing the second line
     quick = ReportConfig(examples=0, write_card=False)
     config = dataclasses.replace(evaluated.config, output=str(output), report=quick)
-    evaluate(config, resume=True, address=None)
+    run_decoder_evaluation(config, resume=True)
     assert results.read_bytes() == before
 
 
@@ -270,13 +270,13 @@ def test_an_output_in_use_or_of_another_decoder_is_refused(
     evaluated: Evaluated, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"out: not empty .* continue that run with --resume"):
-        evaluate(evaluated.config, resume=False, address=None)
+        run_decoder_evaluation(evaluated.config)
     output = shutil.copytree(evaluated.output, tmp_path / "out")
     lines = evaluated.lines()
     (output / "results.jsonl").write_text(json.dumps({**lines[0], "decoder": "other"}) + "\n")
     config = dataclasses.replace(evaluated.config, output=str(output))
     with pytest.raises(UserError, match=r"results\.jsonl: holds results of another decoder"):
-        evaluate(config, resume=True, address=None)
+        run_decoder_evaluation(config, resume=True)
 
 
 def test_cache_and_folder_give_the_same_numbers(
@@ -289,7 +289,7 @@ def test_cache_and_folder_give_the_same_numbers(
         report=ReportConfig(examples=0, write_card=False),
         min_coverage=1.0,
     )
-    evaluate(config, resume=False, address=None)
+    run_decoder_evaluation(config)
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == (
         evaluated.output / "results.jsonl"
     ).read_bytes()
@@ -301,11 +301,11 @@ def test_too_little_coverage_fails_with_everything_written(
     config = dataclasses.replace(
         evaluated.config,
         output=str(tmp_path / "out"),
-        report=ReportConfig(examples=0, write_card=False),
+        report=ReportConfig(examples=0, write_card=False, visqol=False),
         min_coverage=0.9,
     )
     with pytest.raises(UserError, match=r"2 of 3 clips could be measured, min_coverage is 0\.9"):
-        evaluate(config, resume=False, address=None)
+        run_decoder_evaluation(config)
     assert (tmp_path / "out" / "report.html").exists()
     assert (tmp_path / "out" / "summary.json").exists()
 
@@ -324,7 +324,7 @@ def test_what_does_not_fit_is_refused_before_any_work(
             }
         )
         with pytest.raises(UserError, match=sentence):
-            describe(config)
+            describe(plan_evaluation(config))
 
     refused("no such folder; give an export or the folder of a training run", decoder="absent")
     refused("neither an exported decoder .* nor a training run", decoder=str(recordings))
@@ -346,13 +346,13 @@ def test_what_does_not_fit_is_refused_before_any_work(
 def test_workers_that_fit_no_node_are_refused_at_once(evaluated: Evaluated, tmp_path: Path) -> None:
     """They would wait for ever; the clips that are done already need none."""
     for cluster, room in (
-        (ActorsConfig(use_gpu=True), "1 worker of 1 CPU and 1 GPU .* room for 0; lower"),
-        (ActorsConfig(cpus_per_worker=1.5, num_workers=2), "2 workers of 1.5 CPU .* room for 1;"),
+        (WorkersConfig(gpus_per_worker=1), "1 worker of 1 CPU and 1 GPU .* room for 0; lower"),
+        (WorkersConfig(cpus_per_worker=1.5, num_workers=2), "2 workers of 1.5 CPU .* room for 1;"),
     ):
         output = tmp_path / room[:9]
         config = dataclasses.replace(evaluated.config, output=str(output), cluster=cluster)
         with pytest.raises(UserError, match=room):
-            evaluate(config, resume=False, address=None)
+            run_decoder_evaluation(config)
 
 
 def test_a_decoder_of_another_codec_is_refused(
@@ -368,7 +368,7 @@ def test_a_decoder_of_another_codec_is_refused(
         data=EvaluationDataConfig(audio=str(recordings)),
     )
     with pytest.raises(UserError, match="made from a codec with weights 000000000000"):
-        evaluate(config, resume=False, address=None)
+        run_decoder_evaluation(config)
 
 
 def test_dry_run_prints_the_plan(

@@ -12,7 +12,8 @@ from ray_jobs import evaluate_pairs, pair_pool
 from ray_jobs.config import ConfigError, load_config
 from ray_jobs.pair_config import ALIASES, EvaluatePairsConfig
 from ray_jobs.pair_plan import describe, make_plan
-from ray_jobs.pair_pool import evaluate, write_results
+from ray_jobs.pair_pool import write_results
+from tests.jobs import run_pairs
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.audio import read_header
 from ttt.errors import UserError
@@ -76,7 +77,7 @@ def evaluated(
         f"output={tmp_path_factory.mktemp('run') / 'out'}",
         tasks=("swuggy", "tstory"),
     )
-    evaluate(ready, resume=False, address=None)
+    run_pairs(ready)
     return ready
 
 
@@ -183,42 +184,44 @@ def test_recomputing_changes_nothing(
 
 def test_a_run_has_one_configuration(evaluated: EvaluatePairsConfig) -> None:
     with pytest.raises(UserError, match=r"made with batch_items=5, and now it is 6; choose"):
-        evaluate(replace(evaluated, batch_items=6), resume=True, address=None)
+        run_pairs(replace(evaluated, batch_items=6), resume=True)
     with pytest.raises(UserError, match=r"made with preset='paper', and now it is 'seed'"):
-        evaluate(replace(evaluated, preset="seed"), resume=True, address=None)
+        run_pairs(replace(evaluated, preset="seed"), resume=True)
     with pytest.raises(UserError, match=r"not empty .* --resume"):
-        evaluate(evaluated, resume=False, address=None)
+        run_pairs(evaluated)
 
 
 def test_the_number_of_workers_changes_nothing_and_a_rerun_does_nothing(
     ray_local: None, tmp_path: Path, roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two = config(roots, "tasks.swuggy.max_pairs=14", f"output={tmp_path / 'two'}")
-    evaluate(two, resume=False, address=None)
-    one = replace(two, output=str(tmp_path / "one"), cluster=replace(two.cluster, num_workers=1))
-    evaluate(one, resume=False, address=None)
-    assert untimed(one.output) == untimed(two.output)
-    assert without_origin(one.output) == without_origin(two.output)
+    run_pairs(two)
+    for count in (0, 1):
+        cluster = replace(two.cluster, num_workers=count)
+        other = replace(two, output=str(tmp_path / str(count)), cluster=cluster)
+        run_pairs(other)
+        assert untimed(other.output) == untimed(two.output)
+        assert without_origin(other.output) == without_origin(two.output)
 
     def no_ray(*_: object) -> None:
         raise AssertionError("a finished run needs no Ray")
 
     before = (tmp_path / "two" / "legacy.json").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(pair_pool, "ray_session", no_ray)
-        evaluate(two, resume=True, address=None)
+        patched.setattr(pair_pool, "worker_session", no_ray)
+        run_pairs(two, resume=True)
     assert (tmp_path / "two" / "legacy.json").read_bytes() == before
 
     part = tmp_path / "two/items/baseline-paper/swuggy/part-00001.parquet"
     part.unlink()
-    evaluate(two, resume=True, address=None)
-    assert untimed(one.output) == untimed(two.output)
+    run_pairs(two, resume=True)
+    assert untimed(str(tmp_path / "1")) == untimed(two.output)
     changed = json.loads((tmp_path / "two" / "run.json").read_text())
     changed["tasks"][0]["pairs_sha256"] = "0" * 64
     (tmp_path / "two" / "run.json").write_text(json.dumps(changed))
     part.unlink()
     with pytest.raises(UserError, match=r"since this run began tasks\.0\.pairs_sha256 has changed"):
-        evaluate(two, resume=True, address=None)
+        run_pairs(two, resume=True)
 
 
 def test_a_finished_run_is_held_to_its_plan_and_takes_other_summaries(
@@ -231,33 +234,33 @@ def test_a_finished_run_is_held_to_its_plan_and_takes_other_summaries(
         f"output={tmp_path / 'out'}",
         tasks=("sstory",),
     )
-    evaluate(first, resume=False, address=None)
+    run_pairs(first)
     silence = tmp_path / "out" / "silence.flac"
     length = read_header(silence).samples
     longer = replace(first, silence_seconds=3.0)
-    evaluate(longer, resume=True, address=None)
+    run_pairs(longer, resume=True)
     assert read_header(silence).samples == 2 * length
 
     def no_ray(*_: object) -> None:
         raise AssertionError("a finished run needs no Ray")
 
-    monkeypatch.setattr(pair_pool, "ray_session", no_ray)
-    evaluate(longer, resume=True, address=None)
+    monkeypatch.setattr(pair_pool, "worker_session", no_ray)
+    run_pairs(longer, resume=True)
     told = replace(
         longer,
         summary=replace(first.summary, score="weighted_sum", resamples=40),
         silence_seconds=None,
         codes_cache=str(tmp_path / "codes"),
     )
-    summary = evaluate(told, resume=True, address=None)
+    summary = run_pairs(told, resume=True)
     assert not silence.exists()
-    assert write_results(tmp_path / "out") == summary
+    assert json.loads(json.dumps(write_results(tmp_path / "out"))) == summary
     assert summary["run"]["summary"]["score"] == "weighted_sum"
 
     for pair in stories.glob("4_*"):
         pair.unlink()
     with pytest.raises(UserError, match=r"since this run began tasks\.0\.found has changed"):
-        evaluate(told, resume=True, address=None)
+        run_pairs(told, resume=True)
 
 
 def test_a_mended_recording_is_scored_on_resume(
@@ -272,9 +275,9 @@ def test_a_mended_recording_is_scored_on_resume(
         tasks=("tstory",),
     )
     with pytest.raises(UserError, match=r"baseline-paper has scores of 9 of 10 pairs of tstory"):
-        evaluate(ready, resume=False, address=None)
+        run_pairs(ready)
     shutil.copy(next(roots["sstory"].glob("3_*_incorrect.wav")), broken)
-    summary = evaluate(ready, resume=True, address=None)
+    summary = run_pairs(ready, resume=True)
     assert summary["runs"]["baseline-paper"]["coverage"] == 1
 
 
@@ -312,7 +315,7 @@ def test_old_keys_are_taken_for_the_new(
         tasks=("swuggy", "sstory"),
     )
     assert old == new
-    text = describe(old)
+    text = describe(make_plan(old))
     assert "streams, seed: text silence_codes, other masked" in text
     assert "warning: seed fills the text stream with audio codes of silence" in text
     assert "the standard error here is 14.8 points for sWUGGY, 15.5 points for Spoken" in text
@@ -349,7 +352,7 @@ def test_old_keys_of_streams_go_with_silence_codes(
     assert old(masked, "paper_metrics_use_user_stream=false") == seed
     both = old(silence)
     assert both.settings == (streams("silence"),)
-    assert "warning: streams fills the text stream with audio codes" in describe(both)
+    assert "warning: streams fills the text stream with audio codes" in describe(make_plan(both))
     user = old(masked, "paper_metrics_use_user_stream=true")
     assert user.settings == (streams("masked", "user"),)
     user = old(silence, "paper_metrics_use_user_stream=true")
@@ -362,12 +365,12 @@ def test_the_user_s_voice_is_refused_where_the_model_does_not_predict_it(
     roots: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="stream='user' needs a model that predicts the user's"):
-        describe(config(roots, "paper_metrics_use_user_stream=true", "output=nowhere"))
+        describe(make_plan(config(roots, "paper_metrics_use_user_stream=true", "output=nowhere")))
     wide = {**SHAPE, "dep_q": 16}
     spoken = config(
         roots, "streams={voice: user}", f"model.lm_kwargs={json.dumps(wide)}", "output=nowhere"
     )
-    assert "the recording is user" in describe(spoken)
+    assert "the recording is user" in describe(make_plan(spoken))
 
 
 def test_silence_as_text_is_refused_where_the_model_has_fewer_words_than_codes(
@@ -376,7 +379,7 @@ def test_silence_as_text_is_refused_where_the_model_has_fewer_words_than_codes(
     few = {**SHAPE, "text_card": 48}
     ready = config(roots, "preset=seed", f"model.lm_kwargs={json.dumps(few)}", "output=nowhere")
     with pytest.raises(UserError, match=r"silence as text holds 63 .* this model knows -1 to 47"):
-        describe(ready)
+        describe(make_plan(ready))
 
 
 def test_what_is_not_whole_is_refused_before_anything_starts(
@@ -386,13 +389,15 @@ def test_what_is_not_whole_is_refused_before_anything_starts(
     next(stories.glob("4_*_correct.wav")).unlink()
     torn = {**roots, "sstory": stories}
     with pytest.raises(UserError, match=r"tasks\.sstory: 1 of 10 pairs are not whole"):
-        describe(config(torn, "output=nowhere", tasks=("sstory",)))
-    text = describe(config(torn, "output=nowhere", "min_coverage=0.9", tasks=("sstory",)))
+        describe(make_plan(config(torn, "output=nowhere", tasks=("sstory",))))
+    text = describe(
+        make_plan(config(torn, "output=nowhere", "min_coverage=0.9", tasks=("sstory",)))
+    )
     assert "Spoken StoryCloze: 9 pairs" in text
     assert "1 left out" in text
     nowhere = {**roots, "sstory": tmp_path / "nowhere"}
     with pytest.raises(UserError, match=r"no such folder .*; tasks\.sstory=null leaves it out"):
-        describe(config(nowhere, "output=nowhere", tasks=("sstory",)))
+        describe(make_plan(config(nowhere, "output=nowhere", tasks=("sstory",))))
 
 
 @pytest.mark.parametrize(
@@ -429,7 +434,7 @@ def test_a_killed_worker_changes_no_record(
         f"output={tmp_path / 'quiet'}",
         tasks=("swuggy", "sstory"),
     )
-    evaluate(quiet, resume=False, address=None)
+    run_pairs(quiet)
     killed = replace(quiet, output=str(tmp_path / "killed"))
     _evaluate_and_kill(killed, parts=2)
     assert untimed(killed.output) == untimed(quiet.output)
@@ -460,7 +465,7 @@ def test_a_shard_that_kills_every_worker_is_a_reason(
         _evaluate_and_kill(ready, parts=0, times=3)
     died = rows(ready.output, "baseline-paper", "swuggy")
     assert {row.error for row in died} == {"its worker died 3 times"}
-    assert evaluate(ready, resume=True, address=None)["runs"]["baseline-paper"]["coverage"] == 1
+    assert run_pairs(ready, resume=True)["runs"]["baseline-paper"]["coverage"] == 1
 
 
 def _evaluate_and_kill(
@@ -473,4 +478,4 @@ def _evaluate_and_kill(
         return worker_pids(f"ray::PairWorker.{method}") if written >= parts else []
 
     with killing(working, times):
-        evaluate(ready, resume=False, address=None)
+        run_pairs(ready)

@@ -84,7 +84,7 @@ def test_caching_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         soundfile.write(path, noise, 48_000, subtype="PCM_16")
     words = [
         *(f"--config={ROOT / 'configs/cache_folder.yaml'}", f"input.audio={tmp_path / 'audio'}"),
-        *(f"codec.name={small_codec}", "workers.count=1", "clips_per_shard=1"),
+        *(f"codec.name={small_codec}", "cluster.num_workers=1", "clips_per_shard=1"),
     ]
     assert cache_codes.main([*words, f"output={tmp_path / 'whole'}"]) == 0
     with small_disk(tmp_path / "disk", "500k") as enlarge:

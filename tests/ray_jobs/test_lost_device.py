@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import soundfile
 import torch
 
 from ray_jobs import (
     cache_codes,
+    chapter_plan,
     chapter_pool,
     chapter_worker,
     decode_worker,
     evaluate_worker,
+    pair_plan,
     pair_pool,
     pair_worker,
 )
 from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.config import load_config
 from ray_jobs.evaluate_config import (
-    ActorsConfig,
     BootstrapConfig,
     DecodeConfig,
     EvaluateConfig,
@@ -32,6 +32,8 @@ from ray_jobs.evaluate_config import (
     ReportConfig,
 )
 from ray_jobs.pair_config import EvaluatePairsConfig
+from ray_jobs.workers_config import WorkersConfig
+from tests.jobs import run_chapters, run_decode, run_decoder_evaluation, run_pairs
 from ttt.errors import UserError
 from ttt.eval import scorer
 from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
@@ -44,11 +46,6 @@ SMALL = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20, "text_c
 
 def lost(*_: Any, **__: Any) -> None:
     raise torch.AcceleratorError("CUDA error: unspecified launch failure\nadvice")
-
-
-def plain(actor: Any) -> type:
-    """The class below a Ray actor."""
-    return actor.__ray_metadata__.modified_class
 
 
 def losing(worker: type, method: str, flag: Path) -> type:
@@ -109,9 +106,9 @@ def pairs(tmp_path: Path) -> EvaluatePairsConfig:
 def test_chapters(
     chapters: EvaluateChaptersConfig, flag: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = losing(plain(chapter_worker.ChapterWorker), "hear", flag)
-    monkeypatch.setattr(chapter_pool, "ChapterWorker", ray.remote(worker))
-    chapter_pool.evaluate(chapters, resume=False, address=None)
+    worker = losing(chapter_worker.ChapterWorker, "hear", flag)
+    monkeypatch.setattr(chapter_pool, "ChapterWorker", worker)
+    run_chapters(chapters)
     assert flag.exists()
     assert len(list((Path(chapters.output) / "records").rglob("*.parquet"))) == 3
     assert not (Path(chapters.output) / "failures.jsonl").exists()
@@ -119,9 +116,9 @@ def test_chapters(
 
 @pytest.mark.usefixtures("ray_local")
 def test_pairs(pairs: EvaluatePairsConfig, flag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = losing(plain(pair_worker.PairWorker), "score", flag)
-    monkeypatch.setattr(pair_pool, "PairWorker", ray.remote(worker))
-    summary = pair_pool.evaluate(pairs, resume=False, address=None)
+    worker = losing(pair_worker.PairWorker, "score", flag)
+    monkeypatch.setattr(pair_pool, "PairWorker", worker)
+    summary = run_pairs(pairs)
     assert flag.exists()
     (run,) = summary["runs"].values()
     assert [(task["scored"], task["planned"]) for task in run["tasks"].values()] == [(6, 6)]
@@ -136,35 +133,33 @@ def test_evaluate_decoder_and_decode(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cluster = ActorsConfig(num_workers=1)
+    cluster = WorkersConfig(num_workers=1)
     for name in ("measuring", "decoding"):
         (tmp_path / name).mkdir()
     measuring, decoding = tmp_path / "measuring" / "lost", tmp_path / "decoding" / "lost"
-    worker = losing(plain(evaluate_worker.EvaluateWorker), "measure", measuring)
-    monkeypatch.setattr(evaluate_worker, "EvaluateWorker", ray.remote(worker))
-    evaluate_worker.evaluate(
+    worker = losing(evaluate_worker.EvaluateWorker, "measure", measuring)
+    monkeypatch.setattr(evaluate_worker, "EvaluateWorker", worker)
+    run_decoder_evaluation(
         EvaluateConfig(
             decoder=str(small_export),
             codec=str(small_codec),
             output=str(tmp_path / "out"),
             data=EvaluationDataConfig(audio=str(recordings / "a")),
             bootstrap=BootstrapConfig(resamples=100),
-            report=ReportConfig(examples=0, write_card=False),
+            report=ReportConfig(examples=0, write_card=False, visqol=False),
             cluster=cluster,
-        ),
-        resume=False,
-        address=None,
+        )
     )
     assert measuring.exists()
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
 
-    worker = losing(plain(decode_worker.DecodeWorker), "decode", decoding)
-    monkeypatch.setattr(decode_worker, "DecodeWorker", ray.remote(worker))
+    worker = losing(decode_worker.DecodeWorker, "decode", decoding)
+    monkeypatch.setattr(decode_worker, "DecodeWorker", worker)
     output = str(tmp_path / "wavs")
     config = DecodeConfig(
         decoder=str(small_export), input=str(small_cache), output=output, cluster=cluster
     )
-    decode_worker.decode(config, resume=False, address=None)
+    run_decode(config)
     assert decoding.exists()
     assert len(list((tmp_path / "wavs").rglob("*.wav"))) == 2
 
@@ -177,9 +172,9 @@ def test_caching(
     for number in range(3):
         noise = 0.1 * np.random.default_rng(number).standard_normal(48_000)
         soundfile.write(tmp_path / "audio" / f"{number}.wav", noise, 48_000)
-    worker = losing(cache_codes.ShardEncoder, "_cache", flag)
+    worker = losing(cache_codes.ShardEncoder, "cache", flag)
     monkeypatch.setattr(cache_codes, "ShardEncoder", worker)
-    words = ["clips_per_shard=1", "workers.count=1", f"codec.name={small_codec}"]
+    words = ["clips_per_shard=1", "cluster.num_workers=1", f"codec.name={small_codec}"]
     config = f"--config={CONFIGS / 'cache_folder.yaml'}"
     where = (f"input.audio={tmp_path / 'audio'}", f"output={tmp_path / 'cache'}")
     assert cache_codes.main([config, *words, *where]) == 0
@@ -192,17 +187,17 @@ def test_caching(
 def test_a_chapter_worker_records_no_lost_device_as_a_failure(
     chapters: EvaluateChaptersConfig, inside: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = plain(chapter_worker.ChapterWorker)(replace(chapters, verify_spans=1), None)
+    worker = chapter_worker.ChapterWorker(replace(chapters, verify_spans=1), None)
     monkeypatch.setattr(chapter_worker, inside, lost)
     with pytest.raises(torch.AcceleratorError):
-        worker.hear(chapter_pool.make_plan(chapters).work[0])
+        worker.hear(chapter_plan.make_plan(chapters).work[0])
 
 
 def test_a_pair_worker_records_no_lost_device_as_a_failure(
     pairs: EvaluatePairsConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = pair_pool.make_plan(pairs)
-    worker = plain(pair_worker.PairWorker)(planned.config)
+    planned = pair_plan.make_plan(pairs)
+    worker = pair_worker.PairWorker(planned.config)
     with monkeypatch.context() as patch:
         patch.setattr(pair_worker, "encode_chapter", lost)
         with pytest.raises(torch.AcceleratorError):
@@ -237,7 +232,7 @@ def test_what_one_clip_costs_where_a_worker_survives_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     actors = {"measure": evaluate_worker.EvaluateWorker, "decode": decode_worker.DecodeWorker}
-    worker = plain(actors[name])
+    worker = actors[name]
     item = SimpleNamespace(clip_id="a.wav", file=Path("a.npy"), wav="a.wav", row=0)
     monkeypatch.setattr(
         decode_worker.FileIdentity, "of", lambda path: SimpleNamespace(to_dict=dict)

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from ray_jobs import measured_clips
+from ray_jobs.cli import Invocation
 from ray_jobs.config import dump_yaml
-from ray_jobs.evaluate_config import ActorsConfig, EvaluateConfig, EvaluationDataConfig
+from ray_jobs.decoder_source import DecoderSource
+from ray_jobs.evaluate_config import EvaluateConfig, EvaluationDataConfig
 from ray_jobs.evaluate_worker import evaluate
+from ray_jobs.evaluation_plan import Plan
+from ray_jobs.workers_config import WorkersConfig
 from tests.nano_cache import write_nano_cache
 from ttt.errors import UserError
 from ttt.file_identity import FileIdentity
@@ -104,17 +108,22 @@ def test_clips_of_before_are_kept_and_that_is_said(
 def test_other_data_or_quality_is_refused(
     tmp_path: Path, changes: dict[str, Any], key: str
 ) -> None:
+    def resume(config: EvaluateConfig) -> None:
+        source = DecoderSource("absent", "absent", None, None, None)
+        plan = Plan(config, source, "absent", "folder of audio", "first", None, ())
+        evaluate(plan, Invocation(resume=True, address=None, config_path=""))
+
     output = tmp_path / "out"
     output.mkdir()
     audio = EvaluationDataConfig(audio="first")
     config = EvaluateConfig(decoder="absent", output=str(output), data=audio)
     (output / "config.yaml").write_text(dump_yaml(config))
     with pytest.raises(UserError, match=rf"made with ({key})="):
-        evaluate(dataclasses.replace(config, **changes), resume=True, address=None)
+        resume(dataclasses.replace(config, **changes))
     free = {
         "data": dataclasses.replace(audio, limit=1),
-        "cluster": ActorsConfig(num_workers=3),
+        "cluster": WorkersConfig(num_workers=3),
         "min_coverage": 0.1,
     }
-    with pytest.raises(UserError, match="absent: no such folder"):
-        evaluate(dataclasses.replace(config, **free), resume=True, address=None)
+    with pytest.raises(UserError, match="absent: no such codec folder"):  # It is looked at next.
+        resume(dataclasses.replace(config, **free))

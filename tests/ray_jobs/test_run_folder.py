@@ -8,6 +8,7 @@ import pytest
 
 from ray_jobs import chapter_pool, cli, evaluate_all, run_folder
 from ray_jobs.all_config import EvaluateAllConfig
+from ray_jobs.chapter_plan import Plan
 from ray_jobs.config import load_config
 from ttt.config import Config
 from ttt.errors import UserError
@@ -35,9 +36,10 @@ def test_a_part_killed_inside_its_first_write_begins_anew(
         pass
     claimed = []
 
-    def claim(config: EvaluateAllConfig, *, resume: bool, address: str | None) -> None:
-        with run_folder.claim(config.output, config, resume=resume):
-            claimed.append(resume)
+    def claim(plan: Plan, invocation: cli.Invocation) -> None:
+        with run_folder.claim(plan.given.output, plan.given, resume=invocation.resume) as begin:
+            begin()
+            claimed.append(invocation.resume)
             (part / "run.json").touch()
 
     monkeypatch.setattr(chapter_pool, "evaluate", claim)
@@ -45,5 +47,20 @@ def test_a_part_killed_inside_its_first_write_begins_anew(
     made = "chapters.synthetic={chapters: 1, speakers: 1}"
     config = load_config(EvaluateAllConfig, ALL, [f"output={tmp_path / 'out'}", made, *changed])
     for _ in range(2):
-        evaluate_all.execute(config, cli.Invocation(resume=True, address=None, config_path=""))
+        plan = evaluate_all.make_plan(config)
+        evaluate_all.execute(plan, cli.Invocation(resume=True, address=None, config_path=""))
     assert claimed == [False, True]
+
+
+def test_a_refused_resume_changes_nothing(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    with run_folder.claim(run, Config(), resume=False) as begin:
+        assert run_folder.content(run) == []
+        begin()
+        (tmp_path / "run" / "work").touch()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    assert {path.name for path in before} == {".lock", "config.yaml", "provenance.json"}
+    (tmp_path / "run" / "config.yaml").write_text("as it was")
+    with pytest.raises(UserError, match="refused"), run_folder.claim(run, Config(), resume=True):
+        raise UserError("refused")
+    assert (tmp_path / "run" / "config.yaml").read_text() == "as it was"

@@ -14,7 +14,7 @@ import pytest
 
 from ray_jobs.config import load_config
 from ray_jobs.train_config import TrainConfig
-from ray_jobs.train_setup import loop_settings, prepare
+from ray_jobs.train_setup import loop_settings, plan_training
 from tests.conftest import build_nano_snac
 from tests.nano_cache import write_nano_cache
 from tests.ray_jobs.nano_training import World, write_world
@@ -38,7 +38,7 @@ def _plan(world: World, train: Path, validation: Path | None = None) -> dict[str
     if validation is not None:
         overrides += [f"data.validation={validation}", "data.validation_share=null"]
     config = load_config(TrainConfig, world.config, overrides)
-    return json.loads(json.dumps(loop_settings(config, prepare(config)).plan))
+    return json.loads(json.dumps(loop_settings(plan_training(config)).plan))
 
 
 def _rewritten(cache: Path, to: Path, change: Callable[[list[Clip]], list[Clip]]) -> Path:

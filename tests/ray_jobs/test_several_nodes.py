@@ -155,7 +155,7 @@ def caching(codec: Path, quiet_cache: Path, output: Path, workers: int = 3) -> l
     return [
         *(sys.executable, "-m", "ray_jobs.cache_codes", "--config=configs/cache_folder.yaml"),
         *(f"codec.name={codec}", f"input.audio={quiet_cache / 'audio'}", f"output={output}"),
-        *("clips_per_shard=1", f"workers.count={workers}"),
+        *("clips_per_shard=1", f"cluster.num_workers={workers}"),
     ]
 
 
@@ -172,7 +172,7 @@ def test_a_cache_has_the_same_bytes(
     cluster: Cluster, tmp_path: Path, small_codec: Path, quiet_cache: Path
 ) -> None:
     words = caching(small_codec, quiet_cache, tmp_path / "cache")
-    title = "MapWorker(MapBatches(ShardEncoder))"
+    title = "ShardEncoder"
     ready = any_file(tmp_path / "cache" / "shards", "*.jsonl")
     run_and_replace(cluster, words, title, ready)
     assert_same_cache(tmp_path / "cache", quiet_cache / "cache")

@@ -163,7 +163,8 @@ def test_a_folder_in_use_is_refused(
 
     run = tmp_path / "run"
     config = load_config(TrainConfig, world.config, [f"run={run}"])
-    with run_folder.claim(str(run), config, resume=False):
+    with run_folder.claim(str(run), config, resume=False) as begin:
+        begin()
         error = refusal(capsys, [*world.overrides(run), "--resume"])
     assert f"{run}: in use by process {os.getpid()} on " in error
 

@@ -15,7 +15,8 @@ import ray
 
 from ray_jobs import train_monitor
 from ray_jobs.progress import Progress
-from ray_jobs.train_monitor import Monitor, MonitorClient, Position, watched
+from ray_jobs.train_monitor import Monitor, MonitorClient, watched
+from ray_jobs.train_run import Position
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

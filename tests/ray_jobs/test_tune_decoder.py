@@ -291,7 +291,7 @@ def test_trials_that_no_node_can_hold_are_refused(
             "can leave no whole CPU to read the data",
         ),
         (
-            ["cluster.num_workers=2", "cluster.cpus_per_worker=0.4", "cluster.use_gpu=true"],
+            ["cluster.num_workers=2", "cluster.cpus_per_worker=0.4", "cluster.gpus_per_worker=1"],
             "2 workers of 0.4 CPU and 1 GPU cannot be placed on this Ray, which has room for 0",
         ),
     ):

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import train_worker, tune_decoder, tune_results, tune_trials, tune_worker
+from ray_jobs import train_run, tune_decoder, tune_results, tune_space, tune_trials, tune_worker
 from ray_jobs.config import load_config
 from ray_jobs.train_config import TrainConfig
+from ray_jobs.train_setup import plan_training
 from ray_jobs.tune_config import RATE_FACTOR, TuneConfig
 from ray_jobs.tune_trials import Trial
 from tests.tune_world import load, write_world
@@ -30,9 +31,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(sweep: TuneConfig, trial: Trial) -> Path:
     """All of a trial's epochs; the trial's folder."""
     tune_trials.write(sweep.run, trial)
-    config = tune_worker.begun(trial, sweep)
-    train_worker.train_in_process(config, threading.Event())
-    return Path(config.run)
+    plan = tune_worker.begun(trial, sweep)
+    train_run.train_in_process(plan, threading.Event())
+    return Path(plan.config.run)
 
 
 def test_an_exploit_keeps_the_best_checkpoint_of_the_trial_that_goes_on(
@@ -70,7 +71,8 @@ def test_an_exploit_keeps_the_best_checkpoint_of_the_trial_that_goes_on(
     assert tune_trials.reached(sweep.run, 2) == before[2]
 
     # What the sweep leaves is the best that there was.
-    tune_results.write(sweep, None)
+    setup = plan_training(tune_space.default_config(sweep)).setup
+    tune_results.write(sweep, setup, None)
     config = load_config(TrainConfig, tmp_path / "run" / "best.yaml")
     assert config.optim.rate_factors == {0: 20.0}
     exported = Decoder48k.from_pretrained(tmp_path / "run" / "export").state_dict()

@@ -14,7 +14,7 @@ import yaml
 from ray_jobs import train_decoder, tune_decoder, tune_trials
 from ray_jobs.config import dump_yaml, load_config
 from ray_jobs.train_config import TrainConfig
-from ray_jobs.train_setup import prepare
+from ray_jobs.train_setup import plan_training
 from tests import tune_world
 from tests.ray_jobs.nano_training import (
     TOTAL_STEPS,
@@ -114,9 +114,9 @@ def test_the_plan_says_how_much_is_heard(
         assert train_decoder.main(["--config", str(world.config), *words, "--dry-run"]) == 0
         printed = capsys.readouterr().out
         assert rule in printed
-        setup = prepare(load_config(TrainConfig, world.config, words))
-        heard = [setup.plan.heard_samples(e.shape, e.number) for e in setup.epochs]
-        audio = setup.cache.catalogue.n_samples[setup.rows].sum()
+        plan = plan_training(load_config(TrainConfig, world.config, words))
+        heard = [plan.setup.windows.heard_samples(e.shape, e.number) for e in plan.epochs]
+        audio = plan.setup.cache.catalogue.n_samples[plan.rows].sum()
         found = re.search(
             r"heard: (\S+) hours in the run, (\S+) to (\S+) of (\S+) hours of audio in an epoch "
             r"\((\S+) to (\S+) %\)",
@@ -141,14 +141,14 @@ def test_a_run_counts_the_samples_that_its_plan_says(
     run = tmp_path / "run"
     words = [*world.overrides(run), "curriculum.windows_per_clip=length"]
     assert train_decoder.main(words) == 0
-    setup = prepare(load_config(TrainConfig, world.config, words[2:]))
+    plan = plan_training(load_config(TrainConfig, world.config, words[2:]))
     steps = [line for line in metrics(run) if line["kind"] == "step"]
-    assert len(steps) == sum(epoch.steps for epoch in setup.epochs) > TOTAL_STEPS
-    for epoch in setup.epochs:
+    assert len(steps) == sum(epoch.steps for epoch in plan.epochs) > TOTAL_STEPS
+    for epoch in plan.epochs:
         counted = sum(line["valid_samples"] for line in steps if line["epoch"] == epoch.number)
-        assert counted == setup.plan.heard_samples(epoch.shape, epoch.number)
-    heard = setup.plan.heard_samples(setup.epochs[0].shape, 1)
-    assert heard > 0.7 * setup.plan.audio_samples()
+        assert counted == plan.setup.windows.heard_samples(epoch.shape, epoch.number)
+    heard = plan.setup.windows.heard_samples(plan.epochs[0].shape, 1)
+    assert heard > 0.7 * plan.setup.windows.audio_samples()
     assert train_decoder.main([*world.overrides(run), "--resume"]) == 2  # the file says 1
     said = "curriculum.windows_per_clip was 'length' and is now 1; a resumed run keeps its plan"
     assert said in capsys.readouterr().err

@@ -90,13 +90,18 @@ class Evaluator:
                 "was trained from"
             )
         device = next(decoder.parameters()).device
-        # With init interp and an untrained head, decode() IS resample(decode_24k()), bit for bit;
-        # so these decoders are the reference rows, and are streamed like ours.
-        untouched = Decoder48k.from_snac(codec.model, init="interp").eval().to(device)
+
+        def reference() -> Decoder48k:
+            """With init interp and an untrained head, decode() IS resample(decode_24k()), bit for
+            bit; so these decoders make the reference rows, and are streamed like ours."""
+            made = Decoder48k.from_snac(codec.model, codec_sha256=codec.weights_sha256)
+            return made.eval().to(device)
+
+        untouched = reference()
         untouched.head = _WithImage(untouched.head)
         self._decoders = {OURS: decoder.eval(), BASELINE: untouched}
         if not _same_24k(decoder, untouched):
-            tuned = Decoder48k.from_snac(codec.model, init="interp").eval().to(device)
+            tuned = reference()
             tuned.body.load_state_dict(decoder.body.state_dict())
             tuned.tail.load_state_dict(decoder.tail.state_dict())
             self._decoders[OURS_24K] = tuned

@@ -45,11 +45,17 @@ class LoadedCodec:
     """Derived from the model."""
 
 
-def load_codec(name_or_folder: str | Path, device: str | torch.device = "cpu") -> LoadedCodec:
+def load_codec(
+    name_or_folder: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    known_sha256: str | None = None,
+) -> LoadedCodec:
     """Load the codec `name_or_folder`: a hub name, a folder in the hub's layout, or "tiny".
 
-    Raises UserError when the folder or a file is missing, a file is damaged, the weights do not
-    fit the configuration or are not all numbers, or the hub cannot be reached.
+    `known_sha256` is its `weights_sha256`, where it has been computed before. Raises UserError when
+    the folder or a file is missing, a file is damaged, the weights do not fit the configuration or
+    are not all numbers, or the hub cannot be reached.
     """
     name = str(name_or_folder)
     folder = Path(name).expanduser()
@@ -67,8 +73,8 @@ def load_codec(name_or_folder: str | Path, device: str | torch.device = "cpu") -
         )
     refuse_nonfinite_weights(model, name)
     model = model.eval().requires_grad_(False)
-    digest, geometry = weights_sha256(model), CodeGeometry.of(model)
-    return LoadedCodec(model.to(device), name, digest, geometry)
+    digest = known_sha256 or weights_sha256(model)
+    return LoadedCodec(model.to(device), name, digest, CodeGeometry.of(model))
 
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)

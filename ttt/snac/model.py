@@ -86,11 +86,19 @@ class Decoder48k(nn.Module):
         self.freeze_body(False)
 
     @classmethod
-    def from_snac(cls, snac_model: SNAC, init: Init = "interp", *, seed: int = 0) -> Self:
+    def from_snac(
+        cls,
+        snac_model: SNAC,
+        init: Init = "interp",
+        *,
+        seed: int = 0,
+        codec_sha256: str | None = None,
+    ) -> Self:
         """A decoder with copies of `snac_model`'s weights and a new head.
 
-        The head's fresh weights follow from `seed` alone. `snac_model` is left as it is. Raises
-        UserError for a codec that is not at 24 kHz or that uses local attention.
+        The head's fresh weights follow from `seed` alone. `snac_model` is left as it is;
+        `codec_sha256` is its `weights_sha256`, where that is known. Raises UserError for a codec
+        that is not at 24 kHz or that uses local attention.
         """
         geometry = CodeGeometry.of(snac_model)
         _refuse_unfit(geometry)
@@ -105,7 +113,7 @@ class Decoder48k(nn.Module):
                 init=init,
                 snac_config=export.snac_config(snac_model),
                 geometry=geometry,
-                codec_sha256=weights_sha256(snac_model),
+                codec_sha256=codec_sha256 or weights_sha256(snac_model),
             )
         return model.train(snac_model.training)
 

@@ -1,0 +1,46 @@
+"""Jobs run from their configurations, as their commands do it, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray_jobs import (
+    chapter_plan,
+    chapter_pool,
+    decode_worker,
+    evaluate_worker,
+    evaluation_plan,
+    pair_plan,
+    pair_pool,
+)
+from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs.cli import Invocation
+from ray_jobs.evaluate_config import DecodeConfig, EvaluateConfig
+from ray_jobs.pair_config import EvaluatePairsConfig
+from ttt import records
+
+
+def run_chapters(config: EvaluateChaptersConfig, *, resume: bool = False) -> None:
+    """As `python -m ray_jobs.evaluate_chapters` does."""
+    chapter_pool.evaluate(chapter_plan.make_plan(config), _invocation(resume))
+
+
+def run_pairs(config: EvaluatePairsConfig, *, resume: bool = False) -> dict[str, Any]:
+    """As `python -m ray_jobs.evaluate_pairs` does; returns summary.json."""
+    pair_pool.evaluate(pair_plan.make_plan(config), _invocation(resume))
+    return records.read_json(Path(config.output) / "summary.json")
+
+
+def run_decoder_evaluation(config: EvaluateConfig, *, resume: bool = False) -> None:
+    """As `python -m ray_jobs.evaluate_decoder` does."""
+    evaluate_worker.evaluate(evaluation_plan.plan_evaluation(config), _invocation(resume))
+
+
+def run_decode(config: DecodeConfig, *, resume: bool = False) -> None:
+    """As `python -m ray_jobs.decode_codes` does."""
+    decode_worker.decode(decode_worker.plan_decode(config), _invocation(resume))
+
+
+def _invocation(resume: bool) -> Invocation:
+    return Invocation(resume=resume, address=None, config_path="")
