@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ray_jobs.schema import JOB_CONFIGS
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
     path for folder in ("ttt", "ray_jobs", "benchmarks") for path in (ROOT / folder).rglob("*.py")
@@ -61,6 +63,35 @@ def test_the_wiring_holds_no_signal_arithmetic():
     for path in (ROOT / "ray_jobs").rglob("*.py"):
         found = [name for name in _imports(path) if name.startswith(arithmetic)]
         assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def test_only_items_calls_the_pool_of_actors():
+    pool = "ray_jobs.actors.ActorPool", "ray_jobs.actors.over_actors"
+    for path in (ROOT / "ray_jobs").rglob("*.py"):
+        if path.name not in ("items.py", "actors.py"):
+            found = [name for name in _imported_names(path) if name in pool]
+            assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def test_every_job_is_plan_describe_and_execute():
+    for job in JOB_CONFIGS:
+        tree = ast.parse((ROOT / "ray_jobs" / f"{job}.py").read_text(encoding="utf-8"))
+        runs = [
+            {word.arg for word in node.keywords}
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("run", "cli.run")
+        ]
+        assert runs, f"{job} is no job"
+        for words in runs:
+            assert {"plan", "describe", "execute"} <= words, job
+
+
+def _imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
 
 
 def test_job_modules_define_no_classes():
