@@ -243,7 +243,7 @@ def test_a_killed_actor_changes_no_record(
 
     assert ready.synthetic is not None
     fewer = make_plan(replace(ready, synthetic=replace(ready.synthetic, chapters=1)))
-    monkeypatch.setattr(chapter_plan, "make_plan", lambda _: fewer)
+    monkeypatch.setattr(chapter_plan, "make_plan", lambda _: replace(fewer, given=told))
     with pytest.raises(UserError, match=r"since this run began chapters\.1 has changed"):
         run_chapters(told, resume=True)
 
