@@ -58,6 +58,15 @@ def load_config(
     """
     source = str(path) if path is not None else "command line"
     tree = _read_with_base(Path(path), seen=()) if path is not None else {}
+    other = _job_of_other_keys(config_class, tree)
+    if other is not None:
+        raise ConfigError(
+            source,
+            [
+                f"its keys are those of {other}, not of this job; name a configuration of this "
+                f"job, or run python -m ray_jobs.{other}"
+            ],
+        )
     applied = [apply_override(config_class, tree, text) for text in overrides]
     problems = [problem for problem in applied if problem is not None]
     config, found = validate_tree(config_class, tree)
@@ -67,6 +76,24 @@ def load_config(
     if config is None or problems or found:
         raise ConfigError(source, [*problems, *found])
     return config
+
+
+def _job_of_other_keys(config_class: type[Config], tree: Mapping[str, Any]) -> str | None:
+    """The job whose keys all of a file's are, where some of them are none of this one's."""
+    if set(tree) <= _keys(config_class):
+        return None
+    from ray_jobs.schema import JOB_CONFIGS  # It imports this module.
+    from ray_jobs.schema import config_class as of_job
+
+    jobs = {job: of_job(job) for job in JOB_CONFIGS}
+    fits = [job for job, kind in jobs.items() if set(tree) <= _keys(kind)]
+    return fits[0] if fits and config_class in jobs.values() else None
+
+
+def _keys(config_class: type[Config]) -> set[str]:
+    former = {name.partition(".")[0] for name in getattr(config_class, "__aliases__", {})}
+    retired = {name.partition(".")[0] for name in getattr(config_class, "__retired_keys__", {})}
+    return {field.name for field in dataclasses.fields(config_class)} | former | retired
 
 
 def validate_tree(config_class: type[C], tree: Mapping[str, Any]) -> tuple[C | None, list[str]]:

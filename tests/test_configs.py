@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from ray_jobs import yaml_tree
-from ray_jobs.config import dump_yaml, load_config
+from ray_jobs.config import ConfigError, dump_yaml, load_config
 from ray_jobs.schema import JOB_CONFIGS, SCHEMA_PATH, config_class
 
 FILES = sorted(SCHEMA_PATH.parent.glob("*.yaml"))
@@ -41,6 +41,17 @@ def test_editors_find_nothing_wrong(path):
     schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
     pointed = {**schema, "$ref": f"#/$defs/{job_of(path)}"}
     jsonschema.Draft202012Validator(pointed).validate(yaml_tree.read(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_configuration_of_another_job_is_named_in_one_line(path):
+    own = job_of(path)
+    other = "decode_codes" if own != "decode_codes" else "cache_codes"
+    with pytest.raises(ConfigError) as refused:
+        load_config(config_class(other), path)
+    (problem,) = refused.value.problems
+    assert f"its keys are those of {own}, not of this job" in problem
+    assert problem.endswith(f"or run python -m ray_jobs.{own}")
 
 
 @pytest.mark.parametrize("job", JOB_CONFIGS)

@@ -148,7 +148,13 @@ class Decoder48k(nn.Module):
         return self.forward(codes)
 
     def check_codes(self, codes: Sequence[Tensor]) -> None:
-        """Raise ValueError unless `codes` have this codec's scales, shapes and range."""
+        """Raise ValueError unless `codes` are tensors of this codec's scales, shapes and range."""
+        for k, scale in enumerate(codes):
+            if not isinstance(scale, Tensor):
+                raise ValueError(
+                    f"scale {k} is a {type(scale).__name__}; give tensors of whole numbers [B, T], "
+                    "such as torch.from_numpy makes of an array"
+                )
         self._check_shape(codes)
         size = self.geometry.codebook_size
         for k, scale in enumerate(codes):

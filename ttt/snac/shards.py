@@ -128,10 +128,12 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
 
 
 def shard_names(cache_uri: str | Path) -> list[str]:
-    """Names of a cache's shards in order. Raises UserError when there is none."""
+    """Names of a cache's shards in order. Raises UserError when there is none, or no cache."""
     folder = shards_folder(cache_uri)
     names = [name for name in storage.list_names(folder) if suffix_of(name) == ".parquet"]
     names = [name for name in names if not is_hidden(name)]
+    if not names and not storage.exists(cache_uri):
+        raise UserError(f"{cache_uri}: no such cache; write it with ray_jobs.cache_codes")
     if not names:
         raise UserError(f"{folder}: holds no .parquet shard; write them with ray_jobs.cache_codes")
     return names

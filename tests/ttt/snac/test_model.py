@@ -293,6 +293,7 @@ def test_unfit_codecs_are_refused(overrides, sentence):
         (lambda c: [c[0], c[1], c[2] + 64], "scale 2 holds codes from 64 to .*has 0 to 63"),
         (lambda c: [c[0], c[1] - 65, c[2]], "scale 1 holds codes from -"),
         (lambda c: [scale.float() for scale in c], "must be integers"),
+        (lambda c: [scale.numpy() for scale in c], "scale 0 is a ndarray; give tensors"),
         (lambda c: [scale[0] for scale in c], "must be integers \\[batch, tokens\\]"),
         (lambda c: [c[0], c[1], c[2].expand(2, -1)], "unequal batch sizes"),
         (lambda c: [scale[:, :0] for scale in c], "codes are empty"),

@@ -14,6 +14,7 @@ from ttt.snac.shards import (
     CodecIdentity,
     build_index,
     read_shard_table,
+    shard_names,
     verify_cache,
     write_shard,
 )
@@ -185,3 +186,10 @@ def test_compressed_audio_has_no_offset(tmp_path: Path) -> None:
     build_index(cache)
     assert _index(cache)["audio_offset"].to_pylist() == [-1, -1]
     assert verify_cache(cache) == []
+
+
+def test_a_cache_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent: no such cache; write it with ray_jobs\.cache"):
+        shard_names(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"holds no \.parquet shard"):
+        shard_names(tmp_path)
