@@ -14,7 +14,7 @@ READY := $(STAMP) $(if $(filter 1,$(METRICS)),$(METRICS_STAMP))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults same check format bench schema submit lock
+.PHONY: help setup demo test test-library test-jobs test-faults same check format bench schema submit lock
 
 help:
 	@echo 'make demo         the whole story on this CPU, ending with the path of a report'
@@ -56,8 +56,15 @@ $(METRICS_STAMP): $(STAMP) requirements-metrics.txt
 demo: $(READY)
 	$(BIN)/python -m ray_jobs.demo
 
+# Two halves beside each other: the library's keeps a core busy, the jobs' waits for Ray most of the time.
 test: $(READY)
-	$(BIN)/python -m pytest -q -m 'not faults'
+	+@$(MAKE) --no-print-directory -j2 test-library test-jobs
+
+test-library: $(READY)
+	$(BIN)/python -m pytest -q -m 'not faults' tests/ttt
+
+test-jobs: $(READY)
+	$(BIN)/python -m pytest -q -m 'not faults' tests --ignore=tests/ttt
 
 test-faults: $(READY)
 	$(BIN)/python -m pytest -q -m faults
