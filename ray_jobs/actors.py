@@ -8,9 +8,6 @@ tried later would fail as well.
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -26,7 +23,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.items import WorkerDied
-from ttt.device_errors import is_device_lost, is_out_of_memory, lost_device_named
+from ttt.device_errors import is_out_of_memory, lost_device_named
 
 _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 """How Ray says that a worker is gone: also by its own watch over a node's memory, with the node,
@@ -151,23 +148,6 @@ def over_actors(
     """What one run of an `ActorPool` yields."""
     with contextlib.closing(ActorPool(start_actor, attempts=attempts)) as pool:
         yield from pool.run(call, items, actors=actors)
-
-
-@contextlib.contextmanager
-def ending_with_device() -> Iterator[None]:
-    """End the process of this actor where the block loses its device.
-
-    For actors that somebody else starts again, as Ray Data does: it knows a death, and no errors
-    that mean one. Outside an actor nobody would start the process again, and the error goes on.
-    """
-    try:
-        yield
-    except Exception as error:
-        if ray.get_runtime_context().get_actor_id() is None or not is_device_lost(error):
-            raise
-        traceback.print_exception(error, file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(1)
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:

@@ -15,7 +15,7 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from ray_jobs.actors import ActorPool, WorkerDied, ending_with_device, over_actors
+from ray_jobs.actors import ActorPool, WorkerDied, over_actors
 from ttt.errors import UserError
 
 
@@ -220,38 +220,6 @@ def test_an_actor_that_loses_its_device_while_it_is_prepared_has_one_successor(
     pool = ActorPool(start)
     actor = pool.prepare(lambda actor: (ray.get(actor.double.remote(2)), actor)[1])
     assert ray.get(actor.double.remote(2)) == 4
-
-
-@ray.remote(num_cpus=0.5, max_restarts=2, max_task_retries=-1)
-class _StartedAgainByRay:
-    """Loses its device while it starts, and at its work, once each."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lose("start")
-
-    def work(self) -> int:
-        self._lose("work")
-        return 1
-
-    def _lose(self, what: str) -> None:
-        with ending_with_device():
-            if not (self._folder / what).exists():
-                (self._folder / what).touch()
-                _failed_convolution()
-
-
-def test_an_actor_that_ray_starts_again_ends_with_its_device(
-    ray_local: None, tmp_path: Path
-) -> None:
-    actor = _StartedAgainByRay.remote(tmp_path)
-    assert ray.get(actor.work.remote()) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"start", "work"}
-
-
-def test_outside_an_actor_a_lost_device_is_an_error(ray_local: None) -> None:
-    with pytest.raises(torch.AcceleratorError), ending_with_device():
-        _illegal_access()
 
 
 @pytest.mark.faults
