@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -232,7 +233,7 @@ def run_two_ranks(run: Path, kill_in: int = 0) -> None:
         for rank in range(2)
     ]
     codes = [rank.wait(timeout=200) for rank in ranks]
-    assert codes == ([9, 9] if kill_in else [0, 0])
+    assert codes == ([-signal.SIGKILL] * 2 if kill_in else [0, 0])
 
 
 def _group(name: str, module: nn.Module) -> dict[str, object]:
@@ -252,13 +253,13 @@ def _rank_main(rank: str, port: str, run: str, kill_in: str) -> int:
     try:
         run_toy(Path(run), Pair(), [log], group=ProcessGroup())
     except Killed:
-        return 9
-    finally:
-        dist.destroy_process_group()
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.destroy_process_group()
     if rank == "0":
         Path(run, "losses.json").write_text(json.dumps([step.terms for step in log.steps]))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(_rank_main(*sys.argv[1:]))
+    # Not sys.exit: gloo's threads may end the process by SIGABRT while it unwinds.
+    os._exit(_rank_main(*sys.argv[1:]))
