@@ -65,7 +65,7 @@ class TrainPlan:
     """Of the clips that train and of those that validate: equal counts do not make them equal."""
     given: TrainConfig
     """As the user wrote it, for words."""
-    goes_on_as_begun: bool = False
+    goes_on_as_begun: bool
     """Whether the run was begun with one window of each clip and keeps to it, against `length`."""
 
     @functools.cached_property
@@ -93,14 +93,21 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     Raises what `plan_training` raises.
     """
     as_it_was = as_begun(config)
-    plan = plan_training(with_absolute_paths(as_it_was))
-    told = dataclasses.replace(plan, given=as_it_was, goes_on_as_begun=as_it_was != config)
-    vars(told)["setup"] = plan.setup
-    return told
+    return plan_training(
+        with_absolute_paths(as_it_was), given=as_it_was, goes_on_as_begun=as_it_was != config
+    )
 
 
-def plan_training(config: TrainConfig, codec: LoadedCodec | None = None) -> TrainPlan:
-    """Load the codec unless it is given, open the caches, plan the run.
+def plan_training(
+    config: TrainConfig,
+    codec: LoadedCodec | None = None,
+    *,
+    given: TrainConfig | None = None,
+    goes_on_as_begun: bool = False,
+) -> TrainPlan:
+    """Load the codec unless it is handed over, open the caches, plan the run.
+
+    `given` and `goes_on_as_begun` are the plan's, for its words.
 
     Raises UserError when cache and codec do not belong together, when there are too few clips,
     when workers cannot share the micro-batches, or when a tracker is not installed.
@@ -119,7 +126,16 @@ def plan_training(config: TrainConfig, codec: LoadedCodec | None = None) -> Trai
         digests["validation"] = other.catalogue.sha256(validation_rows)
     setup = _setup(config, codec, (cache, rows), (other, validation_rows))
     epochs = plan_epochs(config.curriculum, setup.windows)
-    plan = TrainPlan(config, codec.weights_sha256, rows, validation_rows, epochs, digests, config)
+    plan = TrainPlan(
+        config=config,
+        codec_sha256=codec.weights_sha256,
+        rows=rows,
+        validation_rows=validation_rows,
+        epochs=epochs,
+        clips_sha256=digests,
+        given=given or config,
+        goes_on_as_begun=goes_on_as_begun,
+    )
     vars(plan)["setup"] = setup  # This process has it already.
     return plan
 

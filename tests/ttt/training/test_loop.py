@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ttt.training.toy import TOTAL_STEPS, Killed, Log, Pair, run_toy, run_two_ranks
+from tests.ttt.training.toy import TOTAL_STEPS, Log, Pair, run_toy, run_toy_over_two_ranks
+from tests.two_ranks import Killed
 from ttt import checkpoint
 from ttt.errors import UserError
 from ttt.training.loop import Diverged
@@ -167,9 +168,9 @@ def test_another_plan_or_network_is_refused(tmp_path: Path) -> None:
 def test_two_ranks_are_one_rank(tmp_path: Path, whole: tuple[Path, Log]) -> None:
     """The same rows in the same steps and close weights; killed and resumed, bit for bit."""
     together, cut = tmp_path / "together", tmp_path / "cut"
-    run_two_ranks(together)
-    run_two_ranks(cut, kill_in=4)
-    run_two_ranks(cut)
+    run_toy_over_two_ranks(together)
+    run_toy_over_two_ranks(cut, kill_in=4)
+    run_toy_over_two_ranks(cut)
     assert content(together / LAST) == content(cut / LAST)
     one, two = (checkpoint.load(str(run / LAST)) for run in (whole[0], together))
     for file, tensors in one.tensors.items():

@@ -2,27 +2,21 @@
 
 Phase 1 trains the generator alone, phase 2 the critic (in every second step) and then the
 generator. A frozen mixing matrix stays out of the checkpoints. Run as a script, this file is one
-rank of a run over two (see `run_two_ranks`).
+rank of a run over two (see `run_toy_over_two_ranks`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from tests.two_ranks import Killed, be_a_rank, run_two_ranks
 from ttt.checkpoint import CheckpointConfig
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import LoopSettings, train
@@ -193,10 +187,6 @@ class Log(Hook):
         self.validations.append((state.step, result))
 
 
-class Killed(BaseException):
-    """The process dies here."""
-
-
 def run_toy(
     run: Path,
     pair: Pair,
@@ -220,46 +210,21 @@ def run_toy(
     return train(settings, pair, Source(group, spoiled or {}), group, hooks)
 
 
-def run_two_ranks(run: Path, kill_in: int = 0) -> None:
-    """The toy over two processes of gloo; rank 0 leaves the losses in run/losses.json."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(port), str(run), str(kill_in)],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        )
-        for rank in range(2)
-    ]
-    codes = [rank.wait(timeout=200) for rank in ranks]
-    assert codes == ([-signal.SIGKILL] * 2 if kill_in else [0, 0])
+def run_toy_over_two_ranks(run: Path, kill_in: int = 0) -> None:
+    """The toy over two processes; rank 0 leaves the losses in run/losses.json."""
+    run_two_ranks(__file__, run, kill_in, killed=bool(kill_in))
 
 
 def _group(name: str, module: nn.Module) -> dict[str, object]:
     return {"name": name, "params": list(module.parameters())}
 
 
-def _rank_main(rank: str, port: str, run: str, kill_in: str) -> int:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=int(rank),
-        world_size=2,
-        timeout=timedelta(seconds=120),
-    )
+def _train(rank: int, run: str, kill_in: str) -> None:
     log = Log(int(kill_in))
-    try:
-        run_toy(Path(run), Pair(), [log], group=ProcessGroup())
-    except Killed:
-        os.kill(os.getpid(), signal.SIGKILL)
-    dist.destroy_process_group()
-    if rank == "0":
+    run_toy(Path(run), Pair(), [log], group=ProcessGroup())
+    if rank == 0:
         Path(run, "losses.json").write_text(json.dumps([step.terms for step in log.steps]))
-    return 0
 
 
 if __name__ == "__main__":
-    # Not sys.exit: gloo's threads may end the process by SIGABRT while it unwinds.
-    os._exit(_rank_main(*sys.argv[1:]))
+    be_a_rank(_train)

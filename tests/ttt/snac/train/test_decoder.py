@@ -8,23 +8,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from tests.conftest import build_nano_snac
 from tests.nano_cache import write_nano_cache
+from tests.two_ranks import Killed, be_a_rank, run_two_ranks
 from ttt import checkpoint
 from ttt.checkpoint import CheckpointConfig
 from ttt.errors import UserError
@@ -162,10 +157,6 @@ def test_the_whole_run_goes_through_both_phases(uninterrupted: tuple[Path, Log])
     expected = [learning_rates(OptimConfig(), 2, step, 6) for step in range(6)]
     assert [record.learning_rates for record in log.steps[2:]] == expected
     assert [step for step, _ in log.validations] == [0, 2, 4, 8]
-
-
-class Killed(Exception):
-    """Stands for the death of the process: nothing after it runs."""
 
 
 class KillAfter(Hook):
@@ -425,9 +416,9 @@ def test_two_ranks_are_one_rank(
     """The same clips in the same steps and close losses with one rank and with two; killed and
     resumed with two, bit for bit."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_two_ranks(cache, whole, kill_after=0)
-    run_two_ranks(cache, cut, kill_after=5)
-    run_two_ranks(cache, cut, kill_after=0)
+    run_two_ranks(__file__, cache, whole, 0)
+    run_two_ranks(__file__, cache, cut, 5, killed=True)
+    run_two_ranks(__file__, cache, cut, 0)
     final = f"checkpoints/step-{TOTAL_STEPS:08d}"
     assert content(str(whole / final)) == content(str(cut / final))
     one, (_, log) = checkpoint.load(str(uninterrupted[0] / final)), uninterrupted
@@ -443,21 +434,6 @@ def test_two_ranks_are_one_rank(
     )
     # Before the first step the models are equal, and so is the validation, to the last bit.
     assert (whole / "validation_0.txt").read_text() == repr(log.validations[0][1].loss)
-
-
-def run_two_ranks(cache: Path, run: Path, kill_after: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(port), str(cache), str(run), str(kill_after)],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
-        )
-        for rank in range(2)
-    ]
-    codes = [rank.wait(timeout=120) for rank in ranks]
-    assert codes == ([9, 9] if kill_after else [0, 0])
 
 
 class _RankLog(KillAfter):
@@ -476,25 +452,11 @@ class _RankLog(KillAfter):
         super().on_step(record)
 
 
-def _rank_main(rank: str, port: str, cache: str, run: str, kill_after: str) -> int:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=int(rank),
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
+def _train(rank: int, cache: str, run: str, kill_after: str) -> None:
     log = _RankLog(int(kill_after), Path(run))
-    hooks: list[Hook] = [log] if rank == "0" else [KillAfter(int(kill_after))]
-    try:
-        Rig(Path(cache), Path(run), ProcessGroup()).train(hooks)
-    except Killed:
-        return 9
-    finally:
-        dist.destroy_process_group()
-    return 0
+    hooks: list[Hook] = [log] if rank == 0 else [KillAfter(int(kill_after))]
+    Rig(Path(cache), Path(run), ProcessGroup()).train(hooks)
 
 
 if __name__ == "__main__":
-    sys.exit(_rank_main(*sys.argv[1:]))
+    be_a_rank(_train)
