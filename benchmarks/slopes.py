@@ -24,7 +24,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from ttt.eval.measures import LongContextConfig
+from ttt.eval.config import LongContextConfig
 from ttt.eval.slopes import slope_interval
 from ttt.stats import clustered_interval
 

@@ -12,8 +12,7 @@ from ray_jobs.original_keys import ORIGINAL_KEYS
 from ray_jobs.workers_config import WorkersConfig
 from ttt import uris
 from ttt.config import Config
-from ttt.eval.chapters import ChapterConfig
-from ttt.eval.measures import LongContextConfig
+from ttt.eval.config import ChapterConfig, LongContextConfig
 from ttt.eval.synthetic_chapters import SyntheticChapterConfig
 
 

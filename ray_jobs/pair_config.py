@@ -13,7 +13,7 @@ from ray_jobs.original_keys import ORIGINAL_KEYS
 from ray_jobs.workers_config import WorkersConfig
 from ttt import uris
 from ttt.config import Config
-from ttt.eval.pair_run import PairSummaryConfig, Setting
+from ttt.eval.config import PairSummaryConfig, Setting
 from ttt.eval.pairs import TASKS
 
 

@@ -18,8 +18,9 @@ from ray_jobs.held_models import (
 from ray_jobs.pair_config import EvaluatePairsConfig, PairTaskConfig
 from ttt import storage
 from ttt.errors import UserError
+from ttt.eval.config import Setting
 from ttt.eval.pair_records import is_complete, part_path
-from ttt.eval.pair_run import PlannedTask, Setting, items_root, run_key
+from ttt.eval.pair_run import PlannedTask, items_root, run_key
 from ttt.eval.pairs import Pair, find_pairs, subsample, task_title
 from ttt.eval.scorer import check_streams
 from ttt.moshi.memory import memory_need

@@ -20,8 +20,8 @@ from ttt.audio import flac_bytes, read_header
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, Piece
-from ttt.eval.pair_records import ItemRecord, Role, Status, write_part
-from ttt.eval.pairs import Pair, Utterance
+from ttt.eval.pair_records import ItemRecord, Status, write_part
+from ttt.eval.pairs import Pair, Role, Utterance
 from ttt.eval.run_description import ModelIdentity
 from ttt.eval.scorer import Recording, Score, Scoring, check_streams, first_difference, score
 from ttt.exact_float32 import exact_float32

@@ -18,9 +18,9 @@ from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.audio import read_header
 from ttt.errors import UserError
 from ttt.eval.chapters import Chapter, Piece
+from ttt.eval.config import Setting
 from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
 from ttt.eval.pair_records import ItemRecord, read_part, read_parts
-from ttt.eval.pair_run import Setting
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.codes import encode_chapter

@@ -13,9 +13,8 @@ from ray_jobs.reports import pairs as pair_report
 from ray_jobs.reports import together as all_report
 from tests.ttt.eval.scored_pairs import made_pairs, write_run
 from ttt.eval.pair_plots import _pictures
-from ttt.eval.pair_records import Role
 from ttt.eval.pair_rescore import rescore
-from ttt.eval.pairs import Pair
+from ttt.eval.pairs import Pair, Role
 
 # Clopper and Pearson's for 12 of 12.
 LOWEST = 100 * 0.025 ** (1 / 12)

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from ttt.errors import UserError
-from ttt.eval.chapters import ChapterConfig, find_chapters
+from ttt.eval.chapters import find_chapters
+from ttt.eval.config import ChapterConfig
 from ttt.eval.pairs import find_pairs
 from ttt.file_walk import find_files, fitting_name, is_hidden, same_name_key, shown
 from ttt.snac.clip_sources import list_folder, list_pairs

@@ -24,11 +24,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
 
 from ttt.audio import read_header
-from ttt.config import Config
 from ttt.errors import UserError
+from ttt.eval.config import ChapterConfig
 from ttt.eval.voice_activity import description_beside, read_speaker, read_voice_activity
 from ttt.file_errors import reading
 from ttt.file_walk import FoundFile, find_files
@@ -36,38 +35,6 @@ from ttt.file_walk import natural_key as natural_key
 
 UNKNOWN_SPEAKER = "unknown"
 """Chapters of nobody in particular: statistics treat them as one speaker."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChapterConfig(Config):
-    """Which chapters to evaluate."""
-
-    root: str
-    """Folder of the recordings."""
-    layout: Literal["auto", "chapters", "cut", "librispeech", "flat"] = "auto"
-    """How the folder is laid out; auto looks at the names."""
-    pauses: Literal["keep", "cut"] = "keep"
-    """Whether to keep the pauses or to take only what the .json calls voice activity."""
-    concatenate_seconds: float | None = None
-    """Join chapters of a book until they last this long; null leaves chapters alone."""
-    speakers: tuple[str, ...] = ()
-    """Only these speakers; empty takes all."""
-    books: tuple[str, ...] = ()
-    """Only these books (names of their folders); empty takes all."""
-    min_seconds: float = 0.0
-    """Leave out what is shorter, after joining."""
-    max_chapters: int | None = None
-    """At most this many, speakers taking turns; null takes all."""
-
-    def __post_init__(self) -> None:
-        if self.concatenate_seconds is not None and self.concatenate_seconds <= 0:
-            raise ValueError("concatenate_seconds must be above 0; null leaves chapters alone")
-        if self.min_seconds < 0:
-            raise ValueError("min_seconds must be 0 or more")
-        if self.max_chapters is not None and self.max_chapters < 1:
-            raise ValueError("max_chapters must be 1 or more; null takes all")
-        if self.pauses == "cut" and self.layout in ("cut", "librispeech"):
-            raise ValueError(f"pauses: cut needs the .json files, which layout {self.layout} lacks")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import UserError
+from ttt.eval.config import LongContextConfig
 from ttt.eval.long_context import longer_half, mean_curve, speaker_interval
-from ttt.eval.measures import LOSSES, SLOPES, ChapterMeasures, LongContextConfig
+from ttt.eval.measures import LOSSES, SLOPES, ChapterMeasures
 from ttt.eval.significance import adjust_for_many, paired_test
 from ttt.eval.slopes import slope_interval, speaker_slopes
 

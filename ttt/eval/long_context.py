@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ttt.eval.measures import LOSSES, SLOPES, ChapterMeasures, LongContextConfig, curve_edges
+from ttt.eval.config import LongContextConfig
+from ttt.eval.measures import LOSSES, SLOPES, ChapterMeasures, curve_edges
 from ttt.eval.slopes import slope_interval
 from ttt.stats import Interval, clustered_interval, clustered_ratio_interval
 

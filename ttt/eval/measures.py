@@ -15,13 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, pairwise
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ttt.config import Config
 from ttt.eval.chapter_records import ChapterRecord
+from ttt.eval.config import LongContextConfig
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,55 +33,6 @@ LOSSES: dict[str, tuple[float, ...]] = {
 _FEWEST_POINTS = 3
 SLOPES = ("slope_per_frame", "slope_per_doubling")
 _FIRST_BIN = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class LongContextConfig(Config):
-    """What is computed from the records; changing it needs no model, only `rescore`."""
-
-    weights: Literal["moshi", "uniform"] = "moshi"
-    """The loss that headlines: moshi (100:1 for the semantic codebook) or uniform (mean of 8)."""
-    positions: tuple[int, ...] = (1000, 2000, 4000, 8000, 16000, 24000)
-    """Frames at which the loss is reported."""
-    window_frames: int = 1000
-    """The loss at a position is the mean over this many frames around it."""
-    bins_per_octave: int = 4
-    """Points of the curve between a position and its double."""
-    min_slope_frames: int = 500
-    """Frames beyond the model's window that a chapter needs to have a slope."""
-    startup_frames: int = 0
-    """Frames of a chapter's beginning that are known to be start-up; slopes begin behind them."""
-    slope_period_frames: int = 1
-    """Slopes are fitted to means over so many frames: the period of a made language, else 1."""
-    equivalence_margin: float | None = None
-    """Nats between two models that would not matter; set it before the run. None: not tested."""
-    resamples: int = 2000
-    """Bootstrap resamples of every interval."""
-    seed: int = 0
-    """Of the bootstrap."""
-
-    def __post_init__(self) -> None:
-        if not self.positions or min(self.positions) < self.window_frames / 2:
-            raise ValueError(
-                "positions must be at least half of window_frames; lower window_frames or leave "
-                "out the smallest"
-            )
-        if self.window_frames < 2 or self.window_frames % 2:
-            raise ValueError("window_frames must be an even number above 0")
-        if self.bins_per_octave < 1 or self.resamples < 1:
-            raise ValueError("bins_per_octave and resamples must be 1 or more")
-        if self.min_slope_frames < 3:
-            raise ValueError("min_slope_frames must be 3 or more: a line needs points")
-        if self.slope_period_frames < 1:
-            raise ValueError("slope_period_frames must be 1 or more")
-        if self.startup_frames < 0:
-            raise ValueError("startup_frames must not be negative")
-        if self.equivalence_margin is not None and not self.equivalence_margin > 0:
-            raise ValueError("equivalence_margin must be above 0, or null")
-
-    def settled_from(self, context: int) -> int:
-        """The first frame behind the model's window and what is known to be start-up."""
-        return max(context, self.startup_frames)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from ttt.accuracies import accuracy_difference_interval
 from ttt.errors import UserError
-from ttt.eval.pair_run import PairSummaryConfig
-from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs, ScoreName
+from ttt.eval.config import PairSummaryConfig, ScoreName
+from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs
 from ttt.eval.pair_summary import cluster_means
 from ttt.eval.significance import adjust_for_many, paired_test
 from ttt.stats import Interval, clustered_interval

@@ -31,10 +31,10 @@ import pyarrow.parquet as pq
 from ttt import storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.eval.pairs import Role
 from ttt.file_identity import FileIdentity
 
 CODEBOOKS = 8
-Role = Literal["positive", "negative"]
 Status = Literal["ok", "missing", "error"]
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import UserError
+from ttt.eval.config import PairSummaryConfig
 from ttt.eval.pair_compare import compare_pairs
 from ttt.eval.pair_plots import pair_plots
 from ttt.eval.pair_records import read_parts
-from ttt.eval.pair_run import PairRunDescription, PairSummaryConfig, PlannedTask, items_root
+from ttt.eval.pair_run import PairRunDescription, PlannedTask, items_root
 from ttt.eval.pair_scores import ScoredPairs, scored_pairs
 from ttt.eval.pair_summary import legacy, metric_name, summarize_pairs
 from ttt.eval.pairs import LeftOut

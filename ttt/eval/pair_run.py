@@ -15,46 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ttt import storage
-from ttt.config import Config
 from ttt.errors import UserError
-from ttt.eval.pair_scores import ScoreName
+from ttt.eval.config import PairSummaryConfig, Setting
 from ttt.eval.pairs import LeftOut
 from ttt.eval.run_description import ModelIdentity
 from ttt.records import read_json, write_json
 
 _NAME = "run.json"
 _FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairSummaryConfig(Config):
-    """How the records of a run over pairs are summarised."""
-
-    score: ScoreName = "weighted_mean"
-    """Which likelihood headlines, see ttt.eval.pair_scores; all of them are reported."""
-    resamples: int = 2000
-    """Bootstrap resamples of every interval of a margin; accuracies have theirs without."""
-    seed: int = 0
-    """Of the resampling."""
-
-    def __post_init__(self) -> None:
-        if self.resamples < 1 or self.seed < 0:
-            raise ValueError("resamples must be 1 or more, and seed must not be negative")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What filled the streams beside the recording; the words are those of ttt.moshi.streams."""
-
-    name: str
-    text: str
-    other: str
-    voice: str
-
-    @property
-    def streams(self) -> dict[str, str]:
-        """As `ttt.moshi.streams.Streams` takes them."""
-        return {"text_stream": self.text, "other_stream": self.other, "stream": self.voice}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,25 +16,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ttt.errors import UserError
+from ttt.eval.config import ScoreName
 from ttt.eval.measures import LOSSES
 from ttt.eval.pair_records import CODEBOOKS, ItemRecord
 from ttt.eval.pairs import LeftOut
 
-ScoreName = Literal[
-    "weighted_mean",
-    "semantic_mean",
-    "acoustic_mean",
-    "weighted_sum",
-    "semantic_sum",
-    "acoustic_sum",
-    "ending_weighted_mean",
-]
 SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 NEAR_TIE = 1e-6
 """Nats: what is closer than this is within what float32 and the batch can move."""

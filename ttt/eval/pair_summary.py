@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ttt.accuracies import accuracy_interval
-from ttt.eval.pair_run import PairSummaryConfig
-from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs, ScoreName
+from ttt.eval.config import PairSummaryConfig, ScoreName
+from ttt.eval.pair_scores import SCORES, Floats, ScoredPairs
 from ttt.file_walk import natural_key
 from ttt.stats import Interval, wilson_interval
 

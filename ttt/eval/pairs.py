@@ -20,13 +20,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 from ttt.errors import UserError
 from ttt.eval import tasks
 from ttt.eval.official import official_scores as official_scores
-from ttt.eval.pair_records import Role
 from ttt.file_walk import natural_key, same_name_key, shown
+
+Role = Literal["positive", "negative"]
+"""Which half of a pair a recording is: the positive one should be the more probable."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from ttt.errors import UserError
 from ttt.eval.chapter_plots import chapter_plots
 from ttt.eval.chapter_records import ChapterDetails, read_records
 from ttt.eval.compare import compare
+from ttt.eval.config import LongContextConfig
 from ttt.eval.long_context import legacy, longer_half, summarize
-from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
+from ttt.eval.measures import ChapterMeasures, measure_chapter
 from ttt.eval.run_description import (
     ModelIdentity,
     RunDescription,

@@ -19,7 +19,7 @@ from typing import Any
 
 from ttt import storage
 from ttt.errors import UserError
-from ttt.eval.measures import LongContextConfig
+from ttt.eval.config import LongContextConfig
 from ttt.records import read_json, write_json
 
 _NAME = "run.json"

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.ttt.eval.long_records import noisy_loss
 from ttt.eval.chapter_records import ChapterDetails, ChapterWriter
-from ttt.eval.measures import LongContextConfig
+from ttt.eval.config import LongContextConfig
 from ttt.eval.run_description import ModelIdentity, PlannedChapter, RunDescription
 from ttt.records import provenance
 

@@ -5,15 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.eval.pair_records import ItemRecord, Role, part_path, write_part
-from ttt.eval.pair_run import (
-    PairRunDescription,
-    PairSummaryConfig,
-    PlannedTask,
-    Setting,
-    items_root,
-)
-from ttt.eval.pairs import Pair, PairSet, Utterance
+from ttt.eval.config import PairSummaryConfig, Setting
+from ttt.eval.pair_records import ItemRecord, part_path, write_part
+from ttt.eval.pair_run import PairRunDescription, PlannedTask, items_root
+from ttt.eval.pairs import Pair, PairSet, Role, Utterance
 from ttt.eval.run_description import ModelIdentity
 from ttt.records import provenance
 

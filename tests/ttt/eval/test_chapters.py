@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from ttt.errors import UserError
-from ttt.eval.chapters import Chapter, ChapterConfig, find_chapters, natural_key
+from ttt.eval.chapters import Chapter, find_chapters, natural_key
+from ttt.eval.config import ChapterConfig
 
 RATE = 16_000
 

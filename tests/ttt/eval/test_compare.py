@@ -8,7 +8,8 @@ import pytest
 from tests.ttt.eval.long_records import record
 from ttt.errors import UserError
 from ttt.eval.compare import compare
-from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
+from ttt.eval.config import LongContextConfig
+from ttt.eval.measures import ChapterMeasures, measure_chapter
 
 CONFIG = LongContextConfig(
     positions=(20, 100), window_frames=20, min_slope_frames=10, resamples=400

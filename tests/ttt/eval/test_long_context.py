@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.ttt.eval.long_records import noisy_loss, record
+from ttt.eval.config import LongContextConfig
 from ttt.eval.long_context import legacy, speaker_interval, summarize
-from ttt.eval.measures import LOSSES, LongContextConfig, measure_chapter
+from ttt.eval.measures import LOSSES, measure_chapter
 
 SMALL = LongContextConfig(positions=(20, 100), window_frames=20, min_slope_frames=10, resamples=400)
 

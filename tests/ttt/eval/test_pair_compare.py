@@ -8,11 +8,10 @@ from scipy import stats as scipy_stats
 
 from tests.ttt.eval.scored_pairs import Loss, made_pairs, noisy, records
 from ttt.errors import UserError
+from ttt.eval.config import PairSummaryConfig
 from ttt.eval.pair_compare import compare_pairs
-from ttt.eval.pair_records import Role
-from ttt.eval.pair_run import PairSummaryConfig
 from ttt.eval.pair_scores import ScoredPairs, scored_pairs
-from ttt.eval.pairs import Pair
+from ttt.eval.pairs import Pair, Role
 
 CONFIG = PairSummaryConfig(resamples=400)
 PAIRS = made_pairs(clusters=40).pairs

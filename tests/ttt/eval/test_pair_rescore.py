@@ -11,12 +11,13 @@ from matplotlib import image as mpl_image
 
 from tests.ttt.eval.scored_pairs import SUMMARY, made_pairs, noisy, records, write_run
 from ttt.errors import UserError
-from ttt.eval.pair_records import Role, part_path, read_part, write_part
+from ttt.eval.config import PairSummaryConfig
+from ttt.eval.pair_records import part_path, read_part, write_part
 from ttt.eval.pair_rescore import compare_runs, rescore, summarize_run
-from ttt.eval.pair_run import PairRunDescription, PairSummaryConfig, items_root
+from ttt.eval.pair_run import PairRunDescription, items_root
 from ttt.eval.pair_scores import scored_pairs
 from ttt.eval.pair_summary import summarize_pairs
-from ttt.eval.pairs import LeftOut, Pair, PairSet
+from ttt.eval.pairs import LeftOut, Pair, PairSet, Role
 
 LOSSES = {"baseline": noisy(0), "ttt": noisy(1, 0.8)}
 TASKS = [made_pairs(), made_pairs("sblimp", clusters=9)]

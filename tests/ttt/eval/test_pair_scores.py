@@ -8,9 +8,9 @@ import pytest
 
 from tests.ttt.eval.scored_pairs import Loss, item, made_pairs, noisy, records
 from ttt.errors import UserError
-from ttt.eval.pair_records import ItemRecord, Role
+from ttt.eval.pair_records import ItemRecord
 from ttt.eval.pair_scores import SCORES, ScoredPairs, scored_pairs
-from ttt.eval.pairs import Pair
+from ttt.eval.pairs import Pair, Role
 
 PAIRS = made_pairs(clusters=9).pairs
 MEANS = ("weighted_mean", "semantic_mean", "acoustic_mean", "ending_weighted_mean")

@@ -10,12 +10,12 @@ from scipy import stats as scipy_stats
 
 from tests.ttt.eval.scored_pairs import item, made_pairs, noisy, records
 from ttt.accuracies import accuracy_interval
+from ttt.eval.config import PairSummaryConfig
 from ttt.eval.gold import PAIR_KEYS, frequency_band
-from ttt.eval.pair_records import ItemRecord, Role
-from ttt.eval.pair_run import PairSummaryConfig
+from ttt.eval.pair_records import ItemRecord
 from ttt.eval.pair_scores import ScoredPairs, scored_pairs
 from ttt.eval.pair_summary import legacy, metric_name, summarize_pairs
-from ttt.eval.pairs import Pair, Utterance
+from ttt.eval.pairs import Pair, Role, Utterance
 from ttt.stats import wilson_interval
 
 CONFIG = PairSummaryConfig(resamples=300)

@@ -11,8 +11,9 @@ from tests.ttt.eval.finished_run import CONTEXT, SUMMARY, write_run
 from ttt.errors import UserError
 from ttt.eval.chapter_records import read_records
 from ttt.eval.compare import compare
+from ttt.eval.config import LongContextConfig
 from ttt.eval.long_context import summarize
-from ttt.eval.measures import LongContextConfig, measure_chapter
+from ttt.eval.measures import measure_chapter
 from ttt.eval.rescore import compare_runs, rescore, summarize_run
 from ttt.eval.run_description import RunDescription
 from ttt.records import append_jsonl, finite

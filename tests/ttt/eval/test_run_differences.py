@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.ttt.eval import finished_run, scored_pairs
-from ttt.eval.pair_run import PairRunDescription, Setting
+from ttt.eval.config import Setting
+from ttt.eval.pair_run import PairRunDescription
 from ttt.eval.run_description import RunDescription
 from ttt.eval.run_differences import (
     difference_lines,

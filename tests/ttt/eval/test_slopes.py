@@ -5,8 +5,9 @@ import pytest
 
 from tests.ttt.eval.long_records import record
 from ttt.eval.compare import compare
+from ttt.eval.config import LongContextConfig
 from ttt.eval.long_context import summarize
-from ttt.eval.measures import ChapterMeasures, LongContextConfig, measure_chapter
+from ttt.eval.measures import ChapterMeasures, measure_chapter
 from ttt.eval.slopes import WEIGHTING, slope_interval, slope_weights, speaker_slopes
 from ttt.stats import effective_count
 
