@@ -1,7 +1,8 @@
 """What commit 8b30563 wrote is read, continued, rescored and compared (written_by_8b30563/make.py).
 
 Each test works on a copy of its own. What that commit got is the reference: the end of the
-training that was cut, the decoded wav, the scores.
+training that was cut, the decoded wav, the scores. All but the sweep go on in this process, with
+`cluster.num_workers=0`, whose records are the same.
 """
 
 import json
@@ -33,6 +34,7 @@ from ttt.snac.shards import build_index
 
 HERE = Path(__file__).parent / "written_by_8b30563"
 DECODE = Path(__file__).parents[1] / "configs" / "decode.yaml"
+IN_PROCESS = "cluster.num_workers=0"
 
 
 @pytest.fixture
@@ -73,14 +75,15 @@ def test_its_cache_says_that_speakers_and_bandwidths_are_unknown(
     assert "folder:1" in capsys.readouterr().err
 
 
-def test_its_caching_goes_on(ray_local: None, written: Path) -> None:
+def test_its_caching_goes_on(written: Path) -> None:
     """A shard that is missing is made again as it was begun: codes, audio, columns and lines."""
     shard = written / "cached" / "shards" / "shard-00001.parquet"
     manifest = written / "cached" / "manifest.jsonl"
     before, lines = pq.read_table(shard), list(read_jsonl(manifest))
     (written / "cached" / "shards" / "shard-00001.jsonl").unlink()
     shard.unlink()
-    assert cache_codes.main(["--config", str(written / "cached" / "config.yaml")]) == 0
+    words = ["--config", str(written / "cached" / "config.yaml"), "workers.count=0"]
+    assert cache_codes.main(words) == 0
     assert pq.read_table(shard).equals(before, check_metadata=True)
     assert list(read_jsonl(manifest)) == lines
     assert [line["status"] for line in lines] == ["cached", "cached", "cached", "left_out"]
@@ -110,12 +113,13 @@ def test_its_training_goes_on_from_the_middle_of_an_epoch(written: Path) -> None
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_its_evaluation_of_a_decoder_goes_on(ray_local: None, written: Path) -> None:
+def test_its_evaluation_of_a_decoder_goes_on(written: Path) -> None:
     output = written / "evaluation"
     lines = (output / "results.jsonl").read_text().splitlines(keepends=True)
     (output / "results.jsonl").write_text("".join(lines[:2]))
     (output / "summary.json").unlink()
-    assert evaluate_decoder.main(["--config", str(output / "config.yaml"), "--resume"]) == 0
+    words = ["--config", str(output / "config.yaml"), IN_PROCESS, "--resume"]
+    assert evaluate_decoder.main(words) == 0
     again = read_jsonl(output / "results.jsonl")
     for old, new in zip(map(json.loads, lines), again, strict=True):
         assert new["clip_id"] == old["clip_id"]
@@ -129,11 +133,11 @@ def test_its_evaluation_of_a_decoder_goes_on(ray_local: None, written: Path) -> 
     assert (output / "report.html").exists()
 
 
-def test_its_decoding_goes_on(ray_local: None, written: Path) -> None:
+def test_its_decoding_goes_on(written: Path) -> None:
     output = written / "decoded"
     before = (output / "clip00.wav").read_bytes()
     arguments = ["--config", str(DECODE), f"decoder={written / 'train' / 'export'}"]
-    arguments += [f"input={written / 'cache'}", f"output={output}", "--resume"]
+    arguments += [f"input={written / 'cache'}", f"output={output}", IN_PROCESS, "--resume"]
     assert decode_codes.main(arguments) == 0
     assert sorted(path.name for path in output.glob("*.wav")) == [
         f"clip{number:02d}.wav" for number in range(7)
@@ -153,7 +157,7 @@ def test_its_sweep_goes_on(ray_local: None, written: Path) -> None:
 
 
 def test_its_chapters_go_on_and_are_rescored_and_compared(
-    ray_local: None, written: Path, capsys: pytest.CaptureFixture[str]
+    written: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = written / "chapters"
     before = read_json(output / "summary.json")
@@ -163,7 +167,8 @@ def test_its_chapters_go_on_and_are_rescored_and_compared(
     assert lost
     for path in lost:
         path.unlink()
-    assert evaluate_chapters.main(["--config", str(output / "config.yaml"), "--resume"]) == 0
+    words = ["--config", str(output / "config.yaml"), IN_PROCESS, "--resume"]
+    assert evaluate_chapters.main(words) == 0
     assert all(path.read_bytes() == kept[path] for path in records if path not in lost)
     _same_means(read_json(output / "summary.json"), before)
     (output / "summary.json").unlink()
@@ -175,13 +180,14 @@ def test_its_chapters_go_on_and_are_rescored_and_compared(
 
 
 def test_its_pairs_go_on_and_are_rescored_and_compared(
-    ray_local: None, written: Path, capsys: pytest.CaptureFixture[str]
+    written: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = written / "pairs"
     before = _accuracies(read_json(output / "summary.json"))
     parts = sorted(path for path in (output / "items").rglob("*") if path.is_file())
     parts[0].unlink()
-    assert evaluate_pairs.main(["--config", str(output / "config.yaml"), "--resume"]) == 0
+    words = ["--config", str(output / "config.yaml"), IN_PROCESS, "--resume"]
+    assert evaluate_pairs.main(words) == 0
     assert _accuracies(read_json(output / "summary.json")) == before
     assert evaluate_pairs.main(["--rescore", str(output)]) == 0
     assert _accuracies(read_json(output / "summary.json")) == before
@@ -190,12 +196,13 @@ def test_its_pairs_go_on_and_are_rescored_and_compared(
     assert "swuggy" in capsys.readouterr().out
 
 
-def test_its_evaluation_of_everything_goes_on(ray_local: None, written: Path) -> None:
+def test_its_evaluation_of_everything_goes_on(written: Path) -> None:
     output = written / "all"
     before = read_json(output / "legacy.json")
     for record in (output / "chapters" / "records").rglob("*chapter_1*"):
         record.unlink()
-    assert evaluate_all.main(["--config", str(output / "config.yaml"), "--resume"]) == 0
+    words = [IN_PROCESS, f"chapters.{IN_PROCESS}", f"pairs.{IN_PROCESS}", "--resume"]
+    assert evaluate_all.main(["--config", str(output / "config.yaml"), *words]) == 0
     after = read_json(output / "legacy.json")
     assert after.keys() == before.keys()
 

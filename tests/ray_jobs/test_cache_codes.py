@@ -1,4 +1,4 @@
-"""The caching job: three inputs, bad files, refusals, and kills at any moment."""
+"""The caching job: three inputs, bad files, refusals in this process; kills on Ray."""
 
 import json
 import os
@@ -26,6 +26,7 @@ from ttt.snac.cache import open_cache
 from ttt.snac.shards import read_shard_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ON_RAY = "cluster.num_workers=1"
 BYTES_THAT_MUST_AGREE = ("shards/*.parquet", "shards/*.jsonl", "manifest.jsonl", "index.arrow")
 
 
@@ -44,7 +45,7 @@ def _words(config: str, codec: Path, output: Path | str, *overrides: str) -> lis
         f"--config={CONFIGS / config}",
         f"codec.name={codec}",
         f"output={output}",
-        "cluster.num_workers=1",
+        "cluster.num_workers=0",
         *overrides,
     ]
 
@@ -71,7 +72,6 @@ def four_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("ray_local")
 def test_a_folder_with_everything_that_can_be_wrong(
     tmp_path: Path, small_codec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +154,6 @@ def test_a_folder_with_everything_that_can_be_wrong(
     assert "shard-00000.parquet: not a readable parquet file" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("ray_local")
 def test_pairs_are_aligned_and_the_original_cache_is_taken_over(
     tmp_path: Path, small_codec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,7 +229,6 @@ def test_a_folder_in_use_is_refused(
     assert os.listdir(tmp_path) == [".lock"]
 
 
-@pytest.mark.usefixtures("ray_local")
 def test_a_run_that_caches_too_little_fails_and_says_why(
     tmp_path: Path, small_codec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,7 +272,6 @@ def test_settings_that_would_be_silent_are_refused() -> None:
             EncodersConfig(**wrong)
 
 
-@pytest.mark.usefixtures("ray_local")
 def test_a_cache_on_s3_that_errs_now_and_then_has_the_same_bytes(
     tmp_path: Path,
     small_codec: Path,
@@ -318,7 +315,7 @@ def test_an_encoder_killed_midway_changes_no_byte(
 ) -> None:
     audio = (f"input.audio={four_shards}", "clips_per_shard=2")
     assert cache_codes.main(_words("cache_folder.yaml", small_codec, tmp_path / "a", *audio)) == 0
-    words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio)
+    words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio, ON_RAY)
 
     def encoding() -> list[int]:
         title = "ShardEncoder"
@@ -337,7 +334,7 @@ def test_a_job_killed_midway_goes_on_and_changes_no_byte(
     """A second start is refused while the first lives."""
     audio = (f"input.audio={four_shards}", "clips_per_shard=2")
     assert cache_codes.main(_words("cache_folder.yaml", small_codec, tmp_path / "a", *audio)) == 0
-    words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio)
+    words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio, ON_RAY)
     job = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs.cache_codes", *words, "cluster.local_cpus=1"],
         start_new_session=True,
@@ -358,9 +355,7 @@ def test_a_job_killed_midway_goes_on_and_changes_no_byte(
     assert records.read_json(tmp_path / "b" / "summary.json")["last_run"]["shards"] <= 3
 
 
-def test_recorded_audio(
-    tmp_path: Path, small_codec: Path, shared_data: Path, ray_local: None
-) -> None:
+def test_recorded_audio(tmp_path: Path, small_codec: Path, shared_data: Path) -> None:
     words = _words("cache_folder.yaml", small_codec, tmp_path, "clips_per_shard=5")
     assert cache_codes.main([*words, f"input.audio={shared_data / 'audio48k'}"]) == 0
     assert len(_manifest(tmp_path)) == 12
@@ -381,7 +376,6 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.usefixtures("ray_local")
 def test_speakers_stand_in_index_manifest_and_summary(
     tmp_path: Path, small_codec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,7 +402,6 @@ def test_speakers_stand_in_index_manifest_and_summary(
         assert f"{audio}/bela/1.wav: has 57,644 bytes and had 48,044" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("ray_local")
 def test_bandwidths_are_recorded_and_may_have_a_minimum(
     tmp_path: Path, small_codec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

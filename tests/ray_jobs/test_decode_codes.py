@@ -16,11 +16,14 @@ from ray_jobs import decode_codes, run_folder
 from ray_jobs.decode_worker import describe, plan_decode
 from ray_jobs.decoder_source import weights_file_sha256
 from ray_jobs.evaluate_config import DecodeConfig
+from ray_jobs.workers_config import WorkersConfig
 from tests.jobs import run_decode
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k, interleaved_to_codes
+
+IN_PROCESS = WorkersConfig(num_workers=0)
 
 
 class _Bomb:
@@ -49,10 +52,13 @@ def code_files(tmp_path_factory: pytest.TempPathFactory, small_cache: Path) -> P
 
 
 def test_every_source_gives_the_same_wav(
-    ray_local: None, small_export: Path, small_cache: Path, code_files: Path, tmp_path: Path
+    small_export: Path, small_cache: Path, code_files: Path, tmp_path: Path
 ) -> None:
     config = DecodeConfig(
-        decoder=str(small_export), input=str(small_cache), output=str(tmp_path / "from-cache")
+        decoder=str(small_export),
+        input=str(small_cache),
+        output=str(tmp_path / "from-cache"),
+        cluster=IN_PROCESS,
     )
     run_decode(config)
     from_cache, rate = soundfile.read(tmp_path / "from-cache" / "a" / "0.wav", dtype="int16")
@@ -129,7 +135,6 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
 
 
 def test_resume_keeps_no_wav_of_other_codes_and_refuses_another_decoder(
-    ray_local: None,
     small_codec: Path,
     small_export: Path,
     code_files: Path,
@@ -142,7 +147,11 @@ def test_resume_keeps_no_wav_of_other_codes_and_refuses_another_decoder(
     for name in "ab":
         np.save(codes / f"{name}.npy", rows)
     config = DecodeConfig(
-        decoder=str(small_export), input=str(codes), output=str(tmp_path / "out"), limit=1
+        decoder=str(small_export),
+        input=str(codes),
+        output=str(tmp_path / "out"),
+        limit=1,
+        cluster=IN_PROCESS,
     )
     run_decode(config)
     before = (tmp_path / "out" / "a.wav").read_bytes()

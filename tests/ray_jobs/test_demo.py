@@ -25,7 +25,7 @@ accuracy_table = TEMPLATES.get_template("pair_parts.html.j2").module.accuracy_ta
 
 
 @pytest.fixture(scope="module")
-def summaries(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Summaries:
+def summaries(tmp_path_factory: pytest.TempPathFactory) -> Summaries:
     """Of the demo's two chapter evaluations, in short."""
     found = []
     for name in ("effect", "null"):
@@ -33,7 +33,7 @@ def summaries(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Summ
         overrides = [
             f"output={output}", "synthetic.chapters=8", "synthetic.speakers=8",
             "synthetic.frames=256", "summary.positions=[64, 128]", "verify_spans=0",
-            "cluster.num_workers=1",
+            "cluster.num_workers=0",
             f"model.weights={ROOT}/ttt/assets/tiny_moshi_effect/baseline",
             f"model.ttt={ROOT}/ttt/assets/tiny_moshi_effect/ttt",
             f"model.ttt_weights={ROOT}/ttt/assets/tiny_moshi_effect/ttt",

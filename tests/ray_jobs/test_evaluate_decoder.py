@@ -46,7 +46,6 @@ class Evaluated:
 
 @pytest.fixture(scope="module")
 def evaluated(
-    ray_local: None,
     tmp_path_factory: pytest.TempPathFactory,
     small_codec: Path,
     small_export: Path,
@@ -62,7 +61,7 @@ def evaluated(
         min_coverage=0.5,
         bootstrap=BootstrapConfig(resamples=200),
         report=ReportConfig(examples=2, example_seconds=0.5),
-        cluster=WorkersConfig(num_workers=1),
+        cluster=WorkersConfig(num_workers=0),
     )
     run_decoder_evaluation(config)
     return Evaluated(config, folder / "out", export)
@@ -280,10 +279,12 @@ def test_an_output_in_use_or_of_another_decoder_is_refused(
 
 
 def test_cache_and_folder_give_the_same_numbers(
-    evaluated: Evaluated, small_cache: Path, tmp_path: Path
+    ray_local: None, evaluated: Evaluated, small_cache: Path, tmp_path: Path
 ) -> None:
+    """The one on Ray, the other in this process."""
     config = dataclasses.replace(
         evaluated.config,
+        cluster=WorkersConfig(num_workers=1),
         data=EvaluationDataConfig(cache=str(small_cache)),
         output=str(tmp_path / "out"),
         report=ReportConfig(examples=0, write_card=False),
@@ -343,7 +344,9 @@ def test_what_does_not_fit_is_refused_before_any_work(
         ReportConfig(example_seconds=0)
 
 
-def test_workers_that_fit_no_node_are_refused_at_once(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_workers_that_fit_no_node_are_refused_at_once(
+    ray_local: None, evaluated: Evaluated, tmp_path: Path
+) -> None:
     """They would wait for ever; the clips that are done already need none."""
     for cluster, room in (
         (WorkersConfig(gpus_per_worker=1), "1 worker of 1 CPU and 1 GPU .* room for 0; lower"),
