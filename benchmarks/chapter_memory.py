@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ttt.eval.chapters.hear import HeardChapter, Listening, record_group
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
-from ttt.moshi.chapter_run import HeardChapter, Listening, record_group
 
 SHORT, LONG = 5_000, 100_000
 """Frames."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.recorded_rows import origin, recorded_rows
 from ttt.accuracies import Weighing, accuracy_difference_interval, accuracy_interval
-from ttt.eval.slopes import slope_interval, slope_weights
+from ttt.eval.chapters.slopes import slope_interval, slope_weights
 from ttt.snac.metrics import METRICS
 from ttt.stats import Floats, Interval, clustered_interval, clustered_ratio_interval
 

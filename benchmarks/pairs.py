@@ -34,13 +34,13 @@ import torch
 from ray_jobs.actors import over_actors
 from ray_jobs.cli import Invocation
 from ray_jobs.config import load_config
-from ray_jobs.pair_config import EvaluatePairsConfig
-from ray_jobs.pair_plan import Work, make_plan
-from ray_jobs.pair_pool import evaluate
-from ray_jobs.pair_worker import PairWorker
+from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
+from ray_jobs.moshi.pairs.plan import Work, make_plan
+from ray_jobs.moshi.pairs.run import evaluate
+from ray_jobs.moshi.pairs.worker import PairWorker
 from ray_jobs.runtime import ray_session
 from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
-from ttt.eval.scorer import Recording, Scoring, score
+from ttt.eval.pairs.score import Recording, Scoring, score
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
 

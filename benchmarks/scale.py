@@ -9,8 +9,8 @@ run       what the default curriculum hears of these clips, with every window an
 workers   how evenly 256 workers share an epoch: micro-batches, seconds of audio, and the read tasks
           that Ray holds at once
 chapters  1,000 chapters as long as LibriLight's on 64 actors, longest first as
-          `ray_jobs.chapter_plan` orders them, by a simulated clock, against the shortest time
-          that is possible
+          `ray_jobs.moshi.chapters.plan` orders them, by a simulated clock, against the shortest
+          time that is possible
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ JOB_CONFIGS = {
     "tune_decoder": "ray_jobs.tune_config:TuneConfig",
     "evaluate_decoder": "ray_jobs.evaluate_config:EvaluateConfig",
     "decode_codes": "ray_jobs.evaluate_config:DecodeConfig",
-    "evaluate_chapters": "ray_jobs.chapter_config:EvaluateChaptersConfig",
-    "evaluate_pairs": "ray_jobs.pair_config:EvaluatePairsConfig",
-    "evaluate_all": "ray_jobs.all_config:EvaluateAllConfig",
+    "evaluate_chapters": "ray_jobs.moshi.chapters.config:EvaluateChaptersConfig",
+    "evaluate_pairs": "ray_jobs.moshi.pairs.config:EvaluatePairsConfig",
+    "evaluate_all": "ray_jobs.moshi.all_config:EvaluateAllConfig",
 }
 """Where the configuration class of each job lives; imported only when it is asked for."""
 

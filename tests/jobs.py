@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import (
-    chapter_plan,
-    chapter_pool,
-    decode_worker,
-    evaluate_worker,
-    evaluation_plan,
-    pair_plan,
-    pair_pool,
-)
-from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs import decode_worker, evaluate_worker, evaluation_plan
 from ray_jobs.cli import Invocation
 from ray_jobs.evaluate_config import DecodeConfig, EvaluateConfig
-from ray_jobs.pair_config import EvaluatePairsConfig
+from ray_jobs.moshi.chapters import plan as chapter_plan
+from ray_jobs.moshi.chapters import run as chapter_pool
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.pairs import plan as pair_plan
+from ray_jobs.moshi.pairs import run as pair_pool
+from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ttt import records
 
 

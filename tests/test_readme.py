@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.config import load_config
-from ray_jobs.pair_config import ALIASES
+from ray_jobs.moshi.pairs.config import ALIASES
 from ray_jobs.schema import config_class
 
 ROOT = Path(__file__).resolve().parents[1]

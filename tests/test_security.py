@@ -25,8 +25,8 @@ from tests.nano_cache import write_nano_cache, write_nano_codec
 from tests.ttt.eval.scored_pairs import made_pairs, noisy, records
 from ttt import checkpoint
 from ttt.errors import UserError
-from ttt.eval.chapter_records import read_record
-from ttt.eval.pair_records import is_complete, read_part, write_part
+from ttt.eval.chapters.records import read_record
+from ttt.eval.pairs.records import is_complete, read_part, write_part
 from ttt.moshi.load import load_mimi, load_moshi
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.ttt_files import load_ttt

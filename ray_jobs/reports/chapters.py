@@ -7,8 +7,8 @@ from typing import Any
 
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import equivalence_words, p_words, words
-from ttt.eval.chapter_plots import LOSS_NAMES, chapter_pictures, shown_losses
-from ttt.eval.run_differences import only_models_differ, what_is_compared
+from ttt.eval.differences import only_models_differ, what_is_compared
+from ttt.eval.figures import LOSS_NAMES, chapter_pictures, shown_losses
 from ttt.moshi.verify import BEGINNING_FRAMES
 
 
@@ -34,7 +34,7 @@ def page_values(summary: Mapping[str, Any], pictures: Mapping[str, bytes] | None
     """What chapters.html.j2 calls chapters.
 
     Args:
-        pictures: PNGs by the names of `ttt.eval.chapter_plots`; None draws them.
+        pictures: PNGs by the names of `ttt.eval.figures`; None draws them.
     """
     return {**comparison_values(summary, pictures), "beginning_frames": BEGINNING_FRAMES}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from ray_jobs.reports import chapters, pairs
 from ray_jobs.reports.page import render
-from ttt.eval.run_differences import what_is_compared
+from ttt.eval.differences import what_is_compared
 
 
 def of_chapters(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    """The page from `ttt.eval.rescore.summarize_comparison`'s summary, with its pictures' PNGs."""
+    """The page from `summarize_comparison`'s summary, with its pictures' PNGs."""
     shown = chapters.comparison_values(summary, pictures)
     return _page("Chapters", summary, chapters=shown, pairs=None)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import equivalence_words, interval_words, number, words
-from ttt.eval.chapter_plots import LOSS_NAMES, chapter_pictures
+from ttt.eval.figures import LOSS_NAMES, chapter_pictures
 
 _FLAT_SHARE = 0.1
 """A model is flat when its slope's whole interval is within this share of the other's slope."""
@@ -32,7 +32,7 @@ def build_page(
 
     Args:
         links: the addresses of the four whole reports, relative to this page.
-        pictures: PNGs of both chapter evaluations by the names of `ttt.eval.chapter_plots`; None
+        pictures: PNGs of both chapter evaluations by the names of `ttt.eval.figures`; None
             draws them.
     """
     drawn = pictures or (_drawn(effect), _drawn(null))

@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ray_jobs.reports import words
-from ttt.eval.pairs import task_title
-from ttt.eval.run_differences import shown
+from ttt.eval.differences import shown
+from ttt.eval.pairs.find import task_title
 
 
 def render(template: str, title: str, *, subtitle: str, **values: Any) -> str:

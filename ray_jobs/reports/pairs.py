@@ -7,8 +7,8 @@ from typing import Any
 
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import headline, interval_words, metric_title, number
-from ttt.eval.pairs import task_title
-from ttt.eval.run_differences import only_models_differ, what_is_compared
+from ttt.eval.differences import only_models_differ, what_is_compared
+from ttt.eval.pairs.find import task_title
 
 POINTS = 100.0
 """Per cent of a share."""
@@ -37,7 +37,7 @@ def page_values(
     """What pairs.html.j2 calls pairs, from `rescore`'s summary.
 
     Args:
-        pictures: PNGs by the names of `ttt.eval.pair_plots`.
+        pictures: PNGs by the names of `ttt.eval.pairs.figures`.
         silence: FLAC of what the codes of silence sound like; None leaves it out.
     """
     return {**comparison_values(summary, pictures), "silence": silence}

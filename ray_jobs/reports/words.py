@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ttt.eval.pairs import task_title
+from ttt.eval.pairs.find import task_title
 from ttt.snac.model_card import digits
 from ttt.snac.verdict import describe_interval
 

@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks import slopes
 from tests.ttt.eval.long_records import noisy_loss, record
+from ttt.eval.chapters.measures import measure_chapter
 from ttt.eval.config import LongContextConfig
-from ttt.eval.measures import measure_chapter
 
 
 def test_drawn_slopes_scatter_as_fitted_ones_do() -> None:

@@ -10,7 +10,8 @@ from ray_jobs.reports.decoder import Example
 from tests.ttt.eval import finished_run, scored_pairs
 from tests.ttt.snac.test_verdict import _rows
 from ttt.audio import flac_bytes
-from ttt.eval import pair_rescore, rescore
+from ttt.eval.chapters import summary as rescore
+from ttt.eval.pairs import summary as pair_rescore
 from ttt.records import provenance, write_json
 from ttt.snac.systems import BASELINE, CEILING, OURS, TRUE
 from ttt.snac.trick_levels import fit

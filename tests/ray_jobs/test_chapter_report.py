@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from ray_jobs.chapter_pool import write_results
+from ray_jobs.moshi.chapters.run import write_results
 from ray_jobs.reports.chapters import build_report
 from tests.ttt.eval.finished_run import write_run
-from ttt.eval.rescore import summarize_run
+from ttt.eval.chapters.summary import summarize_run
 
 
 class _Page(HTMLParser):

@@ -10,8 +10,8 @@ import pytest
 
 from ray_jobs import evaluate_chapters, evaluate_pairs
 from tests.ttt.eval import finished_run, scored_pairs
-from ttt.eval.pair_run import PairRunDescription
-from ttt.eval.run_description import RunDescription
+from ttt.eval.pairs.run import PairRunDescription
+from ttt.eval.run import RunDescription
 
 Change = Callable[[Any], Any]
 

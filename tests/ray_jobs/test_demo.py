@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import demo
-from ray_jobs.chapter_config import EvaluateChaptersConfig
 from ray_jobs.config import load_config
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.reports.demo import build_page
 from ray_jobs.reports.page import TEMPLATES
 from ray_jobs.schema import config_class
 from tests.jobs import run_chapters
 from tests.ttt.eval.scored_pairs import made_pairs, noisy, write_run
-from ttt.eval.pair_rescore import summarize_run
+from ttt.eval.pairs.summary import summarize_run
 from ttt.records import read_json
 
 ROOT = Path(__file__).resolve().parents[2]

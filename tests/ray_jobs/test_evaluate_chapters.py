@@ -14,16 +14,18 @@ import pytest
 import soundfile
 import torch
 
-from ray_jobs import chapter_plan, chapter_pool, evaluate_chapters
-from ray_jobs.chapter_config import EvaluateChaptersConfig
-from ray_jobs.chapter_plan import describe, make_plan
-from ray_jobs.chapter_pool import write_results
+from ray_jobs import evaluate_chapters
 from ray_jobs.config import ConfigError, dump_yaml, load_config
+from ray_jobs.moshi.chapters import plan as chapter_plan
+from ray_jobs.moshi.chapters import run as chapter_pool
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.chapters.plan import describe, make_plan
+from ray_jobs.moshi.chapters.run import write_results
 from ray_jobs.original_keys import ORIGINAL_KEYS
 from tests.jobs import run_chapters
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.errors import UserError
-from ttt.eval.chapter_records import ChapterWriter, read_record, read_records, record_path
+from ttt.eval.chapters.records import ChapterWriter, read_record, read_records, record_path
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.original import WARNING, OriginalEvaluation

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_jobs import evaluate_pairs, pair_pool
+from ray_jobs import evaluate_pairs
 from ray_jobs.config import ConfigError, load_config
-from ray_jobs.pair_config import ALIASES, EvaluatePairsConfig
-from ray_jobs.pair_plan import describe, make_plan
-from ray_jobs.pair_pool import write_results
+from ray_jobs.moshi.pairs import run as pair_pool
+from ray_jobs.moshi.pairs.config import ALIASES, EvaluatePairsConfig
+from ray_jobs.moshi.pairs.plan import describe, make_plan
+from ray_jobs.moshi.pairs.run import write_results
 from tests.jobs import run_pairs
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.audio import read_header
 from ttt.errors import UserError
-from ttt.eval.chapters import Chapter, Piece
+from ttt.eval.chapters.find import Chapter, Piece
 from ttt.eval.config import Setting
 from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
-from ttt.eval.pair_records import ItemRecord, read_part, read_parts
+from ttt.eval.pairs.records import ItemRecord, read_part, read_parts
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.codes import encode_chapter

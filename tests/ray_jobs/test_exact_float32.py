@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ray_jobs import cache_worker, chapter_worker, decode_worker, evaluate_worker, pair_worker
+from ray_jobs import cache_worker, decode_worker, evaluate_worker
+from ray_jobs.moshi.chapters import worker as chapter_worker
+from ray_jobs.moshi.pairs import worker as pair_worker
 from ttt.exact_float32 import exact_float32, float32_is_exact
 from ttt.snac.train import validation
 

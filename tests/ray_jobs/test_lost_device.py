@@ -11,18 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from ray_jobs import (
-    cache_codes,
-    chapter_plan,
-    chapter_pool,
-    chapter_worker,
-    decode_worker,
-    evaluate_worker,
-    pair_plan,
-    pair_pool,
-    pair_worker,
-)
-from ray_jobs.chapter_config import EvaluateChaptersConfig
+from ray_jobs import cache_codes, decode_worker, evaluate_worker
 from ray_jobs.config import load_config
 from ray_jobs.evaluate_config import (
     BootstrapConfig,
@@ -31,12 +20,25 @@ from ray_jobs.evaluate_config import (
     EvaluationDataConfig,
     ReportConfig,
 )
-from ray_jobs.pair_config import EvaluatePairsConfig
+from ray_jobs.moshi.chapters import (
+    plan as chapter_plan,
+)
+from ray_jobs.moshi.chapters import (
+    run as chapter_pool,
+)
+from ray_jobs.moshi.chapters import (
+    worker as chapter_worker,
+)
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.pairs import plan as pair_plan
+from ray_jobs.moshi.pairs import run as pair_pool
+from ray_jobs.moshi.pairs import worker as pair_worker
+from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.workers_config import WorkersConfig
 from tests.jobs import run_chapters, run_decode, run_decoder_evaluation, run_pairs
 from ttt.errors import UserError
-from ttt.eval import scorer
 from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
+from ttt.eval.pairs import score as scorer
 from ttt.snac import cache_shard
 from ttt.snac.clip_input import ClipInput
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.comparison import text_of
-from ray_jobs.pair_table import compare_pairs
+from ray_jobs.moshi.compare import text_of
+from ray_jobs.moshi.pairs.table import compare_pairs
 from ray_jobs.reports import pairs as pair_report
 from ray_jobs.reports import together as all_report
 from tests.ttt.eval.scored_pairs import made_pairs, write_run
-from ttt.eval.pair_plots import _pictures
-from ttt.eval.pair_rescore import rescore
-from ttt.eval.pairs import Pair, Role
+from ttt.eval.pairs.figures import _pictures
+from ttt.eval.pairs.find import Pair, Role
+from ttt.eval.pairs.summary import rescore
 
 # Clopper and Pearson's for 12 of 12.
 LOWEST = 100 * 0.025 ** (1 / 12)

@@ -20,7 +20,7 @@ from ray_jobs import (
     evaluate_decoder,
     train_decoder,
 )
-from ttt.eval import chapters
+from ttt.eval.chapters import find as chapters
 from ttt.snac import load
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from ray_jobs.chapter_plan import records_root
-from ray_jobs.chapter_pool import _refuse_replaced_audio
+from ray_jobs.moshi.chapters.plan import records_root
+from ray_jobs.moshi.chapters.run import _refuse_replaced_audio
 from ttt.errors import UserError
-from ttt.eval.chapter_records import ChapterDetails, ChapterWriter, read_details, record_path
-from ttt.eval.chapters import Chapter, find_chapters
+from ttt.eval.chapters.find import Chapter, find_chapters
+from ttt.eval.chapters.records import ChapterDetails, ChapterWriter, read_details, record_path
 from ttt.eval.config import ChapterConfig
 from ttt.file_identity import FileIdentity
 

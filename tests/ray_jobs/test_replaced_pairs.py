@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ray_jobs.pair_pool import _refuse_replaced_audio
+from ray_jobs.moshi.pairs.run import _refuse_replaced_audio
 from tests.ttt.eval.scored_pairs import item, made_pairs
 from ttt.errors import UserError
-from ttt.eval.pair_records import part_path, read_part, write_part
-from ttt.eval.pairs import Pair
+from ttt.eval.pairs.find import Pair
+from ttt.eval.pairs.records import part_path, read_part, write_part
 from ttt.file_identity import FileIdentity
 
 SIDES = ("positive", "negative")

@@ -33,7 +33,7 @@ from tests.ray_jobs.nano_training import (
     wait_until,
 )
 from tests.ray_jobs.worker_processes import worker_pids
-from ttt.eval.chapter_records import read_records
+from ttt.eval.chapters.records import read_records
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ttt.errors import UserError
-from ttt.eval.official import official_scores
-from ttt.eval.voice_activity import read_description
+from ttt.eval.chapters.voice_activity import read_description
+from ttt.eval.pairs.official import official_scores
 from ttt.text_files import read_table, read_text
 
 TABLE = [["filename", "word", "correct"], ["a1", "wörd", "1"], ["a0", "", "0"]]

@@ -107,7 +107,7 @@ class PairSummaryConfig(Config):
     """How the records of a run over pairs are summarised."""
 
     score: ScoreName = "weighted_mean"
-    """Which likelihood headlines, see ttt.eval.pair_scores; all of them are reported."""
+    """Which likelihood headlines, see ttt.eval.pairs.scores; all of them are reported."""
     resamples: int = 2000
     """Bootstrap resamples of every interval of a margin; accuracies have theirs without."""
     seed: int = 0

@@ -35,7 +35,7 @@ Say = Callable[[str, int], Samples]
 
 
 def write_fixtures(folder: str | Path, say: Say | None = None) -> dict[str, Path]:
-    """Write all fixtures; returns task -> root, as `ttt.eval.pairs.find_pairs` takes them.
+    """Write all fixtures; returns task -> root, as `ttt.eval.pairs.find.find_pairs` takes them.
 
     Args:
         say: who speaks; None takes espeak-ng or, where it is not installed, `say_by_arithmetic`.

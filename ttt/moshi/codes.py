@@ -40,7 +40,7 @@ from ttt.audio import (
     resample,
 )
 from ttt.errors import UserError
-from ttt.eval.chapters import Chapter, Piece
+from ttt.eval.chapters.find import Chapter, Piece
 from ttt.exact_float32 import float32_is_exact
 from ttt.moshi.streaming_state import start_streaming
 

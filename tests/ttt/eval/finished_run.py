@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.ttt.eval.long_records import noisy_loss
-from ttt.eval.chapter_records import ChapterDetails, ChapterWriter
+from ttt.eval.chapters.records import ChapterDetails, ChapterWriter
 from ttt.eval.config import LongContextConfig
-from ttt.eval.run_description import ModelIdentity, PlannedChapter, RunDescription
+from ttt.eval.run import ModelIdentity, PlannedChapter, RunDescription
 from ttt.records import provenance
 
 SUMMARY = LongContextConfig(positions=(250, 500, 1000, 2000), window_frames=200, resamples=300)

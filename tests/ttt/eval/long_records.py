@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.signal
 
-from ttt.eval.chapter_records import ChapterDetails, ChapterRecord
+from ttt.eval.chapters.records import ChapterDetails, ChapterRecord
 
 
 def record(

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ttt.eval.config import PairSummaryConfig, Setting
-from ttt.eval.pair_records import ItemRecord, part_path, write_part
-from ttt.eval.pair_run import PairRunDescription, PlannedTask, items_root
-from ttt.eval.pairs import Pair, PairSet, Role, Utterance
-from ttt.eval.run_description import ModelIdentity
+from ttt.eval.pairs.find import Pair, PairSet, Role, Utterance
+from ttt.eval.pairs.records import ItemRecord, part_path, write_part
+from ttt.eval.pairs.run import PairRunDescription, PlannedTask, items_root
+from ttt.eval.run import ModelIdentity
 from ttt.records import provenance
 
 SUMMARY = PairSummaryConfig(resamples=300)

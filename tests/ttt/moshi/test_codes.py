@@ -16,7 +16,7 @@ from moshi.utils import compile as compile_module
 
 from ttt.audio import read_audio, resample
 from ttt.errors import UserError
-from ttt.eval.chapters import Chapter, Piece, find_chapters
+from ttt.eval.chapters.find import Chapter, Piece, find_chapters
 from ttt.eval.config import ChapterConfig
 from ttt.exact_float32 import exact_float32
 from ttt.moshi import codes as codes_module

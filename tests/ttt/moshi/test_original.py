@@ -11,10 +11,10 @@ from moshi.utils.compile import no_compile
 from safetensors.torch import load, save
 
 from ttt.errors import UserError
-from ttt.eval.chapter_records import read_records
+from ttt.eval.chapters.hear import HeardChapter, Listening, record_group
+from ttt.eval.chapters.records import read_records
 from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.moshi import evaluate_codes, tiny_lm
-from ttt.moshi.chapter_run import HeardChapter, Listening, record_group
 from ttt.moshi.evaluate import negative_log_likelihood
 from ttt.moshi.original import WARNING, OriginalEvaluation
 from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect

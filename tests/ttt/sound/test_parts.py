@@ -8,7 +8,7 @@ import pytest
 from tests.ttt.sound.odd_files import NOISE, RATE, REFUSED, SAMPLES, WHOLE, encoded, wav
 from ttt.audio import read_audio, read_audio_blocks, read_header
 from ttt.errors import UserError
-from ttt.eval.chapters import find_chapters
+from ttt.eval.chapters.find import find_chapters
 from ttt.eval.config import ChapterConfig
 from ttt.snac.clip_input import QualityConfig
 from ttt.snac.clip_sources import list_folder, prepare_recording

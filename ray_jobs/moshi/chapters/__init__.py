@@ -1,0 +1,1 @@
+"""The evaluation over whole chapters: configuration, plan, worker, records."""

@@ -1,0 +1,267 @@
+"""What a chapter evaluation will do: which models hear which chapters, found without weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from moshi.models.loaders import FRAME_RATE
+
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.models import Weights, outlines, wanted_weights, with_absolute_paths
+from ttt import storage
+from ttt.errors import UserError
+from ttt.eval.chapters.find import Chapter, Unreadable, find_chapters
+from ttt.eval.chapters.records import file_stem, leftovers, record_path
+from ttt.moshi.memory import memory_need
+from ttt.moshi.original import WARNING
+
+
+@dataclass(frozen=True)
+class MadeChapter:
+    """A synthetic chapter."""
+
+    chapter_id: str
+    speaker: str
+    seed: int
+    frames: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it would last."""
+        return self.frames / FRAME_RATE
+
+
+Recording = Chapter | MadeChapter
+_LONGEST_STATE_STEM = 255 - len("..safetensors.12345678.tmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """One model of the run: weights, and what a control does to it."""
+
+    name: str
+    weights: Weights
+    updates: bool = True
+    reset_every_frames: int | None = None
+    prefix_frames: int | None = None
+    shuffle_frames: int | None = None
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """The controls in force, for run.json."""
+        controls: dict[str, Any] = {} if self.updates else {"updates": "off"}
+        if self.reset_every_frames is not None:
+            controls["reset_every_frames"] = self.reset_every_frames
+        if self.prefix_frames is not None:
+            controls["other_prefix_frames"] = self.prefix_frames
+        if self.shuffle_frames is not None:
+            controls["shuffle_frames"] = self.shuffle_frames
+        return controls
+
+
+@dataclass(frozen=True)
+class Work:
+    """The unit of dispatch: a group of chapters heard together by one model."""
+
+    number: int
+    listener: Listener
+    recordings: tuple[Recording, ...]
+    prefixes: tuple[Recording, ...]
+    """For each of them the other speaker's chapter to hear first; empty without that control."""
+
+    @property
+    def state_name(self) -> str:
+        """Path of its state below the run's folder."""
+        stem = file_stem(self.recordings[0].chapter_id, _LONGEST_STATE_STEM)
+        return f"state/{self.listener.name}/{stem}.safetensors"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do; paths in it are absolute, since workers have their own folder."""
+
+    given: EvaluateChaptersConfig
+    """As the user gave it, which is what config.yaml keeps."""
+    config: EvaluateChaptersConfig
+    listeners: tuple[Listener, ...]
+    recordings: tuple[Recording, ...]
+    """In natural order."""
+    unreadable: tuple[Unreadable, ...]
+    work: tuple[Work, ...]
+    """Model by model, the longest chapters first."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence where descriptions of chapters were not taken as they stand."""
+        changed = [(each, note) for each in self.recordings for note in _notes(each)]
+        if not changed:
+            return ()
+        chapter, note = changed[0]
+        return (
+            f"descriptions not taken as they stand: {len(changed):,}, the first "
+            f"{chapter.chapter_id}: {note}",
+        )
+
+    def frames(self, recording: Recording) -> int:
+        """How many frames of it are heard."""
+        return heard_frames(recording, self.config.max_frames)
+
+    def is_done(self, work: Work) -> bool:
+        """Whether all its records are there, and nothing else is left of hearing it."""
+        root = records_root(self.config.output, work.listener.name)
+        names = [item.chapter_id for item in work.recordings]
+        state_path = Path(self.config.output) / work.state_name
+        recorded = all(record_path(root, name).exists() for name in names)
+        return recorded and not leftovers(root, names, state_path)
+
+
+def make_plan(config: EvaluateChaptersConfig) -> Plan:
+    """Find chapters and models. Raises UserError for what cannot be found or does not fit."""
+    given, config = config, with_absolute_paths(config)
+    if config.data is not None:
+        config = replace(config, data=replace(config.data, root=storage.absolute(config.data.root)))
+    recordings, unreadable = _recordings(config)
+    listeners = _listeners(config)
+    longest_first = sorted(recordings, key=lambda item: -heard_frames(item, config.max_frames))
+    size = config.group_size
+    groups = [longest_first[at : at + size] for at in range(0, len(longest_first), size)]
+    work: list[Work] = []
+    for listener in listeners:
+        for group in groups:
+            prefixes = _prefixes(listener, group, longest_first)
+            work.append(Work(len(work), listener, tuple(group), prefixes))
+    return Plan(given, config, listeners, tuple(recordings), tuple(unreadable), tuple(work))
+
+
+def describe(plan: Plan) -> str:
+    """The plan in words."""
+    config = plan.config
+    frames = sum(plan.frames(item) for item in plan.recordings)
+    source = "made of codes" if config.data is None else f"in {config.data.root}"
+    speakers = len({item.speaker for item in plan.recordings})
+    by = "1 speaker" if speakers == 1 else f"{speakers:,} speakers"
+    lines = [
+        f"evaluate {', '.join(each.name for each in plan.listeners)} on "
+        f"{len(plan.recordings):,} chapters by {by} {source}: {frames:,} frames, "
+        f"{frames / FRAME_RATE / 3600:.2f} hours",
+    ]
+    if config.preset == "original":
+        lines.insert(0, f"warning: {WARNING}")
+    if plan.unreadable:
+        first = plan.unreadable[0]
+        lines.append(f"  unreadable: {len(plan.unreadable):,}, the first {first.reason}")
+    lines += [f"  {note}" for note in plan.notes]
+    streams, cluster = config.streams, config.cluster
+    lines += [
+        f"  streams: text {streams.text}, other {streams.other}, the recording is {streams.voice}",
+        f"  steps per pass: {config.chunk}, chapters per batch: {config.group_size}",
+        *(f"  memory beyond the weights, {line}" for line in _memory(plan)),
+        f"  workers: {cluster.words} on {cluster.device}, each {cluster.cpus_per_worker:g} "
+        f"CPU and {cluster.gpus_per_worker:g} GPU",
+        f"  writes: {config.output}/records ({_megabytes(plan, frames):,.1f} MB at most), "
+        "summary.json, legacy.json, plots, report.html",
+    ]
+    return "\n".join(lines)
+
+
+def heard_frames(recording: Recording, max_frames: int | None) -> int:
+    """Frames of a recording, the last one filled up, as far as they are to be heard."""
+    if isinstance(recording, MadeChapter):
+        frames = recording.frames
+    else:
+        frames = math.ceil(round(recording.seconds * FRAME_RATE, 6))
+    return frames if max_frames is None else min(frames, max_frames)
+
+
+def records_root(output: str, model: str) -> Path:
+    """Folder of one model's records, as `RunDescription.records_root` has it."""
+    return Path(output) / "records" / model
+
+
+def _notes(recording: Recording) -> tuple[str, ...]:
+    return recording.notes if isinstance(recording, Chapter) else ()
+
+
+def _recordings(
+    config: EvaluateChaptersConfig,
+) -> tuple[Sequence[Recording], Sequence[Unreadable]]:
+    if config.data is not None:
+        return find_chapters(config.data)
+    made = config.synthetic
+    assert made is not None  # The configuration has one of the two.
+    recordings = []
+    for number in range(made.chapters):
+        speaker = f"speaker_{number % made.speakers}"
+        name = f"{speaker}/chapter_{number}"
+        recordings.append(MadeChapter(name, speaker, made.first_seed + number, made.frames))
+    return recordings, []
+
+
+def _listeners(config: EvaluateChaptersConfig) -> tuple[Listener, ...]:
+    wanted = wanted_weights(config.model)
+    listeners = [Listener(name=name, weights=name) for name in wanted]
+    controls = config.controls
+    if controls.updates_off:
+        listeners.append(Listener(name="ttt-updates-off", weights="ttt", updates=False))
+    if controls.reset_every_frames is not None:
+        every = controls.reset_every_frames
+        listeners.append(
+            Listener(name=f"ttt-reset-{every}", weights="ttt", reset_every_frames=every)
+        )
+    if controls.other_prefix_frames is not None:
+        frames = controls.other_prefix_frames
+        listeners += [
+            Listener(name=f"{name}-other-prefix", weights=name, prefix_frames=frames)
+            for name in wanted
+        ]
+    # A worker changes its model least often when listeners of the same weights follow each other.
+    listeners.sort(key=lambda each: wanted.index(each.weights))
+    return tuple(replace(each, shuffle_frames=controls.shuffle_frames) for each in listeners)
+
+
+def _prefixes(
+    listener: Listener, group: Sequence[Recording], longest_first: Sequence[Recording]
+) -> tuple[Recording, ...]:
+    if listener.prefix_frames is None:
+        return ()
+    found = []
+    for recording in group:
+        others = [item for item in longest_first if item.speaker != recording.speaker]
+        if not others:
+            raise UserError(
+                "controls.other_prefix_frames needs chapters by two speakers, and all are by "
+                f"{recording.speaker}"
+            )
+        if heard_frames(others[0], None) < listener.prefix_frames:
+            raise UserError(
+                f"controls.other_prefix_frames={listener.prefix_frames} is longer than any chapter "
+                f"by another speaker than {recording.speaker}: lower it to "
+                f"{heard_frames(others[0], None)} or less"
+            )
+        found.append(others[0])
+    return tuple(found)
+
+
+def _memory(plan: Plan) -> list[str]:
+    """A line per model, or why it cannot be said."""
+    model, lines = plan.config.model, []
+    for weights, lm in outlines(model):
+        if isinstance(lm, UserError):
+            lines.append(f"{weights}: not known yet ({lm})")
+            continue
+        need = memory_need(lm, plan.config.group_size, plan.config.chunk)
+        lines.append(
+            f"{weights}: {need.total / 2**20:,.0f} MiB at most (rings {need.rings / 2**20:,.0f}, "
+            f"TTT {need.ttt / 2**20:,.0f}, working {need.working / 2**20:,.0f}), whatever the "
+            "length"
+        )
+    return lines
+
+
+def _megabytes(plan: Plan, frames: int) -> float:
+    """Uncompressed: nine numbers of four bytes, a frame's number and a flag."""
+    return len(plan.listeners) * frames * 41 / 1e6

@@ -1,0 +1,208 @@
+"""The actor of a chapter evaluation: holds one model, encodes chapters, hears them, records."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ray_jobs.items import Count
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.chapters.plan import Listener, MadeChapter, Recording, Work, records_root
+from ray_jobs.moshi.models import HeldModels
+from ttt.device_errors import raise_if_lost
+from ttt.errors import UserError
+from ttt.eval.chapters.controls import shuffle_stretches
+from ttt.eval.chapters.find import Chapter
+from ttt.eval.chapters.hear import HeardChapter, Listening, record_group, verify_group
+from ttt.eval.chapters.records import NonFiniteLoss, leftovers, record_path
+from ttt.eval.run import ModelIdentity
+from ttt.eval.synthetic_chapters import synthetic_chapter
+from ttt.exact_float32 import exact_float32
+from ttt.file_identity import FileIdentity
+from ttt.moshi.codes import encode_chapter
+from ttt.moshi.insert import ttt_layers
+from ttt.moshi.load import LoadedMoshi
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a group."""
+
+    frames: int = 0
+    """Frames heard."""
+    acceptance: float | None = None
+    """Share of the steps that stood; None when nothing was left to hear."""
+    failures: tuple[tuple[str, str], ...] = ()
+    """(chapter, reason) of those without a record."""
+    verification: dict[str, Any] | None = None
+    """`ttt.moshi.verify.Verification`, where it was asked for, or the `error` that kept it away."""
+
+
+class ChapterWorker:
+    """Hears groups of chapters; loads another model when a group is another's."""
+
+    def __init__(self, config: EvaluateChaptersConfig, count: Count | None) -> None:
+        torch.set_num_threads(config.cluster.threads)
+        exact_float32()
+        self._config, self._count_frames = config, count
+        self._models = HeldModels(config.model, config.cluster.device)
+
+    def identify(self, listener: Listener) -> ModelIdentity:
+        """Load the model and say what it is. Raises UserError when it cannot be loaded."""
+        return self._models.identity(listener.name, listener.weights, listener.controls)
+
+    def identify_codec(self) -> dict[str, str]:
+        """Name and hash of what makes the codes."""
+        made = self._config.synthetic
+        if made is not None:
+            name = f"synthetic codes, structure {made.language.structure}"
+            return {"name": name, "weights_sha256": made.language.digest()}
+        mimi = self._models.mimi()
+        return {"name": mimi.name, "weights_sha256": mimi.weights_sha256}
+
+    def hear(self, work: Work) -> Outcome:
+        """Encode, hear and record a group. What is wrong with a chapter is its reason, no error."""
+        failures: list[tuple[str, str]] = []
+        chapters: list[HeardChapter] = []
+        for place, recording in enumerate(work.recordings):
+            try:
+                chapters.append(self._chapter(work, place))
+            except Exception as error:
+                raise_if_lost(error)
+                failures.append((recording.chapter_id, _reason(error)))
+        if not chapters:
+            return Outcome(failures=tuple(failures))
+        moshi = self._models.moshi(work.listener.weights)
+        try:
+            outcome = self._record(work, moshi, chapters)
+        except Exception as error:
+            raise_if_lost(error)
+            reason = _reason(error)
+            root = records_root(self._config.output, work.listener.name)
+            names = [c.chapter_id for c in chapters if not record_path(root, c.chapter_id).exists()]
+            together = f" (heard together: {', '.join(names)})" if len(names) > 1 else ""
+            failures += [(name, reason + together) for name in names]
+            return Outcome(failures=tuple(failures))
+        return Outcome(outcome.frames, outcome.acceptance, tuple(failures), outcome.verification)
+
+    def _record(self, work: Work, moshi: LoadedMoshi, chapters: list[HeardChapter]) -> Outcome:
+        config, listener = self._config, work.listener
+        for layer in ttt_layers(moshi.lm).values():
+            layer.layer.updates = listener.updates
+        streams = config.streams
+        listening = Listening(
+            model=listener.name,
+            streams={
+                "text_stream": streams.text,
+                "other_stream": streams.other,
+                "stream": streams.voice,
+            },
+            chunk=config.chunk,
+            state_every_frames=config.state_every_frames,
+            reset_ttt_every=listener.reset_every_frames,
+            preset=config.preset,
+        )
+        frames = [chapter.codes.shape[1] for chapter in chapters]
+        silence = self._silence(max(frames) + (listener.prefix_frames or 0))
+        root = records_root(config.output, listener.name)
+        state_path = Path(config.output) / work.state_name
+        names = [chapter.chapter_id for chapter in chapters]
+        acceptance = None
+        if all(record_path(root, name).exists() for name in names):
+            # Killed after the last record, its worker could not tidy up.
+            for path in leftovers(root, names, state_path):
+                path.unlink()
+        else:
+            acceptance = record_group(
+                moshi.lm,
+                chapters,
+                listening,
+                silence=silence,
+                records_root=root,
+                state_path=state_path,
+                on_frames=lambda heard: self._count(work, heard),
+            )
+        verification = None
+        if is_verified(config, listener):
+            verification = self._verify(moshi, chapters, listening, silence)
+        return Outcome(sum(frames), acceptance, (), verification)
+
+    def _verify(
+        self,
+        moshi: LoadedMoshi,
+        chapters: list[HeardChapter],
+        listening: Listening,
+        silence: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        """Hold records to stepping. They stand whatever becomes of it."""
+        try:
+            found = verify_group(
+                moshi.lm,
+                chapters,
+                listening,
+                silence=silence,
+                records_root=records_root(self._config.output, listening.model),
+                spans=self._config.verify_spans,
+                seed=self._config.seed,
+            )
+        except Exception as error:
+            raise_if_lost(error)
+            return {"error": _reason(error)}
+        return asdict(found)
+
+    def _chapter(self, work: Work, place: int) -> HeardChapter:
+        config, recording = self._config, work.recordings[place]
+        codes, joins = self._codes(recording)
+        codes = codes[:, : config.max_frames]
+        stretch = work.listener.shuffle_frames
+        if stretch is not None:
+            codes, joins = shuffle_stretches(codes, stretch, config.seed, recording.chapter_id)
+        prefix = None
+        if work.prefixes:
+            prefix = self._codes(work.prefixes[place])[0][:, : work.listener.prefix_frames]
+        inside = tuple(int(frame) for frame in joins if frame < codes.shape[1])
+        audio: tuple[FileIdentity, ...] = ()
+        if isinstance(recording, Chapter):
+            audio = tuple(map(FileIdentity.of, recording.files))
+        return HeardChapter(recording.chapter_id, recording.speaker, codes, inside, prefix, audio)
+
+    def _codes(self, recording: Recording) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
+        """Codes [8, T] and the frames at which a later piece begins."""
+        if isinstance(recording, MadeChapter):
+            assert self._config.synthetic is not None
+            language = self._config.synthetic.language
+            codes = synthetic_chapter(language, recording.seed, recording.frames)
+            return codes.astype(np.int16), np.zeros(0, dtype=np.int64)
+        mimi = self._models.mimi()
+        made = encode_chapter(mimi.mimi, recording, self._config.codes_cache, mimi.weights_sha256)
+        return made.codes, made.joins
+
+    def _silence(self, frames: int) -> torch.Tensor | None:
+        cache = self._config.codes_cache
+        if not self._config.streams.needs_silence or cache is None:
+            return None
+        return self._models.silence(frames, cache)
+
+    def _count(self, work: Work, frames: int) -> None:
+        if self._count_frames is not None:
+            self._count_frames(work.number, frames)
+
+
+def is_verified(config: EvaluateChaptersConfig, listener: Listener) -> bool:
+    """Whether a model's records are held to stepping: not where a control cuts into the hearing."""
+    plain = listener.reset_every_frames is None and listener.prefix_frames is None
+    return config.verify_spans > 0 and plain
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UserError | NonFiniteLoss):
+        return str(error)
+    traceback.print_exception(error, file=sys.stderr)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,126 @@
+"""The models of an evaluation as a worker holds them: one Moshi at a time, and the codec."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from moshi.models.lm import LMModel
+
+from ray_jobs.moshi.chapters.config import ChapterModelsConfig, EvaluateChaptersConfig
+from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
+from ttt import storage
+from ttt.errors import UserError
+from ttt.eval.run import ModelIdentity
+from ttt.moshi.codes import silence_codes
+from ttt.moshi.insert import temporal_layers
+from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi, outline_moshi
+from ttt.moshi.ttt_files import describe_ttt, load_ttt, outline_ttt
+
+Weights = Literal["baseline", "ttt"]
+C = TypeVar("C", EvaluateChaptersConfig, EvaluatePairsConfig)
+
+
+class HeldModels:
+    """Loads what is asked for; another Moshi replaces the one before."""
+
+    def __init__(self, config: ChapterModelsConfig, device: str) -> None:
+        self._config, self._device = config, device
+        self._moshi: LoadedMoshi | None = None
+        self._weights: Weights | None = None
+        self._mimi: LoadedMimi | None = None
+
+    def moshi(self, weights: Weights) -> LoadedMoshi:
+        """The base model, or the one with TTT layers. Raises UserError when it does not load."""
+        if self._moshi is None or self._weights != weights:
+            self._moshi = self._weights = None
+            gc.collect()  # Two models of 7 billion do not fit side by side.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            config = self._config
+            moshi = load_moshi(
+                weights_name(config, weights),
+                device=self._device,
+                dtype=config.dtype,
+                lm_kwargs=config.lm_kwargs,
+            )
+            if weights == "ttt" and config.ttt is not None:
+                load_ttt(moshi.lm, config.ttt)
+            self._moshi, self._weights = moshi, weights
+        return self._moshi
+
+    def mimi(self) -> LoadedMimi:
+        """The codec. Raises UserError when it does not load."""
+        if self._mimi is None:
+            name = self._config.mimi or self._config.weights
+            self._mimi = load_mimi(name, device=self._device)
+        return self._mimi
+
+    def silence(self, frames: int, cache: str) -> torch.Tensor:
+        """Codes of silence [8, frames]."""
+        mimi = self.mimi()
+        return torch.from_numpy(silence_codes(mimi.mimi, frames, cache, mimi.weights_sha256))
+
+    def identity(
+        self, name: str, weights: Weights, controls: dict[str, Any] | None = None
+    ) -> ModelIdentity:
+        """What a model of the run is; loads it."""
+        moshi, layers = self.moshi(weights), None
+        if weights == "ttt" and self._config.ttt is not None:
+            layers = {"folder": self._config.ttt, **describe_ttt(self._config.ttt)}
+        return ModelIdentity(
+            model=name,
+            source=moshi.name,
+            fingerprint=moshi.fingerprint,
+            weights_sha256=moshi.weights_sha256,
+            context=max(int(each.self_attn.context or 0) for each in temporal_layers(moshi.lm)),
+            ttt=layers,
+            controls=controls or {},
+        )
+
+
+def wanted_weights(config: ChapterModelsConfig) -> list[Weights]:
+    """The models that a configuration asks for, the baseline first."""
+    wanted: list[Weights] = ["baseline"] if config.baseline else []
+    return [*wanted, "ttt"] if config.ttt is not None else wanted
+
+
+def outlines(config: ChapterModelsConfig) -> Iterator[tuple[Weights, LMModel | UserError]]:
+    """Each model that is asked for, on the meta device, or why it cannot be outlined yet."""
+    for weights in wanted_weights(config):
+        try:
+            name = weights_name(config, weights)
+            lm = outline_moshi(name, dtype=config.dtype, lm_kwargs=config.lm_kwargs)
+        except UserError as error:
+            yield weights, error
+            continue
+        if weights == "ttt" and config.ttt is not None:
+            outline_ttt(lm, config.ttt)
+        yield weights, lm
+
+
+def weights_name(config: ChapterModelsConfig, weights: Weights) -> str:
+    """The base model below: a hub name, a folder, or tiny."""
+    return (config.ttt_weights or config.weights) if weights == "ttt" else config.weights
+
+
+def with_absolute_paths(config: C) -> C:
+    """Folders of models, output and codes made absolute, since workers have their own.
+
+    Hub names and tiny stay as they are; codes go below the output unless `codes_cache` says where.
+    """
+    names, model = ("weights", "ttt_weights", "mimi"), config.model
+    model = replace(model, **{name: _absolute(getattr(model, name)) for name in names})
+    model = replace(model, ttt=None if model.ttt is None else storage.absolute(model.ttt))
+    output, cache = storage.absolute(config.output), config.codes_cache
+    cache = os.path.join(output, "codes") if cache is None else storage.absolute(cache)
+    return replace(config, model=model, output=output, codes_cache=cache)
+
+
+def _absolute(name: str | None) -> str | None:
+    folder = name is not None and os.path.isdir(os.path.expanduser(name))
+    return storage.absolute(name) if name is not None and folder else name

@@ -1,0 +1,1 @@
+"""The evaluation on pairs: configuration, plan, worker, records."""

@@ -1,0 +1,176 @@
+"""The actor of an evaluation of pairs: encodes a shard's recordings, scores them, writes them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ray_jobs.moshi.models import HeldModels, Weights
+from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
+from ray_jobs.moshi.pairs.plan import Work
+from ttt import storage
+from ttt.audio import flac_bytes, read_header
+from ttt.device_errors import raise_if_lost
+from ttt.errors import UserError
+from ttt.eval.chapters.find import Chapter, Piece
+from ttt.eval.pairs.find import Pair, Role, Utterance
+from ttt.eval.pairs.records import ItemRecord, Status, write_part
+from ttt.eval.pairs.score import Recording, Score, Scoring, check_streams, first_difference, score
+from ttt.eval.run import ModelIdentity
+from ttt.exact_float32 import exact_float32
+from ttt.file_identity import FileIdentity
+from ttt.moshi.codes import decode_codes, encode_chapter
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """Why an utterance has no score."""
+
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """A recording that can be scored."""
+
+    codes: npt.NDArray[np.int16]
+    """[8, T]."""
+    sha256: str
+    """Of the codes."""
+    audio: FileIdentity
+    """The file that they were made of."""
+
+
+class PairWorker:
+    """Scores shards; loads another model when a shard is another's."""
+
+    def __init__(self, config: EvaluatePairsConfig) -> None:
+        torch.set_num_threads(config.cluster.threads)
+        exact_float32()
+        self._config = config
+        self._models = HeldModels(config.model, config.cluster.device)
+        assert config.codes_cache is not None  # The plan has named one.
+        self._cache = config.codes_cache
+
+    def identify(self, weights: Weights) -> ModelIdentity:
+        """Load the model and say what it is. Raises UserError when it or its streams do not fit."""
+        identity = self._models.identity(weights, weights)
+        for setting in self._config.settings:
+            check_streams(self._models.moshi(weights).lm, setting.streams)
+        return identity
+
+    def identify_codec(self) -> dict[str, str]:
+        """Name and hash of what makes the codes."""
+        mimi = self._models.mimi()
+        return {"name": mimi.name, "weights_sha256": mimi.weights_sha256}
+
+    def write_silence(self, seconds: float, path: str) -> None:
+        """Write what Mimi's codes of silence sound like."""
+        mimi = self._models.mimi().mimi
+        codes = self._models.silence(round(seconds * mimi.frame_rate), self._cache)
+        storage.write_bytes(path, flac_bytes(decode_codes(mimi, codes), mimi.sample_rate))
+
+    def score(self, work: Work) -> int:
+        """Score a shard and write its part file; returns how many utterances have no score."""
+        encoded = [self._encode(utterance) for pair in work.pairs for _, utterance in _sides(pair)]
+        endings = [_ending(*encoded[at : at + 2]) for at in range(0, len(encoded), 2)]
+        recordings = [
+            Recording(each.codes, endings[place // 2])
+            for place, each in enumerate(encoded)
+            if isinstance(each, Heard)
+        ]
+        scores = iter(self._score(work, recordings))
+        results = [next(scores) if isinstance(e, Heard) else e for e in encoded]
+        records = _records(work, encoded, endings, results)
+        write_part(work.path(self._config.output), records)
+        return sum(record.status != "ok" for record in records)
+
+    def _score(self, work: Work, recordings: Sequence[Recording]) -> list[Score | Unscored]:
+        config, longest = self._config, max((r.codes.shape[1] for r in recordings), default=0)
+        silence = None
+        if config.needs_silence and recordings:
+            silence = self._models.silence(longest, self._cache)
+        how = Scoring(
+            streams=work.setting.streams,
+            chunk=config.chunk,
+            batch_items=config.batch_items,
+            batch_frames=config.batch_frames,
+        )
+        scored = score(self._models.moshi(work.weights).lm, recordings, how, silence)
+        return [Unscored("error", each) if isinstance(each, str) else each for each in scored]
+
+    def _encode(self, utterance: Utterance) -> Heard | Unscored:
+        if not utterance.audio.exists():
+            return Unscored("missing", f"{utterance.audio}: no such file")
+        mimi = self._models.mimi()
+        try:
+            header = read_header(utterance.audio)
+            if header.samples == 0:
+                raise UserError(f"{utterance.audio}: holds no audio")
+            piece = Piece(str(utterance.audio), 0, header.samples, header.rate)
+            whole = Chapter(utterance.item_id, "", "", (piece,))
+            audio = FileIdentity.of(utterance.audio)
+            made = encode_chapter(mimi.mimi, whole, self._cache, mimi.weights_sha256)
+            return Heard(made.codes, made.sha256, audio)
+        except Exception as error:
+            raise_if_lost(error)
+            if isinstance(error, UserError):
+                return Unscored("error", str(error))
+            traceback.print_exception(error, file=sys.stderr)
+            return Unscored("error", f"{type(error).__name__}: {error}")
+
+
+def without_scores(work: Work, reason: str) -> list[ItemRecord]:
+    """Records of a shard that nobody could score."""
+    nothing = [Unscored("error", reason)] * 2 * len(work.pairs)
+    return _records(work, nothing, [None] * len(work.pairs), nothing)
+
+
+def _sides(pair: Pair) -> tuple[tuple[Role, Utterance], tuple[Role, Utterance]]:
+    return ("positive", pair.positive), ("negative", pair.negative)
+
+
+def _ending(positive: Heard | Unscored, negative: Heard | Unscored) -> int | None:
+    if isinstance(positive, Unscored) or isinstance(negative, Unscored):
+        return None
+    return first_difference(positive.codes, negative.codes)
+
+
+def _records(
+    work: Work,
+    encoded: Sequence[Heard | Unscored],
+    endings: Sequence[int | None],
+    results: Sequence[Score | Unscored],
+) -> list[ItemRecord]:
+    """The rows of a shard: positive and negative of each pair in turn, as in the other lists."""
+    sides = [(pair, *side) for pair in work.pairs for side in _sides(pair)]
+    rows = []
+    for place, (pair, role, utterance) in enumerate(sides):
+        codes, result = encoded[place], results[place]
+        about: dict[str, Any] = {
+            "task": pair.task,
+            "split": pair.split,
+            "pair_id": pair.pair_id,
+            "cluster_id": pair.cluster_id,
+            "item_id": utterance.item_id,
+            "role": role,
+            "voice": pair.voice,
+            "strata": pair.strata,
+        }
+        if isinstance(codes, Heard):
+            about |= {"codes_sha256": codes.sha256, "n_frames": codes.codes.shape[1]}
+            about["audio"] = codes.audio
+        if isinstance(result, Unscored):
+            rows.append(ItemRecord(**about, status=result.status, error=result.reason))
+        else:
+            about |= {"ending_first_frame": endings[place // 2], **vars(result)}
+            rows.append(ItemRecord(**about))
+    return rows

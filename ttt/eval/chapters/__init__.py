@@ -1,0 +1,1 @@
+"""Whole chapters: found on disk, heard frame by frame, summarised by position."""

@@ -1,0 +1,279 @@
+"""Book chapters on disk: which there are, in which order, by whom, made of which files.
+
+Four layouts are read; paths are relative to the root, and folders above the named ones (Libri-
+Light's `small/`, LibriSpeech's `test-clean/`) only lengthen the chapter's id:
+
+    chapters  speaker/book/chapter.flac, with a chapter.json beside it    Libri-Light
+    cut       speaker/book/chapter_0000.flac, chapter_0001.flac, ...      cut_by_vad.py: pieces of
+              a chapter without its pauses, joined here to one chapter again
+    librispeech  speaker/chapter/speaker-chapter-0000.flac                LibriSpeech(-Long): every
+              file is a chapter of its own
+    flat      *.flac in one folder; the speaker is the "speaker" of the .json beside it, if any
+
+Folders are walked by `ttt.file_walk`: through links, past hidden files. A file that cannot be read,
+a link to nothing, spans that make no sense: each is an unreadable chapter with its reason.
+
+Sources: libri-light data_preparation (README.md, cut_by_vad.py); openslr.org/12.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+
+from ttt.audio import read_header
+from ttt.errors import UserError
+from ttt.eval.chapters.voice_activity import description_beside, read_speaker, read_voice_activity
+from ttt.eval.config import ChapterConfig
+from ttt.file_errors import reading
+from ttt.file_walk import FoundFile, find_files
+from ttt.file_walk import natural_key as natural_key
+
+UNKNOWN_SPEAKER = "unknown"
+"""Chapters of nobody in particular: statistics treat them as one speaker."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of one audio file."""
+
+    path: str
+    start: int
+    """First sample, at the file's own rate."""
+    stop: int
+    """The sample after the last."""
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return (self.stop - self.start) / self.rate
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What one evaluation streams without a break."""
+
+    chapter_id: str
+    """Unique, of path parts: speaker/book/name, or .../first..last for joined ones."""
+    speaker: str
+    book: str
+    pieces: tuple[Piece, ...]
+    """In order; where one follows another is a join."""
+    notes: tuple[str, ...] = ()
+    """What was made of its description, where that was not taken as it stands."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The audio files it is made of, each once, in order."""
+        return tuple(dict.fromkeys(piece.path for piece in self.pieces))
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return sum(piece.seconds for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A chapter that cannot be evaluated."""
+
+    chapter_id: str
+    reason: str
+
+
+def find_chapters(config: ChapterConfig) -> tuple[list[Chapter], list[Unreadable]]:
+    """The chapters of a folder in natural order, and those that cannot be read, with the reason.
+
+    Reads the header of every file and no audio. With `concatenate_seconds` an unreadable chapter
+    ends the joined one before it, so that a join never hides a gap.
+
+    Raises:
+        UserError: no such folder, no audio in it, nothing left by the filters, or a name of
+            `speakers` or `books` that does not occur.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder of chapters")
+    found = find_files(root, _SUFFIXES)
+    if not found:
+        raise UserError(f"{root}: holds no audio ({', '.join(sorted(_SUFFIXES))})")
+    files = [root / each.path for each in found if each.problem is None]
+    layout = _detect(root, files) if config.layout == "auto" else config.layout
+    sources = [_source(root, group, layout) for group in _grouped(root, found, layout)]
+    _refuse_same_names(sources)
+    sources = _chosen(sources, config)
+    read = [_read(source, config.pauses) for source in sources]
+    if config.concatenate_seconds is not None:
+        read = _concatenate(read, config.concatenate_seconds)
+    chapters = [chapter for chapter in read if isinstance(chapter, Chapter)]
+    unreadable = [chapter for chapter in read if isinstance(chapter, Unreadable)]
+    chapters = [chapter for chapter in chapters if chapter.seconds >= config.min_seconds]
+    if not chapters and not unreadable:
+        raise UserError(f"{root}: no chapter lasts min_seconds={config.min_seconds:g} s")
+    if config.max_chapters is not None:
+        kept = set(_taking_turns(chapters)[: config.max_chapters])
+        chapters = [chapter for chapter in chapters if chapter in kept]
+    return chapters, unreadable
+
+
+_SUFFIXES = {".flac", ".wav", ".ogg", ".opus", ".mp3"}
+_PIECE = re.compile(r"(.+)_\d{4,}", re.ASCII)
+_LIBRISPEECH = re.compile(r"(\d+)-\d+[-_]\d+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Source:
+    chapter_id: str
+    speaker: str
+    book: str
+    paths: tuple[Path, ...]
+    problem: str | None
+    """Why it cannot be read, where that is known before it is opened."""
+
+
+def _detect(root: Path, files: Sequence[Path]) -> str:
+    if files and all(path.parent == root for path in files):
+        return "flat"
+    if all(_LIBRISPEECH.fullmatch(path.stem) for path in files):
+        return "librispeech"
+    # cut_by_vad.py writes no .json; a chapter whose own name ends in four digits has one.
+    if all(_PIECE.fullmatch(p.stem) and not description_beside(p).exists() for p in files):
+        return "cut"
+    return "chapters"
+
+
+def _grouped(root: Path, found: Sequence[FoundFile], layout: str) -> list[tuple[FoundFile, ...]]:
+    """Files that make one chapter."""
+    if layout != "cut":
+        return [(each,) for each in found]
+    groups: dict[Path, list[FoundFile]] = defaultdict(list)
+    for each in found:
+        path = root / each.path
+        match = _PIECE.fullmatch(path.stem)
+        if match is None and each.problem is None:
+            raise UserError(f"{path}: not named like a piece (chapter_0000), as layout: cut needs")
+        groups[path if match is None else path.with_name(match[1])].append(each)
+    return [tuple(group) for group in groups.values()]
+
+
+def _source(root: Path, group: tuple[FoundFile, ...], layout: str) -> _Source:
+    paths = tuple(root / each.path for each in group)
+    first = paths[0].relative_to(root)
+    stem = first.stem
+    if layout == "cut" and _PIECE.fullmatch(stem):
+        stem = stem.rpartition("_")[0]
+    folders = first.parts[:-1]
+    book = folders[-1] if folders else ""
+    speaker = folders[-2] if len(folders) > 1 else book
+    problem = next((f"{root / each.path}: {each.problem}" for each in group if each.problem), None)
+    librispeech = _LIBRISPEECH.fullmatch(stem)
+    if librispeech is not None:
+        speaker = librispeech[1]
+    elif not folders and problem is None:
+        try:
+            speaker = _speaker_beside(paths[0])
+        except UserError as error:
+            speaker, problem = UNKNOWN_SPEAKER, str(error)
+    return _Source("/".join([*folders, stem]), speaker, book, paths, problem)
+
+
+def _speaker_beside(path: Path) -> str:
+    beside = description_beside(path)
+    return read_speaker(beside, UNKNOWN_SPEAKER) if beside.exists() else UNKNOWN_SPEAKER
+
+
+def _refuse_same_names(sources: list[_Source]) -> None:
+    seen: dict[str, Path] = {}
+    for source in (source for source in sources if source.problem is None):
+        other = seen.setdefault(source.chapter_id, source.paths[0])
+        if other is not source.paths[0]:
+            raise UserError(
+                f"{source.paths[0]}: the same chapter as {other.name} by its name; keep one of them"
+            )
+
+
+def _chosen(sources: list[_Source], config: ChapterConfig) -> list[_Source]:
+    for key, wanted, there in (
+        ("speakers", config.speakers, {source.speaker for source in sources}),
+        ("books", config.books, {source.book for source in sources}),
+    ):
+        if missing := sorted(set(wanted) - there):
+            some = ", ".join(sorted(there, key=natural_key)[:10])
+            raise UserError(
+                f"{config.root}: {key} {', '.join(missing)} not found; there are {some}"
+            )
+    return [
+        source
+        for source in sources
+        if (not config.speakers or source.speaker in config.speakers)
+        and (not config.books or source.book in config.books)
+    ]
+
+
+def _read(source: _Source, pauses: str) -> Chapter | Unreadable:
+    pieces: list[Piece] = []
+    notes: list[str] = []
+    try:
+        if source.problem is not None:
+            raise UserError(source.problem)
+        for path in source.paths:
+            with reading(path, "audio"):
+                pieces += _pieces(path, pauses, notes)
+    except UserError as error:
+        return Unreadable(source.chapter_id, str(error))
+    return Chapter(source.chapter_id, source.speaker, source.book, tuple(pieces), tuple(notes))
+
+
+def _pieces(path: Path, pauses: str, notes: list[str]) -> list[Piece]:
+    header = read_header(path)
+    if header.samples == 0:
+        raise UserError(f"{path}: holds no audio")
+    if pauses == "keep":
+        return [Piece(str(path), 0, header.samples, header.rate)]
+    spans = read_voice_activity(description_beside(path), header.rate, header.samples)
+    if spans.changed is not None:
+        notes.append(spans.changed)
+    return [Piece(str(path), start, stop, header.rate) for start, stop in spans.samples]
+
+
+def _concatenate(read: list[Chapter | Unreadable], seconds: float) -> list[Chapter | Unreadable]:
+    """Join chapters of one book in a row until they last `seconds`; the rest stays shorter."""
+    done: list[Chapter | Unreadable] = []
+    for chapter in read:
+        last = done[-1] if done else None
+        if (
+            isinstance(chapter, Chapter)
+            and isinstance(last, Chapter)
+            and _folder(last) == _folder(chapter)
+            and last.seconds < seconds
+        ):
+            first_name = last.chapter_id.rpartition("/")[2].partition("..")[0]
+            name = f"{first_name}..{chapter.chapter_id.rpartition('/')[2]}"
+            joined_id = "/".join([*_folder(last), name])
+            done[-1] = replace(
+                last,
+                chapter_id=joined_id,
+                pieces=last.pieces + chapter.pieces,
+                notes=last.notes + chapter.notes,
+            )
+        else:
+            done.append(chapter)
+    return done
+
+
+def _folder(chapter: Chapter) -> tuple[str, ...]:
+    return tuple(chapter.chapter_id.split("/")[:-1])
+
+
+def _taking_turns(chapters: list[Chapter]) -> list[Chapter]:
+    """One of each speaker, then a second of each, ...: what few chapters can tell is by speaker."""
+    by_speaker: dict[str, list[Chapter]] = defaultdict(list)
+    for chapter in chapters:
+        by_speaker[chapter.speaker].append(chapter)
+    rounds = zip_longest(*by_speaker.values())
+    return [chapter for turn in rounds for chapter in turn if chapter is not None]
