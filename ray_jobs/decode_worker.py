@@ -19,7 +19,7 @@ from ray_jobs.decoder_source import DecoderSource, find_decoder, weights_file_sh
 from ray_jobs.evaluate_config import DecodeConfig
 from ray_jobs.items import WorkerDied, worker_session
 from ray_jobs.progress import Progress
-from ttt import records, storage
+from ttt import records, retries, storage
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.exact_float32 import exact_float32
@@ -219,7 +219,7 @@ class DecodeWorker:
                 source = {"crc32": self._cache.checksum(item.row)}
             path = self._output / item.wav
             return Written(write_decoded(self._decoder, codes, path, n_samples), source)
-        except storage.StorageUnavailable:
+        except retries.StorageUnavailable:
             raise
         except (UserError, DamagedClip) as reason:
             raise_if_lost(reason)

@@ -26,7 +26,7 @@ from ray_jobs.progress import Progress
 from ray_jobs.reports.decoder import Example, build_report
 from ray_jobs.same_run import refuse_changed_config
 from ray_jobs.visqol_pass import score_clips, visqol_of, with_scores
-from ttt import records, storage
+from ttt import records, retries, storage
 from ttt.device_errors import is_out_of_memory, raise_if_lost
 from ttt.errors import UserError
 from ttt.exact_float32 import exact_float32
@@ -128,7 +128,7 @@ class EvaluateWorker:
             }
         except Unmeasurable as reason:
             return reason
-        except storage.StorageUnavailable:
+        except retries.StorageUnavailable:
             raise
         except UserError as error:
             raise_if_lost(error)

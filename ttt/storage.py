@@ -1,5 +1,7 @@
 """Files by URI: local paths, pyarrow's own schemes (s3://, gs://, hdfs://) and any fsspec scheme.
 
+pyarrow and fsspec are imported where a URI needs them: local paths work without.
+
 Writing is whole or not at all: locally to a temporary name, fsync, rename; on an object store an
 upload becomes visible only when it is complete. An object store that errs is asked again for a
 minute or two (`patiently`); a local disk is not, since its errors do not pass.
@@ -9,71 +11,23 @@ from __future__ import annotations
 
 import functools
 import glob
-import logging
 import os
-import random
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
-import fsspec
-import pyarrow as pa
-import pyarrow.fs as pafs
-
-from ttt import store_errors, uris
+from ttt import uris
 from ttt.errors import UserError
+from ttt.extras import needed_for
+from ttt.retries import patiently
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Between one try and the next, besides what the store's client waits by itself (pyarrow about
-ten seconds); drawn out or cut by up to a quarter, so that workers do not all come back at once."""
-
-
-CONTINUE = "what was saved is safe: when the storage answers again, continue with --resume"
-"""What to do when a store that has answered before stays away."""
-
-
-class StorageUnavailable(UserError):
-    """An object store still erred at the last try: the file may well be sound."""
-
-
-def patiently(uri: str | Path, call: Callable[[], T], *, at_last: str = CONTINUE) -> T:
-    """What `call` returns, which is made again while the object store of `uri` errs.
-
-    `call` must do the same when it is repeated. What is missing raises FileNotFoundError at once,
-    like every error of a local disk. Raises StorageUnavailable, which ends in the advice
-    `at_last`, after the last try, and at once where waiting cannot help (credentials, no such
-    bucket, another region).
-    """
-    if is_local(uri):
-        return call()
-    for tries in range(1, len(RETRY_PAUSES_SECONDS) + 2):
-        try:
-            return call()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            reason = store_errors.reason(error)
-            if advice := store_errors.lasting(error):
-                raise StorageUnavailable(
-                    f"{uri}: the storage refuses ({reason}); {advice}"
-                ) from error
-            if tries > len(RETRY_PAUSES_SECONDS):
-                raise StorageUnavailable(
-                    f"{uri}: the storage failed {tries} times in a row ({reason}); {at_last}"
-                ) from error
-        pause = RETRY_PAUSES_SECONDS[tries - 1] * random.SystemRandom().uniform(0.75, 1.25)
-        logger.warning("%s: %s; trying again in %.1f s", uri, reason, pause)
-        time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
+if TYPE_CHECKING:
+    import fsspec
+    import pyarrow.fs as pafs
 
 
 def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
@@ -85,8 +39,11 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     """
     uri = str(uri)
     uris.check(uri)
+    with needed_for(uri):
+        import pyarrow as pa
+        import pyarrow.fs as pafs
     if not uris.is_uri(uri):
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+        return pafs.LocalFileSystem(), str(local_path(uri))
     parsed = uris.parse(uri)
     try:
         if parsed.scheme in _PYARROW_SCHEMES:
@@ -125,6 +82,8 @@ _PYARROW_SCHEMES = {"file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"
 def _fsspec_filesystem(
     scheme: str, options: tuple[tuple[str, str], ...]
 ) -> fsspec.AbstractFileSystem:
+    import fsspec
+
     return fsspec.filesystem(scheme, **dict(options))
 
 
@@ -135,7 +94,10 @@ def is_local(uri: str | Path) -> bool:
 
 def local_path(uri: str | Path) -> Path:
     """The path of a local `uri`."""
-    return Path(resolve(uri)[1])
+    uri = str(uri)
+    uris.check(uri)
+    path = uris.parse(uri).inside if uris.is_uri(uri) else os.path.expanduser(uri)
+    return Path(os.path.abspath(path))
 
 
 def absolute(uri: str | Path) -> str:
@@ -170,26 +132,38 @@ def parent(uri: str | Path) -> str:
 
 def exists(uri: str | Path) -> bool:
     """Whether a file or folder is there."""
-    return _info(uri).type != pafs.FileType.NotFound
+    if is_local(uri):
+        return local_path(uri).exists()
+    return _info(uri).type.name != "NotFound"
 
 
 def file_bytes(uri: str | Path) -> int | None:
     """The size of a file; None when it is not there."""
+    if is_local(uri):
+        path = local_path(uri)
+        return path.stat().st_size if path.is_file() else None
     return _info(uri).size
 
 
 def file_sizes(uri: str | Path) -> dict[str, int]:
     """Name -> bytes of the files directly inside a folder, from one listing."""
-    return {info.base_name: info.size for info in _infos(uri) if info.type == pafs.FileType.File}
+    if is_local(uri):
+        files = [path for path in _children(uri) if path.is_file()]
+        return {path.name: path.stat().st_size for path in files}
+    return {info.base_name: info.size for info in _infos(uri) if info.is_file}
 
 
 def list_names(uri: str | Path) -> list[str]:
     """The sorted names directly inside a folder; empty when there is no such folder."""
+    if is_local(uri):
+        return sorted(path.name for path in _children(uri))
     return sorted(info.base_name for info in _infos(uri))
 
 
 def read_bytes(uri: str | Path) -> bytes:
     """A whole file. Raises FileNotFoundError."""
+    if is_local(uri):
+        return local_path(uri).read_bytes()
     filesystem, path = resolve(uri)
 
     def read() -> bytes:
@@ -227,13 +201,20 @@ def upload(path: Path, uri: str | Path) -> None:
 
 def delete(uri: str | Path) -> None:
     """Delete a file or a folder with all it holds; nothing happens when it is not there."""
+    if is_local(uri):
+        local = local_path(uri)
+        if local.is_dir() and not local.is_symlink():
+            shutil.rmtree(local)
+        else:
+            local.unlink(missing_ok=True)
+        return
     filesystem, path = resolve(uri)
 
     def remove() -> None:
-        kind = filesystem.get_file_info(path).type
-        if kind == pafs.FileType.Directory:
+        kind = filesystem.get_file_info(path).type.name
+        if kind == "Directory":
             filesystem.delete_dir(path)
-        elif kind == pafs.FileType.File:
+        elif kind == "File":
             filesystem.delete_file(path)
 
     patiently(uri, remove)
@@ -302,5 +283,12 @@ def _info(uri: str | Path) -> pafs.FileInfo:
 
 def _infos(folder: str | Path) -> list[pafs.FileInfo]:
     filesystem, path = resolve(folder)
+    import pyarrow.fs as pafs
+
     selector = pafs.FileSelector(path, allow_not_found=True)
     return patiently(folder, lambda: filesystem.get_file_info(selector))
+
+
+def _children(folder: str | Path) -> list[Path]:
+    path = local_path(folder)
+    return list(path.iterdir()) if path.exists() else []

@@ -33,7 +33,7 @@ from tests.ray_jobs.nano_training import (
     wait_until,
 )
 from tests.ray_jobs.worker_processes import slowed, worker_pids
-from ttt import checkpoint, storage
+from ttt import checkpoint, retries, storage
 from ttt.snac.export import read_config
 from ttt.snac.metrics import METRICS
 from ttt.snac.model import Decoder48k
@@ -293,7 +293,7 @@ def test_cache_and_run_on_s3_survive_outages_and_a_kill(
     process.kill()
     process.wait()
 
-    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * 3)
+    monkeypatch.setattr(retries, "RETRY_PAUSES_SECONDS", (0.01,) * 3)
     object_store.fails = lambda method, path: method == "PUT" and "step-00000005/optim" in path
     assert train_decoder.main([*arguments, "--resume"]) == 2
     said = capsys.readouterr().err
@@ -302,7 +302,7 @@ def test_cache_and_run_on_s3_survive_outages_and_a_kill(
     assert "what was saved is safe: when the storage answers again, continue with --resume" in said
 
     object_store.fail_once_each()
-    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * 6)
+    monkeypatch.setattr(retries, "RETRY_PAUSES_SECONDS", (0.01,) * 6)
     assert train_decoder.main([*arguments, "--resume"]) == 0
     object_store.fails = lambda _method, _path: False
     for name in WEIGHTS_AND_OPTIMIZER:

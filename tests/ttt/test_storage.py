@@ -14,12 +14,12 @@ import pyarrow.fs as pafs
 import pytest
 
 from tests.object_store import ObjectStore
-from ttt import checkpoint, records, storage
+from ttt import checkpoint, records, retries, storage
 from ttt.checkpoint import Snapshot
 from ttt.errors import UserError
+from ttt.retries import StorageUnavailable
 from ttt.snac.ranged_file import open_ranged, open_seekable
 from ttt.snac.shard_file import whole_file
-from ttt.storage import StorageUnavailable
 
 TRIES = 4
 """One, and one after each pause."""
@@ -27,7 +27,7 @@ TRIES = 4
 
 @pytest.fixture
 def store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * (TRIES - 1))
+    monkeypatch.setattr(retries, "RETRY_PAUSES_SECONDS", (0.01,) * (TRIES - 1))
     return object_store
 
 
@@ -87,7 +87,7 @@ def test_google_storage_that_stays_away_is_a_clear_stop_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its client goes on for 15 minutes in each try when it is not told otherwise."""
-    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,))
+    monkeypatch.setattr(retries, "RETRY_PAUSES_SECONDS", (0.01,))
     monkeypatch.setattr(storage, "_GCS_RETRY_SECONDS", 1)
     nobody = "gs://anonymous@bucket/a.bin?scheme=http&endpoint_override=127.0.0.1:1"
     with pytest.raises(StorageUnavailable, match=r"a\.bin.* failed 2 times in a row"):
@@ -186,7 +186,7 @@ def test_the_first_question_to_a_store_is_asked_again(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, errors: list[OSError], asked: int
 ) -> None:
     first = FirstQuestion(*errors)
-    monkeypatch.setattr(storage.pafs, "FileSystem", first)
+    monkeypatch.setattr(pafs, "FileSystem", first)
     assert storage.resolve("s3://b/x")[1] == "b/x"
     assert first.asked == asked
 
@@ -208,7 +208,7 @@ def test_a_first_question_that_fails_is_one_sentence(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: str, tries: int, sentence: str
 ) -> None:
     first = FirstQuestion(*[OSError(error)] * TRIES)
-    monkeypatch.setattr(storage.pafs, "FileSystem", first)
+    monkeypatch.setattr(pafs, "FileSystem", first)
     with pytest.raises(StorageUnavailable, match=sentence) as caught:
         storage.exists("s3://b/x")
     assert first.asked == tries

@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from ttt import storage
+from ttt import retries, storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.snac.catalogue import Catalogue
@@ -151,7 +151,7 @@ class CodeCache:
         if shard not in self._checksums:
             try:
                 table = read_shard_table(self._shard_uri(shard), ["crc32"])
-            except storage.StorageUnavailable:
+            except retries.StorageUnavailable:
                 raise
             except UserError as error:
                 raise DamagedClip(str(error)) from error
@@ -217,7 +217,7 @@ class CodeCache:
     ) -> np.ndarray:
         try:
             return read(shard, int(self._shard_row[row]))
-        except storage.StorageUnavailable:
+        except retries.StorageUnavailable:
             raise
         except (UserError, ValueError) as error:
             raise DamagedClip(f"{self._shards[shard][0]}: {error}") from error

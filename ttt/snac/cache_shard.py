@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ttt import storage
+from ttt import retries, storage
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.snac.clip_facts import BandwidthHours
@@ -94,7 +94,7 @@ def is_finished(cache_uri: str | Path, number: int, inputs: Sequence[ClipInput])
     try:
         with open_shard(shard_uri(cache_uri, number)) as shard:
             return shard.metadata.num_rows == n_clips
-    except storage.StorageUnavailable:
+    except retries.StorageUnavailable:
         raise
     except UserError:
         return False

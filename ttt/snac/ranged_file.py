@@ -1,6 +1,6 @@
 """Files of which parts are read at random: by pread locally, by ranged requests elsewhere.
 
-Every ranged request is repeated while the object store errs (`ttt.storage.patiently`).
+Every ranged request is repeated while the object store errs (`ttt.retries.patiently`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ttt import storage
+from ttt import retries, storage
 
 
 class RangedFile(Protocol):
@@ -95,11 +95,11 @@ class _LocalFile:
 class _ArrowFile:
     def __init__(self, uri: str, filesystem: pafs.FileSystem, path: str) -> None:
         self._uri = uri
-        self._file = storage.patiently(uri, lambda: filesystem.open_input_file(path))
+        self._file = retries.patiently(uri, lambda: filesystem.open_input_file(path))
 
     def read_into(self, offset: int, out: np.ndarray) -> int:
         return _fill(
-            out, storage.patiently(self._uri, lambda: self._file.read_at(out.nbytes, offset))
+            out, retries.patiently(self._uri, lambda: self._file.read_at(out.nbytes, offset))
         )
 
 
@@ -110,12 +110,12 @@ class _FsspecFile:
         self._uri = uri
         self._filesystem = filesystem
         self._path = path
-        if not storage.patiently(uri, lambda: filesystem.exists(path)):
+        if not retries.patiently(uri, lambda: filesystem.exists(path)):
             raise FileNotFoundError(path)
 
     def read_into(self, offset: int, out: np.ndarray) -> int:
         end = offset + out.nbytes
-        content = storage.patiently(
+        content = retries.patiently(
             self._uri, lambda: self._filesystem.cat_file(self._path, start=offset, end=end)
         )
         return _fill(out, cast(bytes, content))

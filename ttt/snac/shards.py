@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ttt import storage
+from ttt import retries, storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.file_walk import is_hidden, suffix_of
@@ -162,7 +162,7 @@ def verify_cache(cache_uri: str | Path) -> list[str]:
     """
     try:
         names = shard_names(cache_uri)
-    except storage.StorageUnavailable:
+    except retries.StorageUnavailable:
         raise
     except UserError as error:
         return [str(error)]
@@ -182,7 +182,7 @@ def verify_cache(cache_uri: str | Path) -> list[str]:
                     table = shard.read_row_group(group)
                     broken = _broken_clips(table, header, name, shard_of)
                     problems += [f"{uri}: {sentence}" for sentence in broken]
-        except storage.StorageUnavailable:
+        except retries.StorageUnavailable:
             raise
         except UserError as error:
             problems.append(str(error))

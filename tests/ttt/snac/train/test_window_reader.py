@@ -10,7 +10,7 @@ import torch
 
 from tests.code_caches import CODEC, GEOMETRY, impulse_clip, label, write_impulse_cache
 from tests.object_store import ObjectStore
-from ttt import storage
+from ttt import retries, storage
 from ttt.errors import UserError
 from ttt.snac.cache import open_cache
 from ttt.snac.shards import build_index, write_shard
@@ -217,7 +217,7 @@ def test_of_a_cache_on_s3_the_batches_are_the_same(
     impulses: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, index: bool
 ) -> None:
     """Also while every third request fails: no clip is taken for damaged."""
-    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,) * 20)
+    monkeypatch.setattr(retries, "RETRY_PAUSES_SECONDS", (0.01,) * 20)
     remote = write_impulse_cache(object_store.uri("impulses"), LENGTHS, index=index)
     object_store.fails = lambda _method, _path: len(object_store.requests) % 3 == 0
     _assert_same(_all(_source(impulses)), _all(_source(remote)))
@@ -228,10 +228,10 @@ def test_of_a_cache_on_s3_the_batches_are_the_same(
 def test_a_store_that_stays_away_stops_the_run_and_replaces_no_clip(
     object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, index: bool
 ) -> None:
-    monkeypatch.setattr(storage, "RETRY_PAUSES_SECONDS", (0.01,))
+    monkeypatch.setattr(retries, "RETRY_PAUSES_SECONDS", (0.01,))
     source = _source(write_impulse_cache(object_store.uri("impulses"), LENGTHS, index=index))
     object_store.fails = lambda _method, _path: True
-    with pytest.raises(storage.StorageUnavailable, match="failed 2 times in a row"):
+    with pytest.raises(retries.StorageUnavailable, match="failed 2 times in a row"):
         next(source.step_batches(1))
     object_store.fails = lambda _method, _path: False
     assert next(source.step_batches(1))[0].replaced == []
