@@ -1,4 +1,7 @@
-"""The chapter evaluation as a job: recordings and made chapters, failures, kills, reruns."""
+"""The chapter evaluation as a job: recordings and made chapters, failures, kills, reruns.
+
+In this process, but for what kills a worker or places several.
+"""
 
 import json
 import os
@@ -35,11 +38,12 @@ from ttt.synthetic_voice import utterance
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "chapters_tiny_cpu.yaml"
 SHAPE = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20}
+TWO_ACTORS = ("cluster.num_workers=2", "cluster.cpus_per_worker=0.5")
 
 
 def config(*overrides: str) -> EvaluateChaptersConfig:
-    """Tiny models on two actors."""
-    small = [f"model.lm_kwargs={json.dumps(SHAPE)}", "cluster.cpus_per_worker=0.5", "chunk=16"]
+    """Tiny models in this process."""
+    small = [f"model.lm_kwargs={json.dumps(SHAPE)}", "cluster.num_workers=0", "chunk=16"]
     short = ["summary.positions=[50, 100]", "summary.window_frames=40", "summary.resamples=100"]
     return load_config(EvaluateChaptersConfig, TINY, [*small, *short, *overrides])
 
@@ -85,7 +89,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(
-    ray_local: None, tmp_path_factory: pytest.TempPathFactory, voices: Path, ttt_folder: Path
+    tmp_path_factory: pytest.TempPathFactory, voices: Path, ttt_folder: Path
 ) -> EvaluateChaptersConfig:
     """A finished run: baseline, TTT, TTT that does not learn; five chapters, two of them broken."""
     ready = config(
@@ -216,6 +220,7 @@ def test_a_killed_actor_changes_no_record(
         f"model.ttt={ttt_folder / 'good'}",
         "model.baseline=false",
         f"output={tmp_path / 'killed'}",
+        *TWO_ACTORS,
     )
     _evaluate_and_kill(ready)
     lm = tiny_lm(**SHAPE)
@@ -252,9 +257,8 @@ def test_a_killed_actor_changes_no_record(
 
 @pytest.mark.faults
 def test_sigterm_ends_the_job_and_resume_changes_no_record(ray_local: None, tmp_path: Path) -> None:
-    ready = made(
-        1500, "synthetic.chapters=1", "state_every_frames=64", f"output={tmp_path / 'out'}"
-    )
+    more = ["synthetic.chapters=1", "state_every_frames=64", f"output={tmp_path / 'out'}"]
+    ready = made(1500, *more, *TWO_ACTORS)
     (tmp_path / "chapters.yaml").write_text(dump_yaml(ready))
     command = [sys.executable, "-m", "ray_jobs.evaluate_chapters"]
     job = subprocess.Popen([*command, "--config", str(tmp_path / "chapters.yaml")], cwd=ROOT)
@@ -276,9 +280,7 @@ def test_sigterm_ends_the_job_and_resume_changes_no_record(ray_local: None, tmp_
     assert np.array_equal(record.text, whole.text[0].numpy())
 
 
-def test_what_a_worker_killed_after_its_last_record_left_goes(
-    ray_local: None, tmp_path: Path
-) -> None:
+def test_what_a_worker_killed_after_its_last_record_left_goes(tmp_path: Path) -> None:
     ready = made(60, "synthetic.chapters=2", f"output={tmp_path / 'out'}")
     run_chapters(ready)
     before = all_records(ready.output)
@@ -297,7 +299,7 @@ def test_what_a_worker_killed_after_its_last_record_left_goes(
 
 
 def test_a_group_that_cannot_be_held_to_stepping_is_named(
-    ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ready = made(60, "synthetic.chapters=2", f"output={tmp_path / 'out'}")
     run_chapters(ready)
@@ -330,7 +332,8 @@ def test_a_group_that_cannot_be_held_to_stepping_is_named(
 def test_a_group_whose_verification_kills_every_worker_is_named(
     ray_local: None, tmp_path: Path
 ) -> None:
-    ready = made(450, "synthetic.chapters=1", "verify_spans=50", f"output={tmp_path / 'out'}")
+    more = ["synthetic.chapters=1", "verify_spans=50", f"output={tmp_path / 'out'}"]
+    ready = made(450, *more, *TWO_ACTORS)
     path = record_path(tmp_path / "out/records/baseline", "speaker_0/chapter_0")
     with killing(lambda: worker_pids("ray::ChapterWorker.hear") if path.exists() else [], times=3):
         run_chapters(ready)
@@ -389,6 +392,7 @@ def test_the_preset_original_says_everywhere_that_it_is_wrong(
         f"model.ttt={ttt_folder / 'good'}",
         "model.baseline=false",
         f"output={output}",
+        *TWO_ACTORS,
     )
     _evaluate_and_kill(ready)
     assert f"warning: {WARNING}" in capsys.readouterr().out
@@ -419,14 +423,11 @@ def test_the_preset_original_says_everywhere_that_it_is_wrong(
         run_chapters(right, resume=True)
 
 
-def test_a_model_that_gives_no_number_fails_by_name(
-    ray_local: None, tmp_path: Path, ttt_folder: Path
-) -> None:
+def test_a_model_that_gives_no_number_fails_by_name(tmp_path: Path, ttt_folder: Path) -> None:
     ready = made(
         60,
         "synthetic.chapters=2",
         f"model.ttt={ttt_folder / 'nan'}",
-        "cluster.num_workers=1",
         "group_size=2",
         f"output={tmp_path / 'out'}",
     )
@@ -444,7 +445,7 @@ def test_a_model_that_gives_no_number_fails_by_name(
 def test_workers_that_do_not_fit_are_refused_at_once(ray_local: None, tmp_path: Path) -> None:
     output = f"output={tmp_path / 'out'}"
     with pytest.raises(UserError, match=r"2 workers of 0.5 CPU and 1 GPU .* room for 0; lower"):
-        run_chapters(made(60, output, "cluster.gpus_per_worker=1"))
+        run_chapters(made(60, output, *TWO_ACTORS, "cluster.gpus_per_worker=1"))
     many = made(60, output, "cluster.cpus_per_worker=1", "cluster.num_workers=3")
     with pytest.raises(UserError, match=r"3 workers of 1 CPU and 0 GPU .* room for 2; lower"):
         run_chapters(many)
@@ -536,6 +537,7 @@ def test_recorded_speech_with_a_killed_actor(
         f"model.ttt={ttt_folder / 'good'}",
         "state_every_frames=64",
         f"output={tmp_path / 'quiet'}",
+        *TWO_ACTORS,
     )
     run_chapters(quiet)
     killed = replace(quiet, output=str(tmp_path / "killed"))

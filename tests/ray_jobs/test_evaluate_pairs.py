@@ -1,4 +1,7 @@
-"""The evaluation of pairs as a job: made benchmarks, broken files, kills, reruns, old keys."""
+"""The evaluation of pairs as a job: made benchmarks, broken files, kills, reruns, old keys.
+
+In this process, but for what kills a worker or places several.
+"""
 
 import json
 import shutil
@@ -31,6 +34,7 @@ from ttt.records import read_json
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "pairs_tiny_cpu.yaml"
 SHAPE = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20, "text_card": 64}
+TWO_ACTORS = ("cluster.num_workers=2", "cluster.cpus_per_worker=0.5")
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +56,16 @@ def ttt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(roots: dict[str, Path], *overrides: str, tasks: tuple[str, ...] = ("swuggy",)):
-    """Tiny models on two actors."""
+    """Tiny models in this process."""
     where = [f"tasks.{name}.root={roots[name]}" for name in tasks]
     none = [f"tasks.{name}=null" for name in roots if name not in tasks]
-    small = [f"model.lm_kwargs={json.dumps(SHAPE)}", "cluster.cpus_per_worker=0.5"]
+    small = [f"model.lm_kwargs={json.dumps(SHAPE)}", "cluster.num_workers=0"]
     quick = ["summary.resamples=50", "pairs_per_shard=4", "batch_items=5"]
     return load_config(EvaluatePairsConfig, TINY, [*where, *none, *small, *quick, *overrides])
 
 
 @pytest.fixture(scope="module")
 def evaluated(
-    ray_local: None,
     tmp_path_factory: pytest.TempPathFactory,
     roots: dict[str, Path],
     ttt_folder: Path,
@@ -195,7 +198,8 @@ def test_a_run_has_one_configuration(evaluated: EvaluatePairsConfig) -> None:
 def test_the_number_of_workers_changes_nothing_and_a_rerun_does_nothing(
     ray_local: None, tmp_path: Path, roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = config(roots, "tasks.swuggy.max_pairs=14", f"output={tmp_path / 'two'}")
+    more = ["tasks.swuggy.max_pairs=14", f"output={tmp_path / 'two'}"]
+    two = config(roots, *more, *TWO_ACTORS)
     run_pairs(two)
     for count in (0, 1):
         cluster = replace(two.cluster, num_workers=count)
@@ -215,6 +219,7 @@ def test_the_number_of_workers_changes_nothing_and_a_rerun_does_nothing(
 
     part = tmp_path / "two/items/baseline-paper/swuggy/part-00001.parquet"
     part.unlink()
+    two = replace(two, cluster=replace(two.cluster, num_workers=0))
     run_pairs(two, resume=True)
     assert untimed(str(tmp_path / "1")) == untimed(two.output)
     changed = json.loads((tmp_path / "two" / "run.json").read_text())
@@ -226,7 +231,7 @@ def test_the_number_of_workers_changes_nothing_and_a_rerun_does_nothing(
 
 
 def test_a_finished_run_is_held_to_its_plan_and_takes_other_summaries(
-    ray_local: None, tmp_path: Path, roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stories = Path(shutil.copytree(roots["sstory"], tmp_path / "stories"))
     first = config(
@@ -264,14 +269,11 @@ def test_a_finished_run_is_held_to_its_plan_and_takes_other_summaries(
         run_pairs(told, resume=True)
 
 
-def test_a_mended_recording_is_scored_on_resume(
-    ray_local: None, tmp_path: Path, roots: dict[str, Path]
-) -> None:
+def test_a_mended_recording_is_scored_on_resume(tmp_path: Path, roots: dict[str, Path]) -> None:
     stories = Path(shutil.copytree(roots["tstory"], tmp_path / "stories"))
     (broken,) = [path for path in stories.iterdir() if path.stat().st_size < 100]
     ready = config(
         {**roots, "tstory": stories},
-        "cluster.num_workers=1",
         f"output={tmp_path / 'out'}",
         tasks=("tstory",),
     )
@@ -433,6 +435,7 @@ def test_a_killed_worker_changes_no_record(
         roots,
         f"model.ttt={ttt_folder}",
         f"output={tmp_path / 'quiet'}",
+        *TWO_ACTORS,
         tasks=("swuggy", "sstory"),
     )
     run_pairs(quiet)
@@ -447,7 +450,8 @@ def test_a_killed_worker_changes_no_record(
 def test_a_worker_killed_while_it_loads_a_model_has_a_successor(
     ray_local: None, tmp_path: Path, roots: dict[str, Path]
 ) -> None:
-    ready = config(roots, "tasks.swuggy.max_pairs=4", f"output={tmp_path / 'out'}")
+    more = ["tasks.swuggy.max_pairs=4", f"output={tmp_path / 'out'}"]
+    ready = config(roots, *more, *TWO_ACTORS)
     _evaluate_and_kill(ready, parts=0, method="identify")
     assert {row.status for row in rows(ready.output, "baseline-paper", "swuggy")} == {"ok"}
 
