@@ -27,11 +27,11 @@ import torch
 
 from ray_jobs import cache_codes
 from ttt import records
-from ttt.snac.clip_input import QualityConfig
-from ttt.snac.clip_sources import list_folder, prepare_recording
-from ttt.snac.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.inputs import QualityConfig
+from ttt.snac.cache.sources import list_folder, prepare_recording
 from ttt.snac.load import load_codec
-from ttt.synthetic_voice import write_corpus
+from ttt.synthetic.voice import write_corpus
 
 CLIPS = 60
 CLIPS_PER_SHARD = 15

@@ -31,7 +31,6 @@ import numpy as np
 import ray
 import torch
 
-from ray_jobs.actors import over_actors
 from ray_jobs.moshi.chapters.config import (
     ChapterModelsConfig,
     EvaluateChaptersConfig,
@@ -40,13 +39,14 @@ from ray_jobs.moshi.chapters.config import (
 )
 from ray_jobs.moshi.chapters.plan import MadeChapter, Plan, Work, make_plan, records_root
 from ray_jobs.moshi.chapters.worker import ChapterWorker
-from ray_jobs.progress import Progress
-from ray_jobs.runtime import ray_session
-from ray_jobs.work_counter import RemoteCount, counted_progress
+from ray_jobs.runtime.actors import over_actors
+from ray_jobs.runtime.connection import ray_session
+from ray_jobs.runtime.progress import Progress
+from ray_jobs.runtime.work_counter import RemoteCount, counted_progress
 from ttt.eval.chapters.hear import HeardChapter, Listening, record_group
-from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.moshi import load_ttt
 from ttt.moshi.load import load_moshi
+from ttt.synthetic.chapters import synthetic_chapter
 
 CHAPTERS, FRAMES, ROUNDS, CORES = 8, 5_000, 5, 2
 PATIENCE_SECONDS = 600

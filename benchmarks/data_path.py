@@ -36,12 +36,16 @@ import ray.data
 import torch
 
 from benchmarks.original_way import OriginalDataset, write_original
-from ray_jobs.runtime import ray_session
-from ray_jobs.window_source import RayWindowSource, WindowSpec, start_cursor, window_dataset
+from ray_jobs.decoder.train.window_source import (
+    RayWindowSource,
+    WindowSpec,
+    start_cursor,
+    window_dataset,
+)
+from ray_jobs.runtime.connection import ray_session
 from ttt import storage
-from ttt.snac.cache import open_cache
-from ttt.snac.geometry import TARGET_RATE, CodeGeometry
-from ttt.snac.shards import (
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.shards import (
     Clip,
     CodecIdentity,
     build_index,
@@ -49,6 +53,7 @@ from ttt.snac.shards import (
     shards_folder,
     write_shard,
 )
+from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.snac.train.windows import BatchId, WindowShape
 

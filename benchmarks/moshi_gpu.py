@@ -23,9 +23,9 @@ from moshi.models.lm import LMModel
 from benchmarks.cards import Card, card_named
 from ttt.layers import TTTConfig
 from ttt.moshi import Evaluation, insert_ttt, tiny_lm
-from ttt.moshi.evaluate import chunks_per_block
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
+from ttt.moshi.streaming.evaluate import chunks_per_block
 
 SHAPE_7B = {
     "context": 3000,

@@ -18,9 +18,9 @@ from moshi.utils.compile import no_compile
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttt.moshi.delays import ZERO_TOKEN, Delays
-from ttt.moshi.evaluate import negative_log_likelihood
 from ttt.moshi.insert import temporal_layers
+from ttt.moshi.streaming.delays import ZERO_TOKEN, Delays
+from ttt.moshi.streaming.evaluate import negative_log_likelihood
 
 
 @torch.no_grad()

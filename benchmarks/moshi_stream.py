@@ -35,9 +35,9 @@ from torch import Tensor
 from benchmarks import moshi_peer
 from ttt.layers import TTTConfig
 from ttt.moshi import ChapterNLL, evaluate_codes, insert_ttt, tiny_lm
-from ttt.moshi.delays import ZERO_TOKEN
-from ttt.moshi.evaluate import negative_log_likelihood
 from ttt.moshi.reference import step_by_step
+from ttt.moshi.streaming.delays import ZERO_TOKEN
+from ttt.moshi.streaming.evaluate import negative_log_likelihood
 
 CARD = 2048
 CHUNK = 64

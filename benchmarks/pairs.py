@@ -31,18 +31,18 @@ import numpy as np
 import ray
 import torch
 
-from ray_jobs.actors import over_actors
-from ray_jobs.cli import Invocation
-from ray_jobs.config import load_config
+from ray_jobs.config.load import load_config
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import Work, make_plan
 from ray_jobs.moshi.pairs.run import evaluate
 from ray_jobs.moshi.pairs.worker import PairWorker
-from ray_jobs.runtime import ray_session
-from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
+from ray_jobs.runtime.actors import over_actors
+from ray_jobs.runtime.cli import Invocation
+from ray_jobs.runtime.connection import ray_session
 from ttt.eval.pairs.score import Recording, Scoring, score
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
+from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
 
 WORDS, STORIES = (6, 16), (120, 260)
 """Frames of the shortest and the longest recording."""

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ttt import records
+from ttt.snac.evaluation.systems import METRIC_NAMES, SYSTEM_NAMES, with_tricks
+from ttt.snac.evaluation.visqol_summary import summarize_visqol
 from ttt.snac.export import read_config
-from ttt.snac.systems import METRIC_NAMES, SYSTEM_NAMES, with_tricks
 from ttt.snac.verdict import describe_interval, summarize
-from ttt.snac.visqol_summary import summarize_visqol
 
 FOLDS = 5
 SEED = 0

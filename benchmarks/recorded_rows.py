@@ -13,8 +13,8 @@ from ttt.audio import read_audio, resample, through_rate
 from ttt.snac.load import load_codec
 from ttt.snac.metrics import METRICS, all_metrics, si_sdr
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.stats import Floats
-from ttt.synthetic_voice import utterance
+from ttt.statistics.intervals import Floats
+from ttt.synthetic.voice import utterance
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "audio48k"
 SPOKEN = 30

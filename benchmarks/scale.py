@@ -30,11 +30,11 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from ray_jobs.window_source import SPAN_MICRO_BATCHES
-from ttt.snac.cache import open_cache
+from ray_jobs.decoder.train.window_source import SPAN_MICRO_BATCHES
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.shard_file import CodecIdentity, ShardHeader, shard_schema
+from ttt.snac.cache.shards import codes_uri, index_uri, shards_folder
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
-from ttt.snac.shard_file import CodecIdentity, ShardHeader, shard_schema
-from ttt.snac.shards import codes_uri, index_uri, shards_folder
 from ttt.snac.train.curriculum import CurriculumConfig
 from ttt.snac.train.windows import (
     BatchId,

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from ttt.eval.chapters.slopes import slope_interval
 from ttt.eval.config import LongContextConfig
-from ttt.stats import clustered_interval
+from ttt.statistics.intervals import clustered_interval
 
 CONTEXT, MEAN_FRAMES, SPREAD = 3000, 11_900, 0.7
 DEVIATION, CORRELATION = 2.0, 0.3

@@ -5,8 +5,8 @@ Ray reads these settings once, while it is imported.
 
 import os
 
-# ray_jobs.runtime adds the token. Left unset, a local Ray would write a token into the user's
-# home and change how their next cluster starts.
+# ray_jobs.runtime.connection adds the token. Left unset, a local Ray would write a token into the
+# user's home and change how their next cluster starts.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 # A job shows its own progress and raises its workers' errors; what else they print (Ray's own
 # components print a lot) stays in Ray's log folder. Set it to 1 to see it.

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ray_jobs import run_folder
-from ray_jobs.cache_plan import (
+from ray_jobs.decoder.cache.encoder import CacheConfig, Shard, ShardEncoder
+from ray_jobs.decoder.cache.plan import (
     CachePlan,
     claim_output,
     claimed_shards,
@@ -27,16 +27,16 @@ from ray_jobs.cache_plan import (
     make_plan,
     pending_shards,
 )
-from ray_jobs.cache_worker import CacheConfig, Shard, ShardEncoder
-from ray_jobs.cli import Action, Invocation, run
-from ray_jobs.items import Session, WorkerDied, worker_session
-from ray_jobs.progress import Progress
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Action, Invocation, run
+from ray_jobs.runtime.items import Session, WorkerDied, worker_session
+from ray_jobs.runtime.progress import Progress
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.snac.cache_shard import check_manifest, merge_manifest
-from ttt.snac.clip_facts import BandwidthHours
+from ttt.snac.cache.facts import BandwidthHours
+from ttt.snac.cache.shards import build_index, read_catalogue, verify_cache
+from ttt.snac.cache.write_shard import check_manifest, merge_manifest
 from ttt.snac.geometry import TARGET_RATE
-from ttt.snac.shards import build_index, read_catalogue, verify_cache
 
 
 def main(argv: Sequence[str] | None = None) -> int:

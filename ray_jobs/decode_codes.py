@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ray_jobs import cli
-from ray_jobs.decode_worker import decode, describe, plan_decode
-from ray_jobs.evaluate_config import DecodeConfig
+from ray_jobs.decoder.decode import decode, describe, plan_decode
+from ray_jobs.decoder.evaluate_config import DecodeConfig
+from ray_jobs.runtime import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:

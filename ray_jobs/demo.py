@@ -1,7 +1,7 @@
 """`make demo`: the whole story on a CPU, from nothing to a report.
 
 Each step is a command that you could type yourself; the demo prints it, runs it and stops at the
-first that fails. The voice is synthetic (`ttt.synthetic_voice`), the codec and the two Moshis are
+first that fails. The voice is synthetic (`ttt.synthetic.voice`), the codec and the two Moshis are
 the tiny ones of this repository, so that nothing needs to be downloaded. The evaluation's clips
 and chapters are ones that no model was trained on.
 """
@@ -19,9 +19,9 @@ from ray_jobs.reports.demo import build_page
 from ray_jobs.reports.page import read_pictures
 from ttt import storage
 from ttt.errors import UserError
-from ttt.eval.pair_fixtures import write_fixtures
 from ttt.records import read_json
-from ttt.synthetic_voice import write_corpus
+from ttt.synthetic.pairs import write_fixtures
+from ttt.synthetic.voice import write_corpus
 
 TRAINING_CLIPS, UNSEEN_CLIPS = 44, 12
 TRAINING_SEED, UNSEEN_SEED = 100_000, 900_000

@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import cli, run_folder
 from ray_jobs.moshi.all_config import EvaluateAllConfig
 from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.pairs import run as pair_pool
 from ray_jobs.moshi.together import Plan, describe, make_plan
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.together import build_report
+from ray_jobs.runtime import cli, run_folder
 from ttt import records, storage
 from ttt.errors import UserError
 

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_jobs import cli
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.chapters.plan import describe, make_plan
 from ray_jobs.moshi.chapters.run import evaluate, write_results
 from ray_jobs.moshi.chapters.table import compare_chapters
 from ray_jobs.moshi.compare import publish
+from ray_jobs.runtime import cli
 
 
 def rescore(folder: str) -> None:

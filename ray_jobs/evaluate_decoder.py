@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ray_jobs import cli
-from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.evaluate_worker import evaluate
-from ray_jobs.evaluation_plan import describe, plan_evaluation
+from ray_jobs.decoder.evaluate.plan import describe, plan_evaluation
+from ray_jobs.decoder.evaluate.run import evaluate
+from ray_jobs.decoder.evaluate_config import EvaluateConfig
+from ray_jobs.runtime import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_jobs import cli
 from ray_jobs.moshi.compare import publish
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import describe, make_plan
 from ray_jobs.moshi.pairs.run import evaluate, write_results
 from ray_jobs.moshi.pairs.table import compare_pairs
+from ray_jobs.runtime import cli
 
 
 def rescore(folder: str) -> None:

@@ -15,15 +15,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ray_jobs.config import BASE_KEY, field_sentences
+from ray_jobs.config.load import BASE_KEY, field_sentences
 from ttt.config import Config
 
 JOB_CONFIGS = {
-    "cache_codes": "ray_jobs.cache_worker:CacheConfig",
-    "train_decoder": "ray_jobs.train_config:TrainConfig",
-    "tune_decoder": "ray_jobs.tune_config:TuneConfig",
-    "evaluate_decoder": "ray_jobs.evaluate_config:EvaluateConfig",
-    "decode_codes": "ray_jobs.evaluate_config:DecodeConfig",
+    "cache_codes": "ray_jobs.decoder.cache.encoder:CacheConfig",
+    "train_decoder": "ray_jobs.decoder.train_config:TrainConfig",
+    "tune_decoder": "ray_jobs.sweep.config:TuneConfig",
+    "evaluate_decoder": "ray_jobs.decoder.evaluate_config:EvaluateConfig",
+    "decode_codes": "ray_jobs.decoder.evaluate_config:DecodeConfig",
     "evaluate_chapters": "ray_jobs.moshi.chapters.config:EvaluateChaptersConfig",
     "evaluate_pairs": "ray_jobs.moshi.pairs.config:EvaluatePairsConfig",
     "evaluate_all": "ray_jobs.moshi.all_config:EvaluateAllConfig",

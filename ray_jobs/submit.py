@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import job_server, run_folder, yaml_tree
-from ray_jobs.cli import INTERRUPTED_EXIT, USER_ERROR_EXIT
-from ray_jobs.config import load_config
+from ray_jobs.config import yaml_tree
+from ray_jobs.config.load import load_config
+from ray_jobs.runtime import job_server, run_folder
+from ray_jobs.runtime.cli import INTERRUPTED_EXIT, USER_ERROR_EXIT
+from ray_jobs.runtime.upload import describe_upload, files_to_upload
 from ray_jobs.schema import JOB_CONFIGS, config_class
-from ray_jobs.upload import describe_upload, files_to_upload
 from ttt import records, storage
 from ttt.config import Config
 from ttt.errors import UserError

@@ -16,9 +16,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ray_jobs import run_folder, train_setup, train_words
-from ray_jobs.cli import Invocation, run
-from ray_jobs.train_config import TrainConfig
+from ray_jobs.decoder.train import setup as train_setup
+from ray_jobs.decoder.train import words as train_words
+from ray_jobs.decoder.train_config import TrainConfig
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Invocation, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(plan: train_setup.TrainPlan, invocation: Invocation) -> None:
     """Train to the end, or until SIGTERM; then export the best decoder."""
-    from ray_jobs import train_run  # --print-config and --dry-run need none of it
+    from ray_jobs.decoder.train import (
+        run as train_run,  # --print-config and --dry-run need none of it
+    )
 
     config = plan.config
     with (
@@ -47,7 +51,9 @@ def execute(plan: train_setup.TrainPlan, invocation: Invocation) -> None:
         if config.cluster.num_workers == 0:
             outcome = train_run.train_in_process(plan, stop)
         else:
-            from ray_jobs import train_worker  # Ray is imported only where it runs.
+            from ray_jobs.decoder.train import (
+                worker as train_worker,  # Ray is imported only where it runs.
+            )
 
             outcome = train_worker.train_on_ray(plan, invocation.address, stop)
         if outcome.skipped or outcome.replaced:

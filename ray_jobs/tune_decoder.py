@@ -16,10 +16,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ray_jobs import run_folder, tune_space, tune_trials
-from ray_jobs.cli import Invocation, run
-from ray_jobs.tune_config import TuneConfig
-from ray_jobs.tune_plan import SweepPlan, describe, make_plan
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Invocation, run
+from ray_jobs.sweep import space as tune_space
+from ray_jobs.sweep import trials as tune_trials
+from ray_jobs.sweep.config import TuneConfig
+from ray_jobs.sweep.plan import SweepPlan, describe, make_plan
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.train.decoder import require_same_plan
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(plan: SweepPlan, invocation: Invocation) -> None:
     """Run the trials that are left; then write what they show."""
-    from ray_jobs import tune_results, tune_sweep  # --print-config and --dry-run need no Ray
+    from ray_jobs.sweep import results as tune_results  # --print-config and --dry-run need no Ray
+    from ray_jobs.sweep import run as tune_sweep
 
     sweep = plan.sweep
     with run_folder.claim(sweep.run, sweep, resume=invocation.resume) as begin:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ttt import storage
+from ttt.snac.cache.shards import Clip, CodecIdentity, build_index, shards_folder, write_shard
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.shards import Clip, CodecIdentity, build_index, shards_folder, write_shard
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
 CODEC = CodecIdentity("impulses", "0" * 64)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import decode_worker, evaluate_worker, evaluation_plan
-from ray_jobs.cli import Invocation
-from ray_jobs.evaluate_config import DecodeConfig, EvaluateConfig
+from ray_jobs.decoder import decode as decode_worker
+from ray_jobs.decoder.evaluate import plan as evaluation_plan
+from ray_jobs.decoder.evaluate import run as evaluate_worker
+from ray_jobs.decoder.evaluate_config import DecodeConfig, EvaluateConfig
 from ray_jobs.moshi.chapters import plan as chapter_plan
 from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.pairs import plan as pair_plan
 from ray_jobs.moshi.pairs import run as pair_pool
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
+from ray_jobs.runtime.cli import Invocation
 from ttt import records
 
 

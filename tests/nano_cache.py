@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from tests.conftest import build_nano_snac
+from ttt.snac.cache.shards import Clip, CodecIdentity, build_index, write_shard
 from ttt.snac.export import snac_config
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import weights_sha256
-from ttt.snac.shards import Clip, CodecIdentity, build_index, write_shard
 
 
 def write_nano_codec(folder: Path, seed: int = 0) -> Path:

@@ -26,7 +26,7 @@ from tests.nano_cache import write_nano_cache
 from ttt.checkpoint import CheckpointConfig
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, tiny_lm
-from ttt.snac.cache import open_cache
+from ttt.snac.cache.index import open_cache
 from ttt.snac.model import Decoder48k
 from ttt.snac.train.curriculum import CurriculumConfig, StageConfig, plan_epochs
 from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee

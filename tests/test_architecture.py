@@ -66,7 +66,7 @@ def test_the_wiring_holds_no_signal_arithmetic():
 
 
 def test_only_items_calls_the_pool_of_actors():
-    pool = "ray_jobs.actors.ActorPool", "ray_jobs.actors.over_actors"
+    pool = "ray_jobs.runtime.actors.ActorPool", "ray_jobs.runtime.actors.over_actors"
     for path in (ROOT / "ray_jobs").rglob("*.py"):
         if path.name not in ("items.py", "actors.py"):
             found = [name for name in _imported_names(path) if name in pool]

@@ -7,8 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ray_jobs import yaml_tree
-from ray_jobs.config import ConfigError, dump_yaml, load_config
+from ray_jobs.config import yaml_tree
+from ray_jobs.config.load import ConfigError, dump_yaml, load_config
 from ray_jobs.schema import JOB_CONFIGS, SCHEMA_PATH, config_class
 
 FILES = sorted(SCHEMA_PATH.parent.glob("*.yaml"))

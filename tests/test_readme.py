@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.config import load_config
+from ray_jobs.config.load import load_config
 from ray_jobs.moshi.pairs.config import ALIASES
 from ray_jobs.schema import config_class
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ray_jobs.config import load_config
+from ray_jobs.config.load import load_config
 from ray_jobs.schema import JOB_CONFIGS, config_class
 from tests.dangers import dangers, python_in_shell
 from tests.nano_cache import write_nano_cache, write_nano_codec
@@ -30,13 +30,13 @@ from ttt.eval.pairs.records import is_complete, read_part, write_part
 from ttt.moshi.load import load_mimi, load_moshi
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.ttt_files import load_ttt
-from ttt.snac.cache import open_cache
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.original import list_original
+from ttt.snac.cache.shards import build_index, verify_cache
 from ttt.snac.code_files import read_codes
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
-from ttt.snac.original_cache import list_original
-from ttt.snac.shards import build_index, verify_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
@@ -125,7 +125,8 @@ def test_the_search_finds_programs_inside_scripts():
         "import yaml; yaml.load(text, Loader=_Loader)",
         "import yaml; yaml.load(text, Loader=_Loader)\nclass _Loader(yaml.FullLoader): ...",
         "import yaml; yaml.load(text, Loader=_Loader)\nclass _Loader(yaml.SafeLoader, Other): ...",
-        "import yaml; from ray_jobs.yaml_tree import _Loader; yaml.load(text, Loader=_Loader)",
+        "import yaml\nfrom ray_jobs.config.yaml_tree import _Loader\n"
+        "yaml.load(text, Loader=_Loader)",
         "import yaml; yaml.unsafe_load(text)",
         "import yaml; yaml.unsafe_load_all(text)",
         "import yaml; yaml.full_load(text)",

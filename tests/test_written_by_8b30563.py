@@ -28,9 +28,9 @@ from ray_jobs import (
     tune_decoder,
 )
 from ttt.records import read_json, read_jsonl
-from ttt.snac.cache import open_cache
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.shards import build_index
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
-from ttt.snac.shards import build_index
 
 HERE = Path(__file__).parent / "written_by_8b30563"
 DECODE = Path(__file__).parents[1] / "configs" / "decode.yaml"

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ray_jobs.config import load_config
-from ray_jobs.tune_config import TuneConfig
+from ray_jobs.config.load import load_config
+from ray_jobs.sweep.config import TuneConfig
 from tests.nano_cache import write_nano_cache, write_nano_codec
 
 EPOCHS, STEPS = 3, 6

@@ -3,7 +3,7 @@
 A configuration class subclasses `Config`, is a frozen keyword-only dataclass, and puts one
 sentence under each field: editors, `--print-config` and configs/schema.json show it. Ranges and
 silent settings are checked in `__post_init__` with `ValueError`s that name the field and the
-fix. `ray_jobs.config` reads YAML into these classes with pydantic; nothing here imports it.
+fix. `ray_jobs.config.load` reads YAML into these classes with pydantic; nothing here imports it.
 """
 
 from __future__ import annotations

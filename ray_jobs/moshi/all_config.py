@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from ray_jobs.key_aliases import Alias
+from ray_jobs.config.former_keys import Alias
+from ray_jobs.config.original_keys import ORIGINAL_KEYS
+from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.moshi.chapters.config import ChapterModelsConfig, EvaluateChaptersConfig
 from ray_jobs.moshi.pairs.config import ALIASES, EvaluatePairsConfig
-from ray_jobs.original_keys import ORIGINAL_KEYS
-from ray_jobs.workers_config import WorkersConfig
 from ttt.config import Config
 
 _SHARED = ("model", "cluster")

@@ -13,9 +13,8 @@ from ray_jobs.reports.page import render
 from ray_jobs.reports.words import number
 from ttt.audio import flac_bytes
 from ttt.plots import Curve, curves, spectrograms
-from ttt.snac.geometry import TARGET_RATE
-from ttt.snac.model_card import digits
-from ttt.snac.systems import (
+from ttt.snac.evaluation.model_card import digits
+from ttt.snac.evaluation.systems import (
     BASELINE,
     CEILING,
     METRIC_NAMES,
@@ -24,10 +23,11 @@ from ttt.snac.systems import (
     TRUE,
     with_tricks,
 )
-from ttt.snac.trick_levels import FittedTricks
+from ttt.snac.evaluation.trick_levels import FittedTricks
+from ttt.snac.evaluation.verdict_words import level_notes
+from ttt.snac.evaluation.visqol_summary import told_by
+from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.verdict import check_metrics_together
-from ttt.snac.verdict_words import level_notes
-from ttt.snac.visqol_summary import told_by
 
 _PANEL_NAMES = {
     TRUE: "True 48 kHz",

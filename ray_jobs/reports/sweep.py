@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_jobs import yaml_tree
+from ray_jobs.config import yaml_tree
 from ray_jobs.reports.page import render
+from ray_jobs.sweep.plots import Column, parallel_coordinates, shares
 from ttt.plots import Curve, curves
-from ttt.setting_plots import Column, parallel_coordinates, shares
 
 
 def build_report(summary: Mapping[str, Any]) -> str:

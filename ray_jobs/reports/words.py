@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ttt.eval.pairs.find import task_title
-from ttt.snac.model_card import digits
+from ttt.snac.evaluation.model_card import digits
 from ttt.snac.verdict import describe_interval
 
 Cell = str | tuple[str, str]

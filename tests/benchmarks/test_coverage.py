@@ -6,7 +6,7 @@ import pytest
 from benchmarks import coverage, coverage_worlds, recorded_rows
 from benchmarks.coverage import Cell
 from benchmarks.coverage_worlds import World
-from ttt.stats import Interval, bootstrap_interval
+from ttt.statistics.intervals import Interval, bootstrap_interval
 
 TRIALS = 120
 # Three standard errors of a share of 0.92 in as many trials.

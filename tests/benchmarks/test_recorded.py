@@ -11,12 +11,12 @@ import soundfile
 
 from benchmarks import recorded
 from ttt import records
-from ttt.snac.clip_input import ClipInput, QualityConfig
+from ttt.snac.cache.inputs import ClipInput, QualityConfig
 from ttt.snac.evaluate import Evaluator
-from ttt.snac.evaluation_clips import ClipReader
+from ttt.snac.evaluation.clips import ClipReader
+from ttt.snac.evaluation.trick_levels import fit
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
-from ttt.snac.trick_levels import fit
 
 
 def test_the_clips_of_all_folds_are_judged_at_once(

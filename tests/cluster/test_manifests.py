@@ -18,8 +18,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_command
 from ray.scripts.scripts import start
 
-from ray_jobs.config import load_config
-from ray_jobs.runtime import check_free_cpu
+from ray_jobs.config.load import load_config
+from ray_jobs.runtime.connection import check_free_cpu
 from ray_jobs.schema import JOB_CONFIGS, config_class
 from tests.cluster.manifests import (
     CLUSTER,

@@ -23,11 +23,12 @@ from torch import Tensor
 from benchmarks.moshi_gpu import SHAPE_7B
 from tests.fake_cuda.pretended import PretendedCuda, on_card
 from ttt.layers import TTTConfig
-from ttt.moshi import Evaluation, codes, heads, insert_ttt, tiny_lm
+from ttt.moshi import Evaluation, codes, insert_ttt, tiny_lm
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
+from ttt.moshi.streaming import heads
+from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
 from ttt.snac.decode import decode_pieces
-from ttt.snac.encode import ClipEncoder, EncodeConfig
 from ttt.snac.model import Decoder48k, deterministic
 from ttt.snac.train.losses import LossConfig
 from ttt.snac.train.step import accumulate_gradients

@@ -13,8 +13,8 @@ from ttt.audio import flac_bytes
 from ttt.eval.chapters import summary as rescore
 from ttt.eval.pairs import summary as pair_rescore
 from ttt.records import provenance, write_json
-from ttt.snac.systems import BASELINE, CEILING, OURS, TRUE
-from ttt.snac.trick_levels import fit
+from ttt.snac.evaluation.systems import BASELINE, CEILING, OURS, TRUE
+from ttt.snac.evaluation.trick_levels import fit
 from ttt.snac.verdict import summarize
 
 LONG = "speaker_0007-session_03/the_adventures_of_a_very_long_recording_name_2024-09-03.flac"

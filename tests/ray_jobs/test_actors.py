@@ -15,7 +15,7 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from ray_jobs.actors import ActorPool, WorkerDied, over_actors
+from ray_jobs.runtime.actors import ActorPool, WorkerDied, over_actors
 from ttt.errors import UserError
 
 
@@ -231,7 +231,7 @@ def test_workers_that_ray_kills_for_lack_of_memory_are_deaths_too() -> None:
         import ray_jobs
         import ray
 
-        from ray_jobs.actors import over_actors
+        from ray_jobs.runtime.actors import over_actors
 
         ray.init(address="local", num_cpus=2, include_dashboard=False)
 

@@ -16,14 +16,15 @@ import pytest
 import soundfile
 import torch
 
-from ray_jobs import cache_codes, run_folder
-from ray_jobs.cache_worker import CacheConfig, EncodersConfig, InputConfig
+from ray_jobs import cache_codes
+from ray_jobs.decoder.cache.encoder import CacheConfig, EncodersConfig, InputConfig
+from ray_jobs.runtime import run_folder
 from tests.object_store import ObjectStore
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt import records, storage
 from ttt.audio import resample
-from ttt.snac.cache import open_cache
-from ttt.snac.shards import read_shard_table
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.shards import read_shard_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ON_RAY = "cluster.num_workers=1"

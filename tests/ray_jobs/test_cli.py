@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import run_folder
-from ray_jobs.cli import Action, Invocation, find_user_error, run
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Action, Invocation, find_user_error, run
 from ray_jobs.schema import JOB_CONFIGS, config_class
 from ttt import storage
 from ttt.config import Config
@@ -177,7 +177,7 @@ def test_sigterm_unwinds_the_job(tmp_path):
     script = f"""
         import time
         from pathlib import Path
-        from ray_jobs.cli import run
+        from ray_jobs.runtime.cli import run
         from tests.ray_jobs.test_cli import CountConfig
 
         def execute(config, invocation):
@@ -202,7 +202,7 @@ def test_sigterm_unwinds_the_job(tmp_path):
 WAITING = """
     import sys, time
     from pathlib import Path
-    from ray_jobs.cli import run
+    from ray_jobs.runtime.cli import run
     from tests.ray_jobs.test_cli import CountConfig
 
     def execute(config, invocation):
@@ -267,8 +267,8 @@ def test_a_typo_costs_neither_ray_nor_torch():
     script = """
         import sys
         from dataclasses import dataclass
-        from ray_jobs.cli import run
-        from ray_jobs import progress, runtime
+        from ray_jobs.runtime.cli import run
+        from ray_jobs.runtime import connection, progress
         from ttt.config import Config
 
         @dataclass(frozen=True, kw_only=True)
@@ -330,7 +330,7 @@ def test_a_user_error_is_found_through_ray(ray_local):
 def test_a_user_error_in_ray_data_ends_as_one_line(ray_local, capsys):
     import ray.data
 
-    from ray_jobs.runtime import ray_session
+    from ray_jobs.runtime.connection import ray_session
 
     def refuse(batch):
         raise UserError("clip.wav: holds no sample")

@@ -12,14 +12,15 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from ray_jobs import decode_codes, run_folder
-from ray_jobs.decode_worker import describe, plan_decode
-from ray_jobs.decoder_source import weights_file_sha256
-from ray_jobs.evaluate_config import DecodeConfig
-from ray_jobs.workers_config import WorkersConfig
+from ray_jobs import decode_codes
+from ray_jobs.config.workers import WorkersConfig
+from ray_jobs.decoder.decode import describe, plan_decode
+from ray_jobs.decoder.evaluate_config import DecodeConfig
+from ray_jobs.decoder.source import weights_file_sha256
+from ray_jobs.runtime import run_folder
 from tests.jobs import run_decode
 from ttt.errors import UserError
-from ttt.snac.cache import open_cache
+from ttt.snac.cache.index import open_cache
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k, interleaved_to_codes
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.decoded_folder import DecodedFolder
+from ray_jobs.decoder.decoded_folder import DecodedFolder
 from ttt.errors import UserError
-from ttt.file_identity import FileIdentity
+from ttt.files.identity import FileIdentity
 
 MADE_BY = {"decoder_sha256": "a" * 64, "codec_sha256": "c" * 64, "device": "cpu"}
 THERE = [("one", "one.wav"), ("two", "two.wav")]

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_jobs.config import dump_yaml
-from ray_jobs.decoder_source import find_decoder
-from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.evaluation_plan import plan_evaluation
-from ray_jobs.train_config import DataConfig, TrainConfig
+from ray_jobs.config.load import dump_yaml
+from ray_jobs.decoder.evaluate.plan import plan_evaluation
+from ray_jobs.decoder.evaluate_config import EvaluateConfig
+from ray_jobs.decoder.source import find_decoder
+from ray_jobs.decoder.train_config import DataConfig, TrainConfig
 from tests.object_store import ObjectStore
 from ttt import checkpoint, records, storage
 from ttt.errors import UserError
+from ttt.snac.cache.split import held_out_rows
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
-from ttt.snac.split import held_out_rows
 
 
 @pytest.fixture

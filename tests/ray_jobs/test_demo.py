@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import demo
-from ray_jobs.config import load_config
+from ray_jobs.config.load import load_config
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.reports.demo import build_page
 from ray_jobs.reports.page import TEMPLATES

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import evaluate_all
-from ray_jobs.config import ConfigError, dump_yaml, load_config
+from ray_jobs.config.load import ConfigError, dump_yaml, load_config
 from ray_jobs.moshi.all_config import EvaluateAllConfig
 from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.pairs import run as pair_pool
-from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
 from ttt.records import read_json
+from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ROOT / "configs" / "evaluate_all.yaml"

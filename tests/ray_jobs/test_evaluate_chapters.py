@@ -18,13 +18,13 @@ import soundfile
 import torch
 
 from ray_jobs import evaluate_chapters
-from ray_jobs.config import ConfigError, dump_yaml, load_config
+from ray_jobs.config.load import ConfigError, dump_yaml, load_config
+from ray_jobs.config.original_keys import ORIGINAL_KEYS
 from ray_jobs.moshi.chapters import plan as chapter_plan
 from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.chapters.plan import describe, make_plan
 from ray_jobs.moshi.chapters.run import write_results
-from ray_jobs.original_keys import ORIGINAL_KEYS
 from tests.jobs import run_chapters
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.errors import UserError
@@ -33,7 +33,7 @@ from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.original import WARNING, OriginalEvaluation
 from ttt.records import read_json, read_jsonl
-from ttt.synthetic_voice import utterance
+from ttt.synthetic.voice import utterance
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "chapters_tiny_cpu.yaml"
@@ -347,7 +347,7 @@ def test_a_group_whose_verification_kills_every_worker_is_named(
 
 
 def chapter_codes(ready: EvaluateChaptersConfig, chapter_id: str) -> torch.Tensor:
-    from ttt.eval.synthetic_chapters import synthetic_chapter
+    from ttt.synthetic.chapters import synthetic_chapter
 
     assert ready.synthetic is not None
     seed = ready.synthetic.first_seed + int(chapter_id.rpartition("_")[2])

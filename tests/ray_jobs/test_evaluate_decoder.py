@@ -10,25 +10,27 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import evaluate_decoder, evaluation_plan, visqol_pass
-from ray_jobs.evaluate_config import (
+from ray_jobs import evaluate_decoder
+from ray_jobs.config.workers import WorkersConfig
+from ray_jobs.decoder.evaluate import plan as evaluation_plan
+from ray_jobs.decoder.evaluate import visqol_pass
+from ray_jobs.decoder.evaluate.plan import describe, plan_evaluation
+from ray_jobs.decoder.evaluate_config import (
     BootstrapConfig,
     EvaluateConfig,
     EvaluationDataConfig,
     ReportConfig,
 )
-from ray_jobs.evaluation_plan import describe, plan_evaluation
 from ray_jobs.reports import decoder as decoder_report
-from ray_jobs.workers_config import WorkersConfig
 from tests.jobs import run_decoder_evaluation
 from ttt.errors import UserError
-from ttt.snac import model_card
+from ttt.snac.evaluation import model_card
+from ttt.snac.evaluation.systems import FOLDING_HISS, HISS
+from ttt.snac.evaluation.trick_levels import GRID
+from ttt.snac.evaluation.visqol import is_installed
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
-from ttt.snac.systems import FOLDING_HISS, HISS
-from ttt.snac.trick_levels import GRID
 from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE, summarize
-from ttt.snac.visqol import is_installed
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ray_jobs import evaluate_pairs
-from ray_jobs.config import ConfigError, load_config
+from ray_jobs.config.load import ConfigError, load_config
 from ray_jobs.moshi.pairs import run as pair_pool
 from ray_jobs.moshi.pairs.config import ALIASES, EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import describe, make_plan
@@ -23,13 +23,13 @@ from ttt.audio import read_header
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, Piece
 from ttt.eval.config import Setting
-from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
 from ttt.eval.pairs.records import ItemRecord, read_part, read_parts
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.codes import encode_chapter
 from ttt.moshi.tiny_mimi import tiny_mimi
 from ttt.records import read_json
+from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "pairs_tiny_cpu.yaml"

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ray_jobs import cache_worker, decode_worker, evaluate_worker
+from ray_jobs.decoder import decode as decode_worker
+from ray_jobs.decoder.cache import encoder as cache_worker
+from ray_jobs.decoder.evaluate import run as evaluate_worker
 from ray_jobs.moshi.chapters import worker as chapter_worker
 from ray_jobs.moshi.pairs import worker as pair_worker
 from ttt.exact_float32 import exact_float32, float32_is_exact

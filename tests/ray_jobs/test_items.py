@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from ray_jobs.items import HereSession, WorkerDied, worker_session
-from ray_jobs.progress import Progress
-from ray_jobs.workers_config import WorkersConfig
+from ray_jobs.config.workers import WorkersConfig
+from ray_jobs.runtime.items import HereSession, WorkerDied, worker_session
+from ray_jobs.runtime.progress import Progress
 from ttt.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

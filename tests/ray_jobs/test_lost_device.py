@@ -11,9 +11,12 @@ import pytest
 import soundfile
 import torch
 
-from ray_jobs import cache_codes, decode_worker, evaluate_worker
-from ray_jobs.config import load_config
-from ray_jobs.evaluate_config import (
+from ray_jobs import cache_codes
+from ray_jobs.config.load import load_config
+from ray_jobs.config.workers import WorkersConfig
+from ray_jobs.decoder import decode as decode_worker
+from ray_jobs.decoder.evaluate import run as evaluate_worker
+from ray_jobs.decoder.evaluate_config import (
     BootstrapConfig,
     DecodeConfig,
     EvaluateConfig,
@@ -34,13 +37,12 @@ from ray_jobs.moshi.pairs import plan as pair_plan
 from ray_jobs.moshi.pairs import run as pair_pool
 from ray_jobs.moshi.pairs import worker as pair_worker
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
-from ray_jobs.workers_config import WorkersConfig
 from tests.jobs import run_chapters, run_decode, run_decoder_evaluation, run_pairs
 from ttt.errors import UserError
-from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
 from ttt.eval.pairs import score as scorer
-from ttt.snac import cache_shard
-from ttt.snac.clip_input import ClipInput
+from ttt.snac.cache import write_shard as cache_shard
+from ttt.snac.cache.inputs import ClipInput
+from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = {"dim": 64, "num_layers": 2, "depformer_dim": 32, "context": 20, "text_card": 64}

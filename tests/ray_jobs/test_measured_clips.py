@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import measured_clips
-from ray_jobs.cli import Invocation
-from ray_jobs.config import dump_yaml
-from ray_jobs.decoder_source import DecoderSource
-from ray_jobs.evaluate_config import EvaluateConfig, EvaluationDataConfig
-from ray_jobs.evaluate_worker import evaluate
-from ray_jobs.evaluation_plan import Plan
-from ray_jobs.workers_config import WorkersConfig
+from ray_jobs.config.load import dump_yaml
+from ray_jobs.config.workers import WorkersConfig
+from ray_jobs.decoder.evaluate import clips as measured_clips
+from ray_jobs.decoder.evaluate.plan import Plan
+from ray_jobs.decoder.evaluate.run import evaluate
+from ray_jobs.decoder.evaluate_config import EvaluateConfig, EvaluationDataConfig
+from ray_jobs.decoder.source import DecoderSource
+from ray_jobs.runtime.cli import Invocation
 from tests.nano_cache import write_nano_cache
 from ttt.errors import UserError
-from ttt.file_identity import FileIdentity
-from ttt.snac.cache import open_cache
-from ttt.snac.clip_input import ClipInput, QualityConfig
-from ttt.snac.evaluation_clips import CachedClip
+from ttt.files.identity import FileIdentity
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.inputs import ClipInput, QualityConfig
+from ttt.snac.evaluation.clips import CachedClip
 
 CODEC = "c" * 64
 IDS = ("a.wav", "b.wav", "c.wav")

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from ray_jobs import (
-    cache_codes,
-    cache_plan,
-    decode_codes,
-    decode_worker,
-    evaluate_chapters,
-    evaluate_decoder,
-    train_decoder,
-)
+from ray_jobs import cache_codes, decode_codes, evaluate_chapters, evaluate_decoder, train_decoder
+from ray_jobs.decoder import decode as decode_worker
+from ray_jobs.decoder.cache import plan as cache_plan
 from ttt.eval.chapters import find as chapters
 from ttt.snac import load
 

@@ -2,7 +2,7 @@
 
 import io
 
-from ray_jobs.progress import Progress
+from ray_jobs.runtime.progress import Progress
 
 
 class Clock:

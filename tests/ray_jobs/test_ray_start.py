@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import ray_start
-from ray_jobs.runtime import ray_session
+from ray_jobs.runtime import ray_start
+from ray_jobs.runtime.connection import ray_session
 from ttt.errors import UserError
 
 
 def in_a_process(address: str | None, **environment: str) -> str:
     """What a session ends with in a process of its own: Ray reads its environment once."""
     script = f"""
-        from ray_jobs.runtime import ray_session
+        from ray_jobs.runtime.connection import ray_session
         from ttt.errors import UserError
 
         try:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import cli, evaluate_all, run_folder
-from ray_jobs.config import load_config
+from ray_jobs import evaluate_all
+from ray_jobs.config.load import load_config
 from ray_jobs.moshi.all_config import EvaluateAllConfig
 from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.chapters.plan import Plan
+from ray_jobs.runtime import cli, run_folder
 from ttt.config import Config
 from ttt.errors import UserError
 

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from ray_jobs.runtime import actors_that_fit, check_free_cpu, require_free_cpu_per_node
+from ray_jobs.runtime.connection import actors_that_fit, check_free_cpu, require_free_cpu_per_node
 from ttt.errors import UserError
 
 STARVES = "can leave no whole CPU to read the data"
@@ -107,7 +107,7 @@ def test_asks_the_running_ray(ray_local):
 def test_a_local_session_has_its_own_token_and_leaves_the_home_alone(tmp_path):
     script = """
         import os, signal
-        from ray_jobs.runtime import ray_session
+        from ray_jobs.runtime.connection import ray_session
 
         def leave(signum, frame):
             raise SystemExit(7)
@@ -140,7 +140,7 @@ def test_a_local_session_has_its_own_token_and_leaves_the_home_alone(tmp_path):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
 def test_an_address_where_no_cluster_answers(address):
     script = f"""
-        from ray_jobs.runtime import ray_session
+        from ray_jobs.runtime.connection import ray_session
         from ttt.errors import UserError
 
         try:

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_jobs.config import load_config
-from ray_jobs.train_config import TrainConfig
-from ray_jobs.train_setup import loop_settings, plan_training
+from ray_jobs.config.load import load_config
+from ray_jobs.decoder.train.setup import loop_settings, plan_training
+from ray_jobs.decoder.train_config import TrainConfig
 from tests.conftest import build_nano_snac
 from tests.nano_cache import write_nano_cache
 from tests.ray_jobs.nano_training import World, write_world
 from ttt.errors import UserError
-from ttt.snac.cache import open_cache
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.shards import Clip, CodecIdentity, build_index, write_shard
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import weights_sha256
-from ttt.snac.shards import Clip, CodecIdentity, build_index, write_shard
 from ttt.snac.train.decoder import require_same_plan
 
 

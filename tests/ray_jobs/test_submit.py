@@ -24,9 +24,10 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from ray_jobs import job_server, submit
-from ray_jobs.upload import LARGEST_MIB, describe_upload, files_to_upload
-from ray_jobs.yaml_tree import read
+from ray_jobs import submit
+from ray_jobs.config.yaml_tree import read
+from ray_jobs.runtime import job_server
+from ray_jobs.runtime.upload import LARGEST_MIB, describe_upload, files_to_upload
 from ttt import records
 from ttt.errors import UserError
 
@@ -230,7 +231,7 @@ def test_what_the_guide_exports_lets_ray_job_in(head, tmp_path):
 @pytest.mark.faults
 def test_a_driver_without_the_token_is_refused(head):
     script = f"""
-        from ray_jobs.runtime import ray_session
+        from ray_jobs.runtime.connection import ray_session
         from ttt.errors import UserError
 
         try:
@@ -282,7 +283,7 @@ def test_failed_killed_and_repeated_jobs(head):
         f"""
         from concurrent.futures import ThreadPoolExecutor
 
-        from ray_jobs import job_server
+        from ray_jobs.runtime import job_server
 
         client = job_server.connect({head.url!r})
 
@@ -311,7 +312,7 @@ def test_failed_killed_and_repeated_jobs(head):
 def test_a_log_is_followed_through_broken_connections(head):
     with _tunnel(head.url) as tunnel:
         script = f"""
-            from ray_jobs import job_server
+            from ray_jobs.runtime import job_server
 
             client = job_server.connect({tunnel.url!r})
             command = "for i in $(seq 30); do echo line-$i; sleep 0.3; done; exit 3"

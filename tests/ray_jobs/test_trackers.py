@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.trackers import MetricsFile, require_installed
-from ray_jobs.train_config import TrackingConfig
+from ray_jobs.decoder.train.trackers import MetricsFile, require_installed
+from ray_jobs.decoder.train_config import TrackingConfig
 from ttt import storage
 from ttt.errors import UserError
 from ttt.training.hooks import StepRecord

@@ -157,9 +157,9 @@ def test_mistakes_are_refused_in_one_sentence(
 def test_a_folder_in_use_is_refused(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ray_jobs import run_folder
-    from ray_jobs.config import load_config
-    from ray_jobs.train_config import TrainConfig
+    from ray_jobs.config.load import load_config
+    from ray_jobs.decoder.train_config import TrainConfig
+    from ray_jobs.runtime import run_folder
 
     run = tmp_path / "run"
     config = load_config(TrainConfig, world.config, [f"run={run}"])

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import pytest
 import ray
 
-from ray_jobs import train_monitor
-from ray_jobs.progress import Progress
-from ray_jobs.train_monitor import Monitor, MonitorClient, watched
-from ray_jobs.train_run import Position
+from ray_jobs.decoder.train import monitor as train_monitor
+from ray_jobs.decoder.train.monitor import Monitor, MonitorClient, watched
+from ray_jobs.decoder.train.run import Position
+from ray_jobs.runtime.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

@@ -20,10 +20,12 @@ import ray
 import torch
 from ray.util import placement_group_table
 
-from ray_jobs import train_decoder, tune_decoder, tune_sweep, tune_trials
-from ray_jobs.config import load_config
+from ray_jobs import train_decoder, tune_decoder
+from ray_jobs.config.load import load_config
+from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.reports import sweep as tune_report
-from ray_jobs.train_config import TrainConfig
+from ray_jobs.sweep import run as tune_sweep
+from ray_jobs.sweep import trials as tune_trials
 from tests.test_security import Bomb
 from tests.tune_world import EPOCHS, STEPS, write_world
 from ttt import checkpoint, records

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_jobs import tune_decoder, tune_space
-from ray_jobs.config import ConfigError
+from ray_jobs import tune_decoder
+from ray_jobs.config.load import ConfigError
+from ray_jobs.sweep import space as tune_space
 from tests.tune_world import load, write_world
 
 FACTOR = "{optim.rate_factors.0: {uniform: [1, 2]}}"

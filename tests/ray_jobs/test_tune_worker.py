@@ -12,12 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import train_run, tune_decoder, tune_results, tune_space, tune_trials, tune_worker
-from ray_jobs.config import load_config
-from ray_jobs.train_config import TrainConfig
-from ray_jobs.train_setup import plan_training
-from ray_jobs.tune_config import RATE_FACTOR, TuneConfig
-from ray_jobs.tune_trials import Trial
+from ray_jobs import tune_decoder
+from ray_jobs.config.load import load_config
+from ray_jobs.decoder.train import run as train_run
+from ray_jobs.decoder.train.setup import plan_training
+from ray_jobs.decoder.train_config import TrainConfig
+from ray_jobs.sweep import (
+    results as tune_results,
+)
+from ray_jobs.sweep import (
+    space as tune_space,
+)
+from ray_jobs.sweep import (
+    trials as tune_trials,
+)
+from ray_jobs.sweep import (
+    worker as tune_worker,
+)
+from ray_jobs.sweep.config import RATE_FACTOR, TuneConfig
+from ray_jobs.sweep.trials import Trial
 from tests.tune_world import load, write_world
 from ttt import checkpoint
 from ttt.snac.model import Decoder48k

@@ -11,7 +11,7 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from ray_jobs.window_source import (
+from ray_jobs.decoder.train.window_source import (
     RayWindowSource,
     WindowSpec,
     start_cursor,
@@ -21,7 +21,7 @@ from ray_jobs.window_source import (
     window_dataset,
 )
 from tests.code_caches import write_impulse_cache
-from ttt.snac.cache import open_cache
+from ttt.snac.cache.index import open_cache
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.train.windows import WindowShape
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_jobs import train_decoder, tune_decoder, tune_trials
-from ray_jobs.config import dump_yaml, load_config
-from ray_jobs.train_config import TrainConfig
-from ray_jobs.train_setup import plan_training
+from ray_jobs import train_decoder, tune_decoder
+from ray_jobs.config.load import dump_yaml, load_config
+from ray_jobs.decoder.train.setup import plan_training
+from ray_jobs.decoder.train_config import TrainConfig
+from ray_jobs.sweep import trials as tune_trials
 from tests import tune_world
 from tests.ray_jobs.nano_training import (
     TOTAL_STEPS,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ttt.accuracies import accuracy_difference_interval, accuracy_interval
+from ttt.statistics.accuracies import accuracy_difference_interval, accuracy_interval
 
 
 @pytest.mark.parametrize("n", [5, 8, 40, 1000])

@@ -14,8 +14,8 @@ from ttt.errors import UserError
 from ttt.eval.chapters.find import find_chapters
 from ttt.eval.config import ChapterConfig
 from ttt.eval.pairs.find import find_pairs
-from ttt.file_walk import find_files, fitting_name, is_hidden, same_name_key, shown
-from ttt.snac.clip_sources import list_folder, list_pairs
+from ttt.files.walk import find_files, fitting_name, is_hidden, same_name_key, shown
+from ttt.snac.cache.sources import list_folder, list_pairs
 from ttt.snac.code_files import list_code_files
 
 

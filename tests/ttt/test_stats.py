@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ttt.stats import (
+from ttt.statistics.intervals import (
     Interval,
     bootstrap_interval,
     clustered_interval,
@@ -83,7 +83,7 @@ def test_same_seed_same_bytes_and_another_seed_another_draw() -> None:
 def test_blocks_bound_the_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(2).normal(size=50)
     whole = bootstrap_interval(values, seed=9, resamples=300)
-    monkeypatch.setattr("ttt.stats._BLOCK_ENTRIES", 700)
+    monkeypatch.setattr("ttt.statistics.intervals._BLOCK_ENTRIES", 700)
     blocked = bootstrap_interval(values, seed=9, resamples=300)
     assert (blocked.low, blocked.high) == (whole.low, whole.high)
 

@@ -18,8 +18,8 @@ from ttt import checkpoint, records, retries, storage
 from ttt.checkpoint import Snapshot
 from ttt.errors import UserError
 from ttt.retries import StorageUnavailable
-from ttt.snac.ranged_file import open_ranged, open_seekable
-from ttt.snac.shard_file import whole_file
+from ttt.snac.cache.ranged_file import open_ranged, open_seekable
+from ttt.snac.cache.shard_file import whole_file
 
 TRIES = 4
 """One, and one after each pause."""

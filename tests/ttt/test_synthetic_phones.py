@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ttt.synthetic_phones import Phone, Score, Voice, syllables
+from ttt.synthetic.phones import Phone, Score, Voice, syllables
 
 
 def test_a_speaker_is_always_the_same_and_speakers_differ() -> None:

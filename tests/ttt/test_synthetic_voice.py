@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ttt.synthetic_voice import utterance, write_corpus
+from ttt.synthetic.voice import utterance, write_corpus
 
 RATE = 48_000
 

@@ -12,7 +12,7 @@ import pytest
 from ttt.errors import UserError
 from ttt.eval.chapters.voice_activity import read_description
 from ttt.eval.pairs.official import official_scores
-from ttt.text_files import read_table, read_text
+from ttt.files.text import read_table, read_text
 
 TABLE = [["filename", "word", "correct"], ["a1", "wörd", "1"], ["a0", "", "0"]]
 ROWS = [dict(zip(TABLE[0], row, strict=True)) for row in TABLE[1:]]

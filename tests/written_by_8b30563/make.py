@@ -24,9 +24,9 @@ import torch
 import yaml
 
 from tests.nano_cache import write_nano_cache, write_nano_codec
-from ttt.eval.pair_fixtures import say_by_arithmetic, write_fixtures
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, save_ttt, tiny_lm
+from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
 
 SHAPE = {"dim": 32, "num_layers": 2, "depformer_dim": 16, "context": 20, "text_card": 64}
 TEXT = {".yaml", ".json", ".jsonl", ".csv", ".md"}

@@ -120,7 +120,7 @@ class PairSummaryConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What filled the streams beside the recording; the words are those of ttt.moshi.streams."""
+    """What filled the streams beside the recording; in the words of ttt.moshi.streaming.streams."""
 
     name: str
     text: str
@@ -129,5 +129,5 @@ class Setting:
 
     @property
     def streams(self) -> dict[str, str]:
-        """As `ttt.moshi.streams.Streams` takes them."""
+        """As `ttt.moshi.streaming.streams.Streams` takes them."""
         return {"text_stream": self.text, "other_stream": self.other, "stream": self.voice}

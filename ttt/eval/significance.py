@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttt.stats import FEWEST_CLUSTERS, clustered_interval, expanded_level, student_t_quantile
+from ttt.statistics.intervals import (
+    FEWEST_CLUSTERS,
+    clustered_interval,
+    expanded_level,
+    student_t_quantile,
+)
 
-# What comes from ttt.stats stood here once, and programs import it from here.
+# What comes from ttt.statistics.intervals stood here once, and programs import it from here.
 __all__ = [
     "FEWEST_CLUSTERS",
     "adjust_for_many",

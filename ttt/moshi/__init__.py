@@ -1,8 +1,8 @@
 """Moshi with test-time training layers: inserted into the published model, evaluated streaming."""
 
-from ttt.moshi.evaluate import ChapterNLL, Evaluation, evaluate_codes
 from ttt.moshi.insert import insert_ttt
-from ttt.moshi.session import Session
+from ttt.moshi.streaming.evaluate import ChapterNLL, Evaluation, evaluate_codes
+from ttt.moshi.streaming.session import Session
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.ttt_files import load_ttt, save_ttt
 

@@ -42,7 +42,7 @@ from ttt.audio import (
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, Piece
 from ttt.exact_float32 import float32_is_exact
-from ttt.moshi.streaming_state import start_streaming
+from ttt.moshi.streaming.state import start_streaming
 
 Codes = npt.NDArray[np.int16]
 

@@ -29,12 +29,12 @@ from moshi.models.lm import LMModel
 from safetensors import SafetensorError
 
 from ttt.errors import UserError
+from ttt.files.text import read_text
 from ttt.finite import refuse_nonfinite_weights
 from ttt.moshi.codes import mimi_sha256
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.tiny_mimi import tiny_mimi
 from ttt.moshi.ttt_files import base_fingerprint
-from ttt.text_files import read_text
 
 Precision = Literal["bfloat16", "float32"]
 TINY = "tiny"

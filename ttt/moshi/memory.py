@@ -10,8 +10,8 @@ from moshi.models.lm import LMModel
 from moshi.modules.gating import ActivationGating
 from torch import nn
 
-from ttt.moshi.evaluate import chunks_per_block
 from ttt.moshi.insert import StreamingTTT, temporal_layers, ttt_layers
+from ttt.moshi.streaming.evaluate import chunks_per_block
 
 _FLOAT32 = 4
 

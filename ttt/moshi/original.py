@@ -26,9 +26,9 @@ from moshi.models.lm import LMModel
 from torch import Tensor
 
 from ttt.errors import UserError
-from ttt.moshi.delays import Delays
-from ttt.moshi.evaluate import Evaluation
-from ttt.moshi.heard import Heard
+from ttt.moshi.streaming.delays import Delays
+from ttt.moshi.streaming.evaluate import Evaluation
+from ttt.moshi.streaming.heard import Heard
 
 WARNING = (
     "preset original is wrong on purpose: like the original evaluation it scores every prediction "

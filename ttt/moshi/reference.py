@@ -18,8 +18,8 @@ from moshi.models.lm import LMGen, LMModel
 from moshi.utils.compile import no_compile
 from torch import Tensor
 
-from ttt.moshi.delays import Delays
-from ttt.moshi.streaming_state import start_streaming
+from ttt.moshi.streaming.delays import Delays
+from ttt.moshi.streaming.state import start_streaming
 
 
 class Stepped(NamedTuple):

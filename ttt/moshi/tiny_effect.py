@@ -11,9 +11,9 @@ from typing import Literal
 
 from moshi.models.lm import LMModel
 
-from ttt.eval.synthetic_chapters import SyntheticChapterConfig
 from ttt.moshi.load import load_moshi
 from ttt.moshi.ttt_files import load_ttt
+from ttt.synthetic.chapters import SyntheticChapterConfig
 
 ASSET = Path(__file__).parents[1] / "assets" / "tiny_moshi_effect"
 """Folders `baseline` and `ttt`, each in the layout of `load_moshi`; `ttt` is one of `load_ttt`

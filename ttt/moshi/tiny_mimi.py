@@ -17,7 +17,7 @@ from moshi.models.compression import MimiModel
 from moshi.quantization.vq import ResidualVectorQuantizer, SplitResidualVectorQuantizer
 from torch import Tensor
 
-from ttt.synthetic_voice import utterance
+from ttt.synthetic.voice import utterance
 
 _FIT_CLIPS, _FIT_SECONDS = 8, 8.0
 _KMEANS_ROUNDS = 4

@@ -30,15 +30,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.layers import TTTConfig
-from ttt.moshi.delays import ZERO_TOKEN
-from ttt.moshi.evaluate import evaluate_codes
 from ttt.moshi.insert import insert_ttt
+from ttt.moshi.streaming.delays import ZERO_TOKEN
+from ttt.moshi.streaming.evaluate import evaluate_codes
 from ttt.moshi.tiny import tiny_arguments, tiny_lm
 from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect
 from ttt.moshi.ttt_files import save_ttt
-from ttt.stats import bootstrap_interval, difference_interval
+from ttt.statistics.intervals import bootstrap_interval, difference_interval
+from ttt.synthetic.chapters import synthetic_chapter
 
 MODEL: dict[str, Any] = {
     "context": 4,

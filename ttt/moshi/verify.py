@@ -16,10 +16,10 @@ import torch
 from moshi.models.lm import LMModel
 from torch import Tensor
 
-from ttt.moshi.evaluate import negative_log_likelihood
-from ttt.moshi.session import Session
-from ttt.moshi.speculate import NEAR_TIE, best_text
-from ttt.moshi.streams import Streams
+from ttt.moshi.streaming.evaluate import negative_log_likelihood
+from ttt.moshi.streaming.session import Session
+from ttt.moshi.streaming.speculate import NEAR_TIE, best_text
+from ttt.moshi.streaming.streams import Streams
 
 BEGINNING_FRAMES = 4096
 """Frames stepped from the first one on; beyond the 3,000 that the published models attend to."""

@@ -26,10 +26,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ttt.file_errors import cause, reading
-from ttt.file_walk import FoundFile, find_files, same_name_key, suffix_of
+from ttt.files.errors import cause, reading
+from ttt.files.torch_files import read_tensors
+from ttt.files.walk import FoundFile, find_files, same_name_key, suffix_of
 from ttt.snac.geometry import CodeGeometry
-from ttt.torch_files import read_tensors
 
 CODE_SUFFIXES = (".npy", ".pt", ".safetensors")
 
@@ -60,7 +60,7 @@ def find_code_files(folder: Path) -> list[Path]:
 
 
 def list_code_files(folder: Path) -> list[FoundFile]:
-    """What `ttt.file_walk` finds of codes below `folder`; `folder` may be one file."""
+    """What `ttt.files.walk` finds of codes below `folder`; `folder` may be one file."""
     if folder.is_file():
         return [FoundFile(folder.name)]
     return find_files(folder, CODE_SUFFIXES) if folder.is_dir() else []

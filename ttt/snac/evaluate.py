@@ -7,7 +7,8 @@ Systems (the keys of every row):
 - resampled_decode24: the untouched codec's 24 kHz output, resampled; what users have today;
 - resampled_true24: the true audio through 24 kHz and back; what no 24 kHz codec can beat;
 - silence: what metric silence would pass;
-- tricks: no system but the grid of `ttt.snac.tricks`, hiss and folding + hiss at every level.
+- tricks: no system but the grid of `ttt.snac.evaluation.tricks`, hiss and folding + hiss at every
+  level.
 
 Codes are decoded in pieces, so that memory grows with the audio alone; noise is off, so that the
 same clip gives the same numbers.
@@ -27,17 +28,17 @@ from torch import Tensor
 from ttt.audio import through_rate, to_int16
 from ttt.errors import UserError
 from ttt.snac.decode import decode_channels
+from ttt.snac.evaluation.trick_levels import GRID, Level, TrickGrid
+from ttt.snac.evaluation.tricks import add_trick, measure_grid, white_noise, zero_stuffed
+from ttt.snac.evaluation.visqol import NotScored, require_scorable, visqol_score
+from ttt.snac.evaluation.visqol_summary import passage
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.heads import Head
 from ttt.snac.load import LoadedCodec
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k
 from ttt.snac.receptive_field import Reach
-from ttt.snac.trick_levels import GRID, Level, TrickGrid
-from ttt.snac.tricks import add_trick, measure_grid, white_noise, zero_stuffed
 from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE, TRUE
-from ttt.snac.visqol import NotScored, require_scorable, visqol_score
-from ttt.snac.visqol_summary import passage
 
 SHORTEST_SAMPLES = 4096
 """A clip with fewer real samples is too short for a spectral distance and is left out."""

@@ -23,9 +23,9 @@ from snac import SNAC
 from torch import nn
 
 from ttt.errors import UserError
+from ttt.files.text import read_text
 from ttt.finite import refuse_nonfinite_weights
 from ttt.snac.geometry import CodeGeometry
-from ttt.text_files import read_text
 
 TINY = "tiny"
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

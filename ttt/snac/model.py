@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from ttt.errors import UserError
 from ttt.snac import export
+from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.heads import Head, Init, build_head, full_precision
 from ttt.snac.load import weights_sha256
 from ttt.snac.receptive_field import Reach
-from ttt.snac.trick_levels import FittedTricks
 
 
 @contextmanager

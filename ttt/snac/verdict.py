@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ttt.snac.comparisons import (
+from ttt.snac.evaluation.comparisons import (
     GUARDS,
     TRICKS,
     Comparison,
@@ -20,7 +20,7 @@ from ttt.snac.comparisons import (
     compare_all,
     ratios_to_baseline,
 )
-from ttt.snac.systems import (
+from ttt.snac.evaluation.systems import (
     BASELINE,
     CEILING,
     FOLDING_HISS,
@@ -36,16 +36,16 @@ from ttt.snac.systems import (
     value,
     with_tricks,
 )
-from ttt.snac.trick_levels import FittedTricks, fit
-from ttt.snac.units import Units, units_of
-from ttt.snac.verdict_words import (
+from ttt.snac.evaluation.trick_levels import FittedTricks, fit
+from ttt.snac.evaluation.units import Units, units_of
+from ttt.snac.evaluation.verdict_words import (
     closing_sentence,
     distance_sentence,
     faults,
     guard_sentence,
     trick_sentences,
 )
-from ttt.stats import Interval, clustered_interval
+from ttt.statistics.intervals import Interval, clustered_interval
 
 __all__ = [
     "BASELINE",
@@ -125,8 +125,8 @@ def judge(
 ) -> Verdict:
     """The verdict from ours / resample(decode24) and from all that better needs.
 
-    Better means that every comparison of `ttt.snac.comparisons` holds. Raises ValueError when LSD
-    would be judged without LSD-LF and L1 beside it.
+    Better means that every comparison of `ttt.snac.evaluation.comparisons` holds. Raises
+    ValueError when LSD would be judged without LSD-LF and L1 beside it.
     """
     check_metrics_together(ratios)
     if units is not None and units.refusal is not None:

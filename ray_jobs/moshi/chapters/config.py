@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
-from ray_jobs import yaml_tree
-from ray_jobs.original_keys import ORIGINAL_KEYS
-from ray_jobs.workers_config import WorkersConfig
+from ray_jobs.config import yaml_tree
+from ray_jobs.config.original_keys import ORIGINAL_KEYS
+from ray_jobs.config.workers import WorkersConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.config import ChapterConfig, LongContextConfig
-from ttt.eval.synthetic_chapters import SyntheticChapterConfig
+from ttt.synthetic.chapters import SyntheticChapterConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class ChapterModelsConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticDataConfig(Config):
-    """Made chapters of codes in place of recordings; see ttt.eval.synthetic_chapters."""
+    """Made chapters of codes in place of recordings; see ttt.synthetic.chapters."""
 
     chapters: int = 12
     """How many."""
@@ -66,7 +66,7 @@ class SyntheticDataConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamsConfig(Config):
-    """What fills Moshi's streams beside the recording; see ttt.moshi.streams."""
+    """What fills Moshi's streams beside the recording; see ttt.moshi.streaming.streams."""
 
     text: Literal["own", "pad", "masked", "silence_codes"] = "own"
     """Text: own (the model's argmax), pad, masked (none), or silence_codes (an old confusion)."""

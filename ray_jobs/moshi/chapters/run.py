@@ -14,24 +14,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import run_folder
-from ray_jobs.cli import Invocation
-from ray_jobs.items import Ask, Session, WorkerDied, worker_session
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.chapters.plan import Plan, Work, records_root
 from ray_jobs.moshi.chapters.worker import ChapterWorker, Outcome, is_verified
-from ray_jobs.progress import Progress
 from ray_jobs.reports.chapters import build_report
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.words import largest_difference, not_held, stepped_frames
-from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Invocation
+from ray_jobs.runtime.items import Ask, Session, WorkerDied, worker_session
+from ray_jobs.runtime.progress import Progress
+from ray_jobs.runtime.resume_check import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter
 from ttt.eval.chapters.records import read_details, record_path
 from ttt.eval.chapters.summary import VERIFICATION, held_groups, rescore
 from ttt.eval.run import ModelIdentity, PlannedChapter, RunDescription
-from ttt.file_identity import same_files
+from ttt.files.identity import same_files
 from ttt.moshi.original import WARNING
 
 _FREE = ("cluster", "summary", "min_coverage", "verify_spans", "state_every_frames", "output")

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ray_jobs.items import Count
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.chapters.plan import Listener, MadeChapter, Recording, Work, records_root
 from ray_jobs.moshi.models import HeldModels
+from ray_jobs.runtime.items import Count
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.eval.chapters.controls import shuffle_stretches
@@ -23,12 +23,12 @@ from ttt.eval.chapters.find import Chapter
 from ttt.eval.chapters.hear import HeardChapter, Listening, record_group, verify_group
 from ttt.eval.chapters.records import NonFiniteLoss, leftovers, record_path
 from ttt.eval.run import ModelIdentity
-from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.exact_float32 import exact_float32
-from ttt.file_identity import FileIdentity
+from ttt.files.identity import FileIdentity
 from ttt.moshi.codes import encode_chapter
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.load import LoadedMoshi
+from ttt.synthetic.chapters import synthetic_chapter
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ray_jobs.key_aliases import Alias
+from ray_jobs.config.former_keys import Alias
+from ray_jobs.config.original_keys import ORIGINAL_KEYS
+from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.moshi.chapters.config import ChapterModelsConfig
-from ray_jobs.original_keys import ORIGINAL_KEYS
-from ray_jobs.workers_config import WorkersConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.config import PairSummaryConfig, Setting
@@ -35,7 +35,7 @@ class PairTaskConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PairStreamsConfig(Config):
-    """What fills Moshi's streams beside the recording; see ttt.moshi.streams."""
+    """What fills Moshi's streams beside the recording; see ttt.moshi.streaming.streams."""
 
     text: Literal["own", "pad", "masked", "silence_codes"] = "masked"
     """Text: masked (none), pad, own (the model's argmax), or silence_codes (an old confusion)."""

@@ -17,17 +17,17 @@ from typing import Any
 
 from moshi.models.loaders import FRAME_RATE
 
-from ray_jobs import run_folder
-from ray_jobs.cli import Invocation
-from ray_jobs.items import Ask, Session, WorkerDied, worker_session
 from ray_jobs.moshi.models import wanted_weights
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import Plan, Work
 from ray_jobs.moshi.pairs.worker import PairWorker, without_scores
-from ray_jobs.progress import Progress
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.pairs import build_report, headline_words
-from ray_jobs.same_run import refuse_changed_config, refuse_changed_run
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Invocation
+from ray_jobs.runtime.items import Ask, Session, WorkerDied, worker_session
+from ray_jobs.runtime.progress import Progress
+from ray_jobs.runtime.resume_check import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
 from ttt.audio import read_header
 from ttt.errors import UserError
@@ -35,7 +35,7 @@ from ttt.eval.pairs.records import read_part, write_part
 from ttt.eval.pairs.run import PairRunDescription
 from ttt.eval.pairs.summary import rescore
 from ttt.eval.run import ModelIdentity
-from ttt.file_identity import FileIdentity
+from ttt.files.identity import FileIdentity
 
 _FREE = ("cluster", "summary", "min_coverage", "silence_seconds", "codes_cache", "output")
 """What may change when a run goes on: no record depends on it."""

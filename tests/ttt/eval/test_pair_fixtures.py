@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ttt.audio import read_audio
-from ttt.eval.pair_fixtures import RATE, say_by_arithmetic, say_by_espeak, write_fixtures
 from ttt.eval.pairs.find import TASKS, find_pairs
 from ttt.eval.pairs.zerospeech import FREQUENCY_BANDS
+from ttt.synthetic.pairs import RATE, say_by_arithmetic, say_by_espeak, write_fixtures
 
 
 def _short(text: str, voice: int) -> np.ndarray:

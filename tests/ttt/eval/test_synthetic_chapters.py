@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ttt.eval.synthetic_chapters import SyntheticChapterConfig, synthetic_chapter
+from ttt.synthetic.chapters import SyntheticChapterConfig, synthetic_chapter
 
 TABLE = SyntheticChapterConfig()
 NULL = SyntheticChapterConfig(structure="none")

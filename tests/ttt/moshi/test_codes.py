@@ -28,7 +28,7 @@ from ttt.moshi.codes import (
     silence_codes,
 )
 from ttt.moshi.tiny_mimi import tiny_mimi
-from ttt.synthetic_voice import utterance
+from ttt.synthetic.voice import utterance
 
 SHA = "a" * 64
 

@@ -6,7 +6,7 @@ from moshi.models.lm_utils import _delay_sequence, _undelay_sequence
 
 from ttt.errors import UserError
 from ttt.moshi import tiny_lm
-from ttt.moshi.delays import Delays
+from ttt.moshi.streaming.delays import Delays
 
 FRAMES = 23
 

@@ -8,9 +8,9 @@ from safetensors.torch import load, save
 
 from ttt.errors import UserError
 from ttt.moshi import Evaluation, evaluate_codes, tiny_lm
-from ttt.moshi.delays import Delays
-from ttt.moshi.evaluate import negative_log_likelihood
 from ttt.moshi.reference import step_by_step
+from ttt.moshi.streaming.delays import Delays
+from ttt.moshi.streaming.evaluate import negative_log_likelihood
 
 FRAMES = 4 * 12 + 3
 
@@ -148,7 +148,7 @@ def test_rows_of_a_batch_are_recordings_of_their_own(small_lm, speech):
 def test_any_block_may_be_the_last_before_a_break(
     small_lm, speech, monkeypatch, text_stream, chunk
 ):
-    monkeypatch.setattr("ttt.moshi.evaluate._DEPFORMER_ROWS", 24)
+    monkeypatch.setattr("ttt.moshi.streaming.evaluate._DEPFORMER_ROWS", 24)
     build = {"padding_bias": 2.0}
     codes = speech(frames=FRAMES)
     options = {"text_stream": text_stream, "chunk": chunk}

@@ -7,8 +7,9 @@ import torch
 from moshi.utils.compile import no_compile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ttt.moshi import Session, evaluate_codes, heads
+from ttt.moshi import Session, evaluate_codes
 from ttt.moshi.insert import ttt_layers
+from ttt.moshi.streaming import heads
 
 INNER = ("W1", "b1", "W2", "b2", "ttt_norm_weight", "ttt_norm_bias", "learnable_ttt_lr_weight")
 

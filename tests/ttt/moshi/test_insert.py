@@ -6,8 +6,8 @@ import torch
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
-from ttt.moshi.delays import Delays
 from ttt.moshi.insert import temporal_layers, ttt_layers
+from ttt.moshi.streaming.delays import Delays
 
 CONTEXT = 12
 CONFIG = TTTConfig(dim=64, num_heads=4, mini_batch_size=8)

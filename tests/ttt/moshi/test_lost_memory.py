@@ -6,10 +6,12 @@ from moshi.modules.transformer import RingKVCache, StreamingTransformerLayer
 
 from ttt.errors import UserError
 from ttt.layers import TTTLayer, TTTState
-from ttt.moshi import Evaluation, Session, evaluate_codes, heads, session, streaming_state
+from ttt.moshi import Evaluation, Session, evaluate_codes
 from ttt.moshi import codes as codes_module
-from ttt.moshi import evaluate as evaluate_module
 from ttt.moshi.insert import StreamingTTT, ttt_layers
+from ttt.moshi.streaming import evaluate as evaluate_module
+from ttt.moshi.streaming import heads, session
+from ttt.moshi.streaming import state as streaming_state
 from ttt.moshi.tiny_mimi import tiny_mimi
 
 FRAMES = 41

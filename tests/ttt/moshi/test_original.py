@@ -13,11 +13,11 @@ from safetensors.torch import load, save
 from ttt.errors import UserError
 from ttt.eval.chapters.hear import HeardChapter, Listening, record_group
 from ttt.eval.chapters.records import read_records
-from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.moshi import evaluate_codes, tiny_lm
-from ttt.moshi.evaluate import negative_log_likelihood
 from ttt.moshi.original import WARNING, OriginalEvaluation
+from ttt.moshi.streaming.evaluate import negative_log_likelihood
 from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect
+from ttt.synthetic.chapters import synthetic_chapter
 
 FRAMES = 4 * 12 + 3
 LISTENING = Listening(model="ttt", streams={}, chunk=8, state_every_frames=64, preset="original")
@@ -108,7 +108,7 @@ def test_a_good_model_looks_worse_than_chance():
 
 @pytest.mark.parametrize("chunk", [1, 3, 16])
 def test_any_block_may_be_the_last_before_a_break(small_lm, speech, monkeypatch, chunk):
-    monkeypatch.setattr("ttt.moshi.evaluate._DEPFORMER_ROWS", 24)
+    monkeypatch.setattr("ttt.moshi.streaming.evaluate._DEPFORMER_ROWS", 24)
     lm, codes = small_lm(padding_bias=2.0), speech(frames=FRAMES)
     with OriginalEvaluation(lm, codes, chunk=chunk) as evaluation:
         blocks, states = [], [save(evaluation.save_state())]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ttt.moshi import Session
-from ttt.moshi.speculate import Acceptance, best_text, guess_text, steps_to_keep
+from ttt.moshi.streaming.speculate import Acceptance, best_text, guess_text, steps_to_keep
 
 
 def test_a_step_stands_when_all_guesses_before_it_were_right():

@@ -5,7 +5,7 @@ import torch
 
 from ttt.errors import UserError
 from ttt.moshi import evaluate_codes, tiny_lm
-from ttt.moshi.streams import Streams
+from ttt.moshi.streaming.streams import Streams
 
 FRAMES = 20
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from ttt.eval.synthetic_chapters import synthetic_chapter
 from ttt.moshi import evaluate_codes
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.tiny import tiny_arguments
 from ttt.moshi.tiny_effect import ASSET, LANGUAGE, load_tiny_effect
 from ttt.moshi.train_tiny import MODEL, TTT, TTT_LAYERS, semantic_loss
+from ttt.synthetic.chapters import synthetic_chapter
 
 CHAPTERS, ROUNDS = 12, 24
 WINDOW = MODEL["context"]

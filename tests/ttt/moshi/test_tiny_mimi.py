@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ttt.moshi.tiny_mimi import tiny_mimi
-from ttt.synthetic_voice import utterance
+from ttt.synthetic.voice import utterance
 
 
 def test_rates_are_mimis_and_codes_vary_on_unheard_speech() -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ttt.moshi import evaluate_codes
-from ttt.moshi.session import Session
-from ttt.moshi.streams import Streams
+from ttt.moshi.streaming.session import Session
+from ttt.moshi.streaming.streams import Streams
 from ttt.moshi.verify import verify
 
 FRAMES = 60

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ttt.audio import resample
-from ttt.snac.align import AlignConfig, align_pair
-from ttt.snac.clip_input import LeftOut
+from ttt.snac.cache.align import AlignConfig, align_pair
+from ttt.snac.cache.inputs import LeftOut
 from ttt.snac.geometry import CodeGeometry
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")

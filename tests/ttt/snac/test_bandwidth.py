@@ -9,10 +9,10 @@ import soundfile
 import torch
 
 from ttt.audio import resample, to_int16
-from ttt.snac.bandwidth import bandwidth_hz
-from ttt.snac.clip_facts import BandwidthHours, add_facts
-from ttt.snac.clip_input import ClipInput, LeftOut, PreparedClip
-from ttt.synthetic_voice import utterance
+from ttt.snac.cache.bandwidth import bandwidth_hz
+from ttt.snac.cache.facts import BandwidthHours, add_facts
+from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip
+from ttt.synthetic.voice import utterance
 
 Effect = Callable[[np.ndarray], np.ndarray]
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000)

@@ -8,9 +8,9 @@ import pytest
 
 from tests.code_caches import CODEC, GEOMETRY, impulse_clip, label, write_impulse_cache
 from ttt.errors import UserError
-from ttt.snac.cache import CodeCache, DamagedClip, open_cache
-from ttt.snac.ranged_file import OpenFiles
-from ttt.snac.shards import write_shard
+from ttt.snac.cache.index import CodeCache, DamagedClip, open_cache
+from ttt.snac.cache.ranged_file import OpenFiles
+from ttt.snac.cache.shards import write_shard
 
 LENGTHS = [[12, 5], [9]]
 

@@ -12,7 +12,11 @@ from snac import SNAC
 
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.snac.cache_shard import (
+from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip, QualityConfig
+from ttt.snac.cache.shards import CodecIdentity, build_index, read_shard_table, verify_cache
+from ttt.snac.cache.sources import list_folder, prepare_recording
+from ttt.snac.cache.write_shard import (
     cache_shard,
     check_manifest,
     is_finished,
@@ -21,11 +25,7 @@ from ttt.snac.cache_shard import (
     read_part,
     shard_uri,
 )
-from ttt.snac.clip_input import ClipInput, LeftOut, PreparedClip, QualityConfig
-from ttt.snac.clip_sources import list_folder, prepare_recording
-from ttt.snac.encode import ClipEncoder, EncodeConfig
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.shards import CodecIdentity, build_index, read_shard_table, verify_cache
 
 CODEC = CodecIdentity("nano", "0" * 64)
 GEOMETRY = CodeGeometry.preset("snac_24khz")

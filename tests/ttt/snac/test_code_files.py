@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ttt.errors import UserError
-from ttt.file_walk import same_name_key
+from ttt.files.walk import same_name_key
 from ttt.snac.code_files import find_code_files, read_codes, wav_names
 from ttt.snac.geometry import CodeGeometry
 

@@ -6,7 +6,7 @@ import torch
 from snac import SNAC
 from torch import nn
 
-from ttt.snac.codebook_training import fill_codebooks, quantize, revive_codes, scale_layers
+from ttt.synthetic.codebook_training import fill_codebooks, quantize, revive_codes, scale_layers
 
 
 def test_quantize_equals_snacs_own_quantizer(nano_snac: SNAC) -> None:

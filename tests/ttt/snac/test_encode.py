@@ -5,7 +5,7 @@ import pytest
 import torch
 from snac import SNAC
 
-from ttt.snac.encode import ClipEncoder, EncodeConfig, encoder_reach_samples
+from ttt.snac.cache.encode import ClipEncoder, EncodeConfig, encoder_reach_samples
 from ttt.snac.geometry import CodeGeometry
 
 

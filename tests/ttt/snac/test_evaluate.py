@@ -9,12 +9,12 @@ from ttt.audio import resample
 from ttt.errors import UserError
 from ttt.snac.decode import decode_pieces
 from ttt.snac.evaluate import EvaluationClip, Evaluator, Unmeasurable
+from ttt.snac.evaluation.trick_levels import GRID, Folding, Level, at_level
+from ttt.snac.evaluation.tricks import add_trick, white_noise, zero_stuffed
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import LoadedCodec, weights_sha256
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
-from ttt.snac.trick_levels import GRID, Folding, Level, at_level
-from ttt.snac.tricks import add_trick, white_noise, zero_stuffed
 from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE
 
 

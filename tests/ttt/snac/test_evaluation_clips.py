@@ -8,13 +8,13 @@ import pytest
 import soundfile
 
 from tests.code_caches import CODEC, GEOMETRY, impulse_clip
-from ttt.snac.clip_input import QualityConfig
-from ttt.snac.clip_sources import list_folder
+from ttt.snac.cache.inputs import QualityConfig
+from ttt.snac.cache.shards import build_index, write_shard
+from ttt.snac.cache.sources import list_folder
+from ttt.snac.cache.speakers import with_speakers
 from ttt.snac.evaluate import Unmeasurable
-from ttt.snac.evaluation_clips import CachedClip, ClipReader
+from ttt.snac.evaluation.clips import CachedClip, ClipReader
 from ttt.snac.load import load_codec
-from ttt.snac.shards import build_index, write_shard
-from ttt.snac.speakers import with_speakers
 
 
 def test_a_cache_tells_the_speakers_it_knows(tmp_path: Path) -> None:

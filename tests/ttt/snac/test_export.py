@@ -9,9 +9,9 @@ import torch
 
 from ttt.errors import UserError
 from ttt.snac import export
+from ttt.snac.evaluation.trick_levels import NO_FOLDING, FittedTricks, Folding, Level
 from ttt.snac.load import weights_sha256
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.trick_levels import NO_FOLDING, FittedTricks, Folding, Level
 
 
 def codes_for(model, n_coarse=3):

@@ -19,13 +19,13 @@ import torchaudio.functional
 from torch import Tensor
 
 from ttt.audio import resample
-from ttt.snac.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
 from ttt.snac.evaluate import EvaluationClip, Evaluator
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
 from ttt.snac.verdict import BASELINE, OURS, summarize
-from ttt.synthetic_voice import utterance
+from ttt.synthetic.voice import utterance
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from ttt.errors import UserError
-from ttt.snac.clip_input import LeftOut, QualityConfig
+from ttt.snac.cache.inputs import LeftOut, QualityConfig
+from ttt.snac.cache.original import list_original, prepare_original
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.original_cache import list_original, prepare_original
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
 N_COARSE = 12

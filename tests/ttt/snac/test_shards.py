@@ -9,8 +9,8 @@ import pytest
 
 from tests.code_caches import CODEC, GEOMETRY, impulse_clip, label, write_impulse_cache
 from ttt.errors import UserError
-from ttt.snac import shard_file
-from ttt.snac.shards import (
+from ttt.snac.cache import shard_file
+from ttt.snac.cache.shards import (
     CodecIdentity,
     build_index,
     read_shard_table,

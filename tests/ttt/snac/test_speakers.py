@@ -8,10 +8,16 @@ import pytest
 
 from tests.code_caches import CODEC, GEOMETRY, impulse_clip, write_impulse_cache
 from ttt.errors import UserError
-from ttt.snac.cache import open_cache
-from ttt.snac.clip_input import ClipInput
-from ttt.snac.shards import build_index, read_shard_table, shard_names, verify_cache, write_shard
-from ttt.snac.speakers import folder_number, with_speakers
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.inputs import ClipInput
+from ttt.snac.cache.shards import (
+    build_index,
+    read_shard_table,
+    shard_names,
+    verify_cache,
+    write_shard,
+)
+from ttt.snac.cache.speakers import folder_number, with_speakers
 
 
 @pytest.mark.parametrize(

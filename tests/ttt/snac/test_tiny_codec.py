@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from snac import SNAC
 
 from ttt.audio import read_audio, resample
-from ttt.snac import tiny_codec
-from ttt.snac.codec_sounds import unheard_voices
 from ttt.snac.geometry import CodeGeometry
+from ttt.synthetic import tiny_codec
+from ttt.synthetic.codec_sounds import unheard_voices
 
 ASSET = Path(tiny_codec.__file__).parents[1] / "assets" / "tiny_codec"
 
@@ -109,7 +109,15 @@ def test_training_is_deterministic_through_rounding_and_revival(
 
 
 def test_the_command_wants_a_length(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ttt.snac.tiny_codec", "--seed", "0", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "ttt.synthetic.tiny_codec",
+        "--seed",
+        "0",
+        "--out",
+        str(tmp_path),
+    ]
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 2
     assert "--minutes" in finished.stderr

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ttt.audio import resample
-from ttt.snac.metrics import METRICS, all_metrics
-from ttt.snac.trick_levels import (
+from ttt.snac.evaluation.trick_levels import (
     GRID,
     NO_FOLDING,
     FittedTricks,
@@ -17,7 +16,7 @@ from ttt.snac.trick_levels import (
     at_level,
     fit,
 )
-from ttt.snac.tricks import (
+from ttt.snac.evaluation.tricks import (
     FOLDINGS,
     HISS_DB,
     add_trick,
@@ -27,7 +26,8 @@ from ttt.snac.tricks import (
     white_noise,
     zero_stuffed,
 )
-from ttt.synthetic_voice import utterance
+from ttt.snac.metrics import METRICS, all_metrics
+from ttt.synthetic.voice import utterance
 
 
 def _parts(seconds: float = 3.1) -> list[torch.Tensor]:

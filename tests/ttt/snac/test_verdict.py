@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from ttt.snac.evaluation.model_card import card
+from ttt.snac.evaluation.systems import with_tricks
+from ttt.snac.evaluation.trick_levels import (
+    GRID,
+    NO_FOLDING,
+    FittedTricks,
+    Folding,
+    Level,
+    TrickGrid,
+)
+from ttt.snac.evaluation.units import units_of
 from ttt.snac.metrics import METRICS, all_metrics
-from ttt.snac.model_card import card
-from ttt.snac.systems import with_tricks
-from ttt.snac.trick_levels import GRID, NO_FOLDING, FittedTricks, Folding, Level, TrickGrid
-from ttt.snac.units import units_of
 from ttt.snac.verdict import (
     BASELINE,
     CEILING,
@@ -22,7 +29,7 @@ from ttt.snac.verdict import (
     judge,
     summarize,
 )
-from ttt.stats import Interval
+from ttt.statistics.intervals import Interval
 
 
 def _rows(clips: int = 8, **factors: float) -> list:

@@ -12,11 +12,11 @@ import torch
 
 from ttt.audio import through_rate
 from ttt.errors import UserError
-from ttt.snac import visqol
+from ttt.snac.evaluation import visqol
+from ttt.snac.evaluation.tricks import high_passed, white_noise
+from ttt.snac.evaluation.visqol import NotScored, visqol_score
 from ttt.snac.metrics import log_spectral_distance
-from ttt.snac.tricks import high_passed, white_noise
-from ttt.snac.visqol import NotScored, visqol_score
-from ttt.synthetic_voice import utterance
+from ttt.synthetic.voice import utterance
 
 RATE = 48_000
 

@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from ttt.snac.systems import BASELINE, CEILING, HISS, OURS
-from ttt.snac.visqol_summary import missing, passage, spread_evenly, summarize_visqol, told_by
+from ttt.snac.evaluation.systems import BASELINE, CEILING, HISS, OURS
+from ttt.snac.evaluation.visqol_summary import (
+    missing,
+    passage,
+    spread_evenly,
+    summarize_visqol,
+    told_by,
+)
 
 GOOD = {"kind": "good", "heading": "Better than resampling"}
 MIXED = {"kind": "mixed", "heading": "Not shown to be better than resampling"}

@@ -10,8 +10,8 @@ from ttt.audio import read_audio, read_audio_blocks, read_header
 from ttt.errors import UserError
 from ttt.eval.chapters.find import find_chapters
 from ttt.eval.config import ChapterConfig
-from ttt.snac.clip_input import QualityConfig
-from ttt.snac.clip_sources import list_folder, prepare_recording
+from ttt.snac.cache.inputs import QualityConfig
+from ttt.snac.cache.sources import list_folder, prepare_recording
 from ttt.snac.geometry import CodeGeometry
 
 

@@ -10,8 +10,8 @@ Light's `small/`, LibriSpeech's `test-clean/`) only lengthen the chapter's id:
               file is a chapter of its own
     flat      *.flac in one folder; the speaker is the "speaker" of the .json beside it, if any
 
-Folders are walked by `ttt.file_walk`: through links, past hidden files. A file that cannot be read,
-a link to nothing, spans that make no sense: each is an unreadable chapter with its reason.
+Folders are walked by `ttt.files.walk`: through links, past hidden files. A file that cannot be
+read, a link to nothing, spans that make no sense: each is an unreadable chapter with its reason.
 
 Sources: libri-light data_preparation (README.md, cut_by_vad.py); openslr.org/12.
 """
@@ -29,9 +29,9 @@ from ttt.audio import read_header
 from ttt.errors import UserError
 from ttt.eval.chapters.voice_activity import description_beside, read_speaker, read_voice_activity
 from ttt.eval.config import ChapterConfig
-from ttt.file_errors import reading
-from ttt.file_walk import FoundFile, find_files
-from ttt.file_walk import natural_key as natural_key
+from ttt.files.errors import reading
+from ttt.files.walk import FoundFile, find_files
+from ttt.files.walk import natural_key as natural_key
 
 UNKNOWN_SPEAKER = "unknown"
 """Chapters of nobody in particular: statistics treat them as one speaker."""

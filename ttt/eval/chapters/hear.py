@@ -33,13 +33,13 @@ from ttt.eval.chapters.records import (
     read_record,
     record_path,
 )
-from ttt.file_identity import FileIdentity
+from ttt.files.identity import FileIdentity
 from ttt.moshi.codes import codes_sha256, padded
-from ttt.moshi.evaluate import Block, Evaluation
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.original import WARNING, OriginalEvaluation
-from ttt.moshi.state_file import load_state, save_state
-from ttt.moshi.streams import Streams
+from ttt.moshi.streaming.evaluate import Block, Evaluation
+from ttt.moshi.streaming.state_file import load_state, save_state
+from ttt.moshi.streaming.streams import Streams
 from ttt.moshi.verify import Verification, verify
 
 _ACTIVITY_STEPS = 128
@@ -68,7 +68,7 @@ class Listening:
     model: str
     """Its name in the run."""
     streams: dict[str, str]
-    """text_stream, other_stream and stream of `ttt.moshi.streams`."""
+    """text_stream, other_stream and stream of `ttt.moshi.streaming.streams`."""
     chunk: int
     state_every_frames: int
     reset_ttt_every: int | None = None

@@ -16,7 +16,7 @@ import numpy as np
 from ttt.eval.chapters.measures import LOSSES, SLOPES, ChapterMeasures, curve_edges
 from ttt.eval.chapters.slopes import slope_interval
 from ttt.eval.config import LongContextConfig
-from ttt.stats import Interval, clustered_interval, clustered_ratio_interval
+from ttt.statistics.intervals import Interval, clustered_interval, clustered_ratio_interval
 
 _TOO_SHORT = "no chapter is long enough"
 

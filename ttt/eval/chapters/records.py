@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 from ttt import storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
-from ttt.file_identity import FileIdentity
-from ttt.file_walk import fitting_name, natural_key
+from ttt.files.identity import FileIdentity
+from ttt.files.walk import fitting_name, natural_key
 
 CODEBOOKS = 8
 Floats = npt.NDArray[np.float32]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttt.stats import Interval, clustered_weighted_interval, effective_count
+from ttt.statistics.intervals import Interval, clustered_weighted_interval, effective_count
 
 Floats = npt.NDArray[np.float64]
 

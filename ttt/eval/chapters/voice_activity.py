@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import UserError
-from ttt.file_errors import reading
-from ttt.text_files import read_text
+from ttt.files.errors import reading
+from ttt.files.text import read_text
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ttt.accuracies import accuracy_interval
 from ttt.eval.config import PairSummaryConfig, ScoreName
 from ttt.eval.pairs.scores import SCORES, Floats, ScoredPairs
-from ttt.file_walk import natural_key
-from ttt.stats import Interval, wilson_interval
+from ttt.files.walk import natural_key
+from ttt.statistics.accuracies import accuracy_interval
+from ttt.statistics.intervals import Interval, wilson_interval
 
 LEGACY_TASKS = ("sblimp", "swuggy", "tstory", "sstory")
 """Tasks of the original evaluation, in its order."""

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ttt.accuracies import accuracy_difference_interval
 from ttt.errors import UserError
 from ttt.eval.config import PairSummaryConfig, ScoreName
 from ttt.eval.pairs.accuracy import cluster_means
 from ttt.eval.pairs.scores import SCORES, Floats, ScoredPairs
 from ttt.eval.significance import adjust_for_many, paired_test
-from ttt.stats import Interval, clustered_interval
+from ttt.statistics.accuracies import accuracy_difference_interval
+from ttt.statistics.intervals import Interval, clustered_interval
 
 ByMetric = Mapping[str, ScoredPairs]
 

@@ -23,7 +23,7 @@ from typing import Literal, Protocol, cast, get_args
 
 from ttt.errors import UserError
 from ttt.eval.pairs import tasks
-from ttt.file_walk import natural_key, same_name_key, shown
+from ttt.files.walk import natural_key, same_name_key, shown
 
 Role = Literal["positive", "negative"]
 """Which half of a pair a recording is: the positive one should be the more probable."""

@@ -19,8 +19,8 @@ from typing import Any
 
 from ttt.errors import UserError
 from ttt.eval.pairs.zerospeech import FREQUENCY_BANDS, PAIR_KEYS, frequency_band, read_gold
-from ttt.file_walk import natural_key
-from ttt.text_files import Row, read_text
+from ttt.files.text import Row, read_text
+from ttt.files.walk import natural_key
 
 
 def official_scores(task: str, gold_csv: str | Path, scores_txt: str | Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ttt import storage
 from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.eval.pairs.find import Role
-from ttt.file_identity import FileIdentity
+from ttt.files.identity import FileIdentity
 
 CODEBOOKS = 8
 Status = Literal["ok", "missing", "error"]

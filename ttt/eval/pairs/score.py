@@ -28,8 +28,8 @@ from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.eval.pairs.records import CODEBOOKS
 from ttt.moshi.codes import Codes, padded
-from ttt.moshi.evaluate import evaluate_codes
-from ttt.moshi.streams import Streams
+from ttt.moshi.streaming.evaluate import evaluate_codes
+from ttt.moshi.streaming.streams import Streams
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Scoring:
     """How recordings are scored."""
 
     streams: Mapping[str, str]
-    """text_stream, other_stream and stream of `ttt.moshi.streams`."""
+    """text_stream, other_stream and stream of `ttt.moshi.streaming.streams`."""
     chunk: int
     """Steps per pass."""
     batch_items: int

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ttt.errors import UserError
 from ttt.eval.pairs.find import Candidate, Utterance
-from ttt.text_files import MissingColumn, Row, read_table
+from ttt.files.text import MissingColumn, Row, read_table
 
 PAIR_KEYS = {"lexical": ("id", "voice"), "syntactic": ("type", "subtype", "id", "voice")}
 """Columns that the two rows of a pair share."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ttt.audio import resample
+from ttt.snac.evaluation.trick_levels import GRID, FittedTricks, Row, fit
+from ttt.snac.evaluation.tricks import measure_grid, white_noise, zero_stuffed
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
 from ttt.snac.train.step import cut_cores
 from ttt.snac.train.validation import SHORTEST_SAMPLES, ValidationSet
 from ttt.snac.train.window_reader import MicroBatch
-from ttt.snac.trick_levels import GRID, FittedTricks, Row, fit
-from ttt.snac.tricks import measure_grid, white_noise, zero_stuffed
 
 
 def fit_on_windows(untouched: Decoder48k, batches: ValidationSet) -> FittedTricks | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ttt.errors import UserError
-from ttt.snac.cache import CodeCache, DamagedClip
+from ttt.snac.cache.index import CodeCache, DamagedClip
 from ttt.snac.train.window_places import Windows
 from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
 

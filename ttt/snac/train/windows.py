@@ -26,8 +26,8 @@ from typing import Literal
 import numpy as np
 
 from ttt.errors import UserError
-from ttt.snac.draws import hashed, permuted
 from ttt.snac.geometry import CodeGeometry
+from ttt.snac.train.draws import hashed, permuted
 from ttt.snac.train.window_places import ClipPlaces, Windows, windows_in
 
 WindowsPerClip = Literal["length", 1]

@@ -9,7 +9,7 @@ from ttt.eval.chapters.long_context import summarize
 from ttt.eval.chapters.measures import ChapterMeasures, measure_chapter
 from ttt.eval.chapters.slopes import WEIGHTING, slope_interval, slope_weights, speaker_slopes
 from ttt.eval.config import LongContextConfig
-from ttt.stats import effective_count
+from ttt.statistics.intervals import effective_count
 
 CONFIG = LongContextConfig(positions=(20,), window_frames=20, min_slope_frames=10, resamples=100)
 

@@ -9,14 +9,14 @@ import pytest
 from scipy import stats as scipy_stats
 
 from tests.ttt.eval.scored_pairs import item, made_pairs, noisy, records
-from ttt.accuracies import accuracy_interval
 from ttt.eval.config import PairSummaryConfig
 from ttt.eval.pairs.accuracy import legacy, metric_name, summarize_pairs
 from ttt.eval.pairs.find import Pair, Role, Utterance
 from ttt.eval.pairs.records import ItemRecord
 from ttt.eval.pairs.scores import ScoredPairs, scored_pairs
 from ttt.eval.pairs.zerospeech import PAIR_KEYS, frequency_band
-from ttt.stats import wilson_interval
+from ttt.statistics.accuracies import accuracy_interval
+from ttt.statistics.intervals import wilson_interval
 
 CONFIG = PairSummaryConfig(resamples=300)
 

@@ -10,8 +10,8 @@ from tests.ttt.moshi.test_evaluate import copying_lm
 from ttt.eval.pairs.score import Recording, Score, Scoring, first_difference, length_batches, score
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
-from ttt.moshi.evaluate import negative_log_likelihood
-from ttt.moshi.session import Session
+from ttt.moshi.streaming.evaluate import negative_log_likelihood
+from ttt.moshi.streaming.session import Session
 
 CONTEXT = 12
 MASKED = {"text_stream": "masked", "other_stream": "masked", "stream": "moshi"}

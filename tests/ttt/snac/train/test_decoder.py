@@ -23,7 +23,7 @@ from tests.two_ranks import Killed, be_a_rank, run_two_ranks
 from ttt import checkpoint
 from ttt.checkpoint import CheckpointConfig
 from ttt.errors import UserError
-from ttt.snac.cache import open_cache
+from ttt.snac.cache.index import open_cache
 from ttt.snac.model import Decoder48k
 from ttt.snac.train.curriculum import CurriculumConfig, Epoch, StageConfig, plan_epochs
 from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee

@@ -12,8 +12,8 @@ from tests.code_caches import CODEC, GEOMETRY, impulse_clip, label, write_impuls
 from tests.object_store import ObjectStore
 from ttt import retries, storage
 from ttt.errors import UserError
-from ttt.snac.cache import open_cache
-from ttt.snac.shards import build_index, write_shard
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.shards import build_index, write_shard
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ttt.eval.pairs.find import Candidate, LeftOut, Utterance
-from ttt.file_walk import find_files
+from ttt.files.walk import find_files
 
 TITLE = "SALMon"
 HAS_GOLD = False

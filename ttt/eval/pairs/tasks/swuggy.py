@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ttt.eval.pairs.find import Candidate
 from ttt.eval.pairs.zerospeech import frequency_band, slm21_candidates
-from ttt.text_files import Row
+from ttt.files.text import Row
 
 TITLE = "sWUGGY"
 HAS_GOLD = True

@@ -1,0 +1,1 @@
+"""The decoder's jobs: caching, training, evaluation, decoding."""

@@ -1,0 +1,1 @@
+"""Audio to a cache of codes: plan, encoder, driver."""

@@ -1,0 +1,276 @@
+"""Codes to 48 kHz wav files, on workers, each file whole or not there."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ray_jobs.decoder.decoded_folder import DecodedFolder
+from ray_jobs.decoder.evaluate_config import DecodeConfig
+from ray_jobs.decoder.source import DecoderSource, find_decoder, weights_file_sha256
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Invocation
+from ray_jobs.runtime.items import WorkerDied, worker_session
+from ray_jobs.runtime.progress import Progress
+from ttt import records, retries, storage
+from ttt.device_errors import raise_if_lost
+from ttt.errors import UserError
+from ttt.exact_float32 import exact_float32
+from ttt.files.errors import cause
+from ttt.files.identity import FileIdentity
+from ttt.snac.cache.index import DamagedClip, open_cache
+from ttt.snac.code_files import CODE_SUFFIXES, list_code_files, read_codes, wav_names
+from ttt.snac.decode import write_decoded
+from ttt.snac.export import read_config, refuse_nonfinite_export
+from ttt.snac.geometry import CodeGeometry
+from ttt.snac.model import Decoder48k
+
+
+@dataclass(frozen=True)
+class CodesItem:
+    """Codes to decode and the file they become."""
+
+    clip_id: str
+    wav: str
+    """Path of the wav file below the output folder."""
+    file: Path | None = None
+    """The file of codes, unless they are in the cache."""
+    row: int = -1
+    """The clip's row in the cache."""
+    problem: str | None = None
+    """Why the file cannot be read, where that is known before it is opened."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a decode will do; made without loading weights."""
+
+    config: DecodeConfig
+    decoder: DecoderSource
+    cache: str | None
+    items: tuple[CodesItem, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A wav file that was written."""
+
+    seconds: float
+    source: dict[str, Any]
+    """What its codes were, for `DecodedFolder`."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A clip that was not decoded, and why."""
+
+    reason: str
+
+
+def plan_decode(config: DecodeConfig) -> Plan:
+    """Find decoder and codes. Raises UserError when there is nothing to decode."""
+    decoder = find_decoder(config.decoder)
+    local = storage.is_local(config.input)
+    found = list_code_files(storage.local_path(config.input)) if local else []
+    is_cache = storage.exists(storage.join(config.input, "shards"))
+    if any(each.problem is None for each in found) or (found and not is_cache):
+        root = storage.local_path(config.input).absolute()
+        root = root if root.is_dir() else root.parent
+        ids = [each.path for each in found]
+        items = [
+            CodesItem(each.path, wav, file=root / each.path, problem=each.problem)
+            for wav, each in zip(wav_names(ids), found, strict=True)
+        ]
+        return Plan(config, decoder, None, tuple(items[: config.limit]))
+    if not is_cache:
+        raise UserError(
+            f"{config.input}: neither a cache (no shards in it) nor files of codes "
+            f"({', '.join(CODE_SUFFIXES)})"
+        )
+    cache = open_cache(config.input)
+    ids = list(cache.catalogue.clip_ids)
+    items = [
+        CodesItem(clip_id, wav, row=row)
+        for row, (clip_id, wav) in enumerate(zip(ids, wav_names(ids), strict=True))
+    ]
+    _check_cache(config, decoder)
+    return Plan(config, decoder, storage.absolute(config.input), tuple(items[: config.limit]))
+
+
+def describe(plan: Plan) -> str:
+    """The plan in words."""
+    config = plan.config
+    kind = "files of codes" if plan.cache is None else "clips of cache"
+    return (
+        f"decode {kind} {config.input}: {len(plan.items):,}\n"
+        f"  decoder: {plan.decoder.kind} {plan.decoder.name}\n"
+        f"  workers: {config.cluster.words} on {config.cluster.device}\n"
+        f"  writes: {config.output}/*.wav, 48 kHz, 16 bit, decoded.jsonl and decoded.json"
+    )
+
+
+def decode(plan: Plan, invocation: Invocation) -> None:
+    """Write one wav file per clip, and decoded.json with counts and reasons.
+
+    Files that exist are an error, or with --resume kept as long as the decoder and their codes are
+    the same. Raises UserError, with everything else written, when fewer clips than `min_coverage`
+    could be decoded.
+    """
+    output = storage.local_path(plan.config.output).resolve()
+    with run_folder.locked(str(output)):
+        _decode(plan, output, invocation)
+
+
+def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
+    config = plan.config
+    there = [item for item in plan.items if (output / item.wav).exists()]
+    if there and not invocation.resume:
+        raise UserError(
+            f"{output}: {len(there)} of the {len(plan.items)} files exist, {there[0].wav} among "
+            "them; give --resume to keep them and write the others, or choose another output"
+        )
+    folder = plan.decoder.export_into(output / "decoder").resolve()
+    refuse_nonfinite_export(folder)
+    made_by = {
+        "decoder_sha256": weights_file_sha256(folder),
+        "codec_sha256": read_config(folder).codec_sha256,
+        "device": config.cluster.device,
+    }
+    decoded = DecodedFolder.open(
+        output, made_by, [(item.clip_id, item.wav) for item in there], _is_same(plan)
+    )
+    for note in decoded.notes:
+        print(f"{output}: {note}", flush=True)
+    there = [item for item in there if item.wav in decoded.lines]
+    kept = {item.clip_id for item in there}
+    wanted = [item for item in plan.items if item.clip_id not in kept]
+    failed = [
+        {"clip_id": item.clip_id, "reason": f"{item.file}: {item.problem}"}
+        for item in wanted
+        if item.problem is not None
+    ]
+    items = [item for item in wanted if item.problem is None]
+    written, seconds, cluster = 0, 0.0, config.cluster
+    with (
+        worker_session(cluster, invocation.address, wanted=len(items)) as session,
+        Progress("decode", len(plan.items), "clips", done=len(there)) as progress,
+        session.workers(DecodeWorker, config, str(folder), plan.cache, str(output)) as workers,
+    ):
+        for item, result in workers.each("decode", items):
+            if isinstance(result, Failed | WorkerDied):
+                failed.append({"clip_id": item.clip_id, "reason": result.reason})
+            else:
+                decoded.add(item.clip_id, item.wav, result.source)
+                written += 1
+                seconds += result.seconds
+            progress.advance(1, failed=len(failed))
+    failed.sort(key=lambda entry: entry["clip_id"])
+    coverage = (written + len(there)) / len(plan.items)
+    summary = {
+        "decoder": {"name": plan.decoder.name, **made_by},
+        "written": written,
+        "kept": len(there),
+        "coverage": coverage,
+        "failed": failed,
+        "seconds_written": seconds,
+        "provenance": records.provenance(config),
+    }
+    records.write_json(output / "decoded.json", summary)
+    print(
+        f"{written} wav files ({seconds:.1f} s) in {config.output}, {len(there)} kept", flush=True
+    )
+    if failed and coverage < config.min_coverage:
+        raise UserError(_failure_sentence(failed, output))
+    if failed:
+        print(_failure_sentence(failed, output), flush=True)
+
+
+class DecodeWorker:
+    """Holds the decoder and writes files."""
+
+    def __init__(self, config: DecodeConfig, folder: str, cache: str | None, output: str) -> None:
+        torch.set_num_threads(config.cluster.threads)
+        exact_float32()
+        self._decoder = Decoder48k.from_pretrained(folder, config.cluster.device)
+        self._cache = None if cache is None else open_cache(cache)
+        self._output = Path(output)
+
+    def decode(self, item: CodesItem) -> Written | Failed:
+        """Write the item's file, or say why there is none."""
+        geometry = self._decoder.geometry
+        n_samples: int | None = None
+        try:
+            if item.file is not None:
+                source = FileIdentity.of(item.file).to_dict()
+                codes = read_codes(item.file, geometry)
+            else:
+                assert self._cache is not None
+                catalogue = self._cache.catalogue
+                n_coarse = int(catalogue.n_coarse[item.row])
+                n_samples = int(catalogue.n_samples[item.row])
+                codes = self._cache.read_codes(item.row, 0, n_coarse)
+                source = {"crc32": self._cache.checksum(item.row)}
+            path = self._output / item.wav
+            return Written(write_decoded(self._decoder, codes, path, n_samples), source)
+        except retries.StorageUnavailable:
+            raise
+        except (UserError, DamagedClip) as reason:
+            raise_if_lost(reason)
+            return Failed(str(reason))
+        except Exception as error:
+            raise_if_lost(error)
+            # One odd clip must not cost the others; it is recorded and counted like every other.
+            traceback.print_exception(error, file=sys.stderr)
+            return Failed(f"{item.clip_id}: {cause(error)}")
+
+
+def _is_same(plan: Plan) -> Callable[[str, Any], bool]:
+    """Whether a clip's codes are still those that a line of decoded.jsonl names."""
+    item_of = {item.clip_id: item for item in plan.items}
+    cache = None if plan.cache is None else open_cache(plan.cache)
+
+    def is_same(clip_id: str, source: dict[str, Any]) -> bool:
+        item = item_of[clip_id]
+        if item.file is not None:
+            return "sha256" in source and FileIdentity.from_dict(source).is_of(item.file)
+        assert cache is not None
+        try:
+            return source.get("crc32") == cache.checksum(item.row)
+        except DamagedClip:
+            return False
+
+    return is_same
+
+
+def _check_cache(config: DecodeConfig, decoder: DecoderSource) -> None:
+    """Refuse codes of another codec; they would decode to noise."""
+    if decoder.export is None:
+        return
+    cache, made = open_cache(config.input), read_config(decoder.export)
+    _check_geometry(config.input, cache.geometry, made.geometry)
+    if cache.codec.weights_sha256 != made.codec_sha256:
+        raise UserError(
+            f"{config.input}: its codes were made by {cache.codec.name} with weights "
+            f"{cache.codec.weights_sha256[:12]}, the decoder is for a codec with "
+            f"{made.codec_sha256[:12]}; decode it with a decoder of its own codec"
+        )
+
+
+def _check_geometry(name: str, cache: CodeGeometry, decoder: CodeGeometry) -> None:
+    if cache != decoder:
+        raise UserError(
+            f"{name}: geometry {cache.to_json()} is not the decoder's, {decoder.to_json()}"
+        )
+
+
+def _failure_sentence(failed: Sequence[dict[str, Any]], output: Path) -> str:
+    reasons = Counter(entry["reason"] for entry in failed)
+    first = next(iter(reasons))
+    return f"{len(failed)} clips were not decoded ({first}); {output}/decoded.json lists them all"

@@ -1,0 +1,1 @@
+"""An evaluation of decoders: plan, clips, driver, ViSQOL."""

@@ -1,0 +1,133 @@
+"""What an evaluation will do: which decoder, which clips; found without loading weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ray_jobs.decoder.evaluate_config import EvaluateConfig
+from ray_jobs.decoder.source import DecoderSource, find_decoder
+from ttt import storage
+from ttt.errors import UserError
+from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.inputs import ClipInput
+from ttt.snac.cache.sources import list_folder
+from ttt.snac.cache.speakers import with_speakers
+from ttt.snac.cache.split import held_out_rows
+from ttt.snac.evaluation.clips import CachedClip
+from ttt.snac.evaluation.visqol import is_installed
+from ttt.snac.load import LoadedCodec
+
+Item = ClipInput | CachedClip
+
+VISQOL_NOT_INSTALLED = "it is not installed (make setup METRICS=1)"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation will do; made without loading weights."""
+
+    config: EvaluateConfig
+    decoder: DecoderSource
+    codec: str
+    """Name or folder; paths in a plan are absolute, since workers have their own folder."""
+    kind: str
+    """What the clips are, in words."""
+    data: str
+    """Folder or URI of the clips, as the user named it."""
+    cache: str | None
+    """The cache to read from, if it is one."""
+    items: tuple[Item, ...]
+
+
+def plan_evaluation(config: EvaluateConfig) -> Plan:
+    """Find decoder and clips. Raises UserError for whatever cannot be found or does not fit."""
+    if config.report.visqol is True and not is_installed():
+        raise UserError(f"report.visqol is true, but {VISQOL_NOT_INSTALLED}")
+    decoder = find_decoder(config.decoder)
+    codec = config.codec or (decoder.training.codec if decoder.training is not None else None)
+    if codec is None:
+        raise UserError(
+            f"{config.decoder} does not say its codec by name; set codec to the hub name or folder "
+            "of the codec it was trained from"
+        )
+    if config.data.audio is not None:
+        found = list_folder(os.path.expanduser(config.data.audio))
+        items: Sequence[Item] = [
+            replace(item, source=storage.absolute(item.source))
+            for item in with_speakers(found, config.data.speaker)
+        ]
+        kind, data, cache = "folder of audio", config.data.audio, None
+    elif config.data.cache is not None:
+        kind, data, cache = "cache", config.data.cache, config.data.cache
+        items = _cached(cache, None)
+    else:
+        kind, data, items = _held_out(decoder)
+        cache = data
+    if config.data.limit is not None:
+        items = items[: config.data.limit]
+    if Path(codec).is_dir():
+        codec = os.path.abspath(codec)
+    if cache is not None:
+        cache = storage.absolute(cache)
+    return Plan(config, decoder, codec, kind, data, cache, tuple(items))
+
+
+def describe(plan: Plan) -> str:
+    """The plan in words."""
+    config = plan.config
+    writes_card = config.report.write_card and plan.decoder.export is not None
+    return (
+        f"measure {plan.kind} {plan.data}, clips: {len(plan.items):,}\n"
+        f"  decoder: {plan.decoder.kind} {plan.decoder.name}, codec {plan.codec}\n"
+        f"  workers: {config.cluster.words} on {config.cluster.device}\n"
+        f"  writes: {config.output}/results.jsonl, summary.json, report.html"
+        + (", and the export's README.md" if writes_card else "")
+    )
+
+
+def check_codec(plan: Plan, codec: LoadedCodec) -> None:
+    """Refuse a cache whose codes another codec made. Raises UserError."""
+    if plan.cache is None:
+        return
+    cache = open_cache(plan.cache)
+    if cache.geometry != codec.geometry:
+        raise UserError(
+            f"{plan.cache}: geometry {cache.geometry.to_json()} is not that of codec "
+            f"{codec.name}, {codec.geometry.to_json()}"
+        )
+    if cache.codec.weights_sha256 != codec.weights_sha256:
+        raise UserError(
+            f"{plan.cache}: its codes were made by {cache.codec.name} with weights "
+            f"{cache.codec.weights_sha256[:12]}, codec {codec.name} has "
+            f"{codec.weights_sha256[:12]}; name the codec that made the cache"
+        )
+
+
+def _cached(cache_uri: str, share: float | None) -> list[Item]:
+    """All clips of a cache, or the held-out share of them."""
+    catalogue = open_cache(cache_uri).catalogue
+    rows = range(len(catalogue.n_coarse))
+    if share is not None:
+        rows = held_out_rows(catalogue.clip_ids[:], share).tolist()
+    return [CachedClip(catalogue.clip_ids[row], row) for row in rows]
+
+
+def _held_out(decoder: DecoderSource) -> tuple[str, str, list[Item]]:
+    if decoder.training is None:
+        raise UserError(
+            f"{decoder.name} is not part of a training run with held-out clips; set data.audio or "
+            "data.cache"
+        )
+    data = decoder.training.data
+    if data.validation is not None:
+        return "the run's validation cache", data.validation, _cached(data.validation, None)
+    if data.validation_share is None:
+        raise UserError(
+            f"{decoder.name}: the run held no clips out (data.validation_share is null); set "
+            "data.audio or data.cache"
+        )
+    items = _cached(data.train, data.validation_share)
+    return "the run's held-out clips", data.train, items

@@ -1,0 +1,297 @@
+"""An evaluation: find the decoder and the clips, measure on workers, write the results.
+
+OUTPUT/results.jsonl has a line per measured clip (clip_id, seconds, speaker, decoder, systems ->
+metrics, with every level of the cheap tricks, so that a later summary can choose); summary.json the
+means, ratios, verdict, what was left out and provenance; report.html the page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ray_jobs.decoder.evaluate import clips as measured_clips
+from ray_jobs.decoder.evaluate.plan import Item, Plan, check_codec
+from ray_jobs.decoder.evaluate.visqol_pass import score_clips, visqol_of, with_scores
+from ray_jobs.decoder.evaluate_config import EvaluateConfig
+from ray_jobs.decoder.source import weights_file_sha256
+from ray_jobs.reports.decoder import Example, build_report
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Invocation
+from ray_jobs.runtime.items import WorkerDied, Workers, worker_session
+from ray_jobs.runtime.progress import Progress
+from ray_jobs.runtime.resume_check import refuse_changed_config
+from ttt import records, retries, storage
+from ttt.device_errors import is_out_of_memory, raise_if_lost
+from ttt.errors import UserError
+from ttt.exact_float32 import exact_float32
+from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
+from ttt.snac.evaluation.clips import ClipReader
+from ttt.snac.evaluation.model_card import card
+from ttt.snac.evaluation.systems import BASELINE, OURS, trick_levels, value
+from ttt.snac.evaluation.trick_levels import FittedTricks, Level, fit
+from ttt.snac.evaluation.visqol import NotScored
+from ttt.snac.export import read_config
+from ttt.snac.load import LoadedCodec, load_codec
+from ttt.snac.model import Decoder48k
+from ttt.snac.verdict import summarize
+
+_FREE = (
+    "decoder",
+    "codec",
+    "data.limit",
+    "min_coverage",
+    "bootstrap",
+    "report",
+    "cluster",
+    "output",
+)
+"""What may change when an evaluation goes on; decoder and codec are known by their digests."""
+
+
+def evaluate(plan: Plan, invocation: Invocation) -> None:
+    """Measure every clip and write the output folder; with --resume, measured clips are kept.
+
+    Raises UserError before Ray starts for what does not fit, and at the end, with everything
+    written, when fewer clips than `min_coverage` were measured.
+    """
+    config = plan.config
+    if invocation.resume:
+        refuse_changed_config(config, Path(storage.local_path(config.output)), _FREE)
+    output = storage.local_path(config.output)
+    codec = load_codec(plan.codec)
+    check_codec(plan, codec)
+    with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
+        folder = plan.decoder.export_into(output / "decoder").resolve()
+        Evaluator(Decoder48k.from_pretrained(folder), codec)  # refuses another codec's decoder
+        sha256 = weights_file_sha256(folder)
+        done = _read_done(output / "results.jsonl", sha256)
+        done_ids = [line["clip_id"] for line in done]
+        measured_clips.refuse_other(output, plan, codec.weights_sha256, done_ids)
+        begin()
+        missing = len(plan.items) - len(done)
+        bare = replace(plan, items=())  # Its items reach a worker one by one.
+        with (
+            worker_session(config.cluster, invocation.address, wanted=missing) as session,
+            session.workers(EvaluateWorker, bare, str(folder), codec.weights_sha256) as workers,
+        ):
+            clips, left_out = _measure(plan, workers, (sha256, codec.weights_sha256), done)
+            tricks = read_config(folder).tricks
+            levels = trick_levels(tricks, fit([line["systems"] for line in clips]))
+            scores = score_clips(config, plan.items, clips, levels, workers)
+            examples = _render(plan, workers, clips)
+        clips = with_scores(_in_order(clips, plan.items), scores)
+        _write_lines(output / "results.jsonl", clips)
+        summary = _summary(plan, codec, sha256, clips, left_out, tricks)
+        records.write_json(output / "summary.json", summary)
+        page = build_report(summary, clips, examples, plan.decoder.history())
+        storage.write_bytes(output / "report.html", page.encode())
+        if plan.decoder.export is not None and config.report.write_card:
+            readme = storage.join(plan.decoder.export, "README.md")
+            storage.write_bytes(readme, card(summary).encode())
+    print(_closing_words(config, summary), flush=True)
+    if summary["data"]["coverage"] < config.min_coverage:
+        raise UserError(
+            f"{len(clips)} of {len(plan.items)} clips could be measured, min_coverage is "
+            f"{config.min_coverage:g}; {output}/summary.json lists the others with their reasons"
+        )
+
+
+class EvaluateWorker:
+    """Holds the models and measures clips."""
+
+    def __init__(self, plan: Plan, folder: str, codec_sha256: str) -> None:
+        """`plan` need not hold items; `folder` is the export to measure."""
+        config = plan.config
+        torch.set_num_threads(config.cluster.threads)
+        exact_float32()
+        device = config.cluster.device
+        loaded = load_codec(plan.codec, device, known_sha256=codec_sha256)
+        self._reader = ClipReader(loaded, plan.cache, config.quality)
+        self._evaluator = Evaluator(Decoder48k.from_pretrained(folder, device), loaded)
+
+    def measure(self, item: Item) -> dict[str, Any] | Unmeasurable:
+        """A line of results.jsonl with the clip's `source`, or why there is none."""
+        try:
+            clip = self._reader.read(item)
+            return {
+                "source": self._reader.source(item),
+                "clip_id": clip.clip_id,
+                "seconds": clip.seconds,
+                "speaker": clip.speaker,
+                "systems": self._evaluator.measure(clip),
+            }
+        except Unmeasurable as reason:
+            return reason
+        except retries.StorageUnavailable:
+            raise
+        except UserError as error:
+            raise_if_lost(error)
+            return Unmeasurable(str(error))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return Unmeasurable(f"out of memory on a clip of this length ({error})")
+
+    def visqol(self, item: Item, levels: Mapping[str, Level]) -> dict[str, float | None] | None:
+        """System -> ViSQOL on the middle of the clip; None when the clip has no score."""
+        try:
+            return self._evaluator.visqol(self._reader.read(item), levels)
+        except NotScored:
+            return None
+
+    def render(self, item: Item, seconds: float) -> Passage:
+        """The middle of a clip in all versions."""
+        return self._evaluator.passage(self._reader.read(item), seconds)
+
+
+def _measure(
+    plan: Plan,
+    workers: Workers,
+    digests: tuple[str, str],
+    done: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """The lines of all measured clips, and the left-out ones with their reasons.
+
+    `digests` are those of the decoder and the codec.
+    """
+    output, (sha256, codec_sha256) = storage.local_path(plan.config.output), digests
+    known = {line["clip_id"] for line in done}
+    items = [item for item in plan.items if item.clip_id not in known]
+    clips = [line for line in done if line["clip_id"] in {item.clip_id for item in plan.items}]
+    left_out: list[dict[str, str]] = []
+    with Progress("evaluate", len(plan.items), "clips", done=len(clips)) as progress:
+        for item, result in workers.each("measure", items):
+            if isinstance(result, Unmeasurable | WorkerDied):
+                left_out.append({"clip_id": item.clip_id, "reason": result.reason})
+            else:
+                source = result.pop("source")
+                measured_clips.note(output, item.clip_id, codec_sha256, source)
+                line = {"decoder": sha256, **result}
+                records.append_jsonl(output / "results.jsonl", line)
+                clips.append(line)
+            progress.advance(1, left_out=len(left_out))
+    left_out.sort(key=lambda entry: entry["clip_id"])
+    return clips, left_out
+
+
+def _render(plan: Plan, workers: Workers, clips: Sequence[dict[str, Any]]) -> list[Example]:
+    """Passages of clips at even ranks from the best to the worst."""
+    config = plan.config
+    ranked = sorted(clips, key=lambda line: (_lsd_ratio(line), line["clip_id"]))
+    count = min(config.report.examples, len(ranked))
+    if count == 0:
+        return []
+    ranks = [round(k * (len(ranked) - 1) / max(count - 1, 1)) for k in range(count)]
+    item_of = {item.clip_id: item for item in plan.items}
+    chosen = {ranked[rank]["clip_id"]: rank for rank in ranks}
+    wanted = [item_of[clip_id] for clip_id in chosen]
+    passages = workers.each("render", wanted, config.report.example_seconds)
+    examples = []
+    for item, passage in passages:
+        if not isinstance(passage, WorkerDied):
+            rank = chosen[item.clip_id]
+            ratio = _lsd_ratio(ranked[rank])
+            size = f"{ratio:.2f} times resampling's" if math.isfinite(ratio) else "undefined"
+            place = f"{_place(rank, len(ranked))}: LSD {size}"
+            examples.append(
+                (rank, Example(item.clip_id, place, passage.start_seconds, passage.audio))
+            )
+    return [example for _, example in sorted(examples, key=lambda pair: pair[0])]
+
+
+def _place(rank: int, count: int) -> str:
+    names = {count - 1: "worst", 0: "best"}
+    return names.get(rank, f"rank {rank + 1}") + f" of {count}"
+
+
+def _lsd_ratio(line: dict[str, Any]) -> float:
+    """Infinite, so that it ranks last, where it is undefined."""
+    ours, baseline = (value(line["systems"], system, "lsd") for system in (OURS, BASELINE))
+    return math.inf if ours is None or baseline is None else ours / max(baseline, 1e-12)
+
+
+def _read_done(path: Path, sha256: str) -> list[dict[str, Any]]:
+    """The lines an interrupted evaluation left; its last one may be cut short and is dropped."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    if any(line["decoder"] != sha256 for line in lines):
+        raise UserError(
+            f"{path}: holds results of another decoder; choose another output, or delete it to "
+            "measure again"
+        )
+    _write_lines(path, lines)
+    return lines
+
+
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(records.finite(line), allow_nan=False) + "\n" for line in lines)
+    storage.write_bytes(path, text.encode())
+
+
+def _in_order(clips: list[dict[str, Any]], items: Sequence[Item]) -> list[dict[str, Any]]:
+    place = {item.clip_id: number for number, item in enumerate(items)}
+    return sorted(clips, key=lambda line: place[line["clip_id"]])
+
+
+def _summary(
+    plan: Plan,
+    codec: LoadedCodec,
+    sha256: str,
+    clips: Sequence[dict[str, Any]],
+    left_out: list[dict[str, str]],
+    tricks: FittedTricks | None,
+) -> dict[str, Any]:
+    config, bootstrap = plan.config, plan.config.bootstrap
+    judged = summarize(
+        [line["systems"] for line in clips],
+        bootstrap.seed,
+        bootstrap.resamples,
+        speakers=[line.get("speaker") for line in clips],
+        fitted=tricks,
+    )
+    return {
+        "decoder": {
+            "name": plan.decoder.name,
+            "source": plan.decoder.kind,
+            "sha256": sha256,
+            "codec": codec.name,
+            "codec_sha256": codec.weights_sha256,
+        },
+        "data": {
+            "name": plan.data,
+            "kind": plan.kind,
+            "wanted": len(plan.items),
+            "evaluated": len(clips),
+            "coverage": len(clips) / max(len(plan.items), 1),
+            "seconds": sum(line["seconds"] for line in clips),
+            "left_out": left_out,
+        },
+        **judged,
+        "visqol": visqol_of(config, clips, judged["verdict"]),
+        "bootstrap": bootstrap.to_dict(),
+        "provenance": records.provenance(config),
+    }
+
+
+def _closing_words(config: EvaluateConfig, summary: dict[str, Any]) -> str:
+    verdict = summary["verdict"]
+    return "\n".join(
+        [
+            f"{verdict['heading']}: {' '.join(verdict['sentences'])}",
+            summary["visqol"]["sentence"],
+            f"report: {config.output}/report.html",
+        ]
+    )

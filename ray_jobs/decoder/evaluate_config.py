@@ -1,0 +1,146 @@
+"""The trees of configs/evaluate_decoder.yaml and configs/decode.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from ray_jobs.config.former_keys import Alias
+from ray_jobs.config.workers import FORMER_KEYS, WorkersConfig
+from ttt import uris
+from ttt.config import Config
+from ttt.snac.cache.inputs import QualityConfig
+from ttt.snac.cache.speakers import folder_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationDataConfig(Config):
+    """Which clips are measured; all null takes the clips that the training run held out."""
+
+    audio: str | None = None
+    """Folder of recordings of at least 44.1 kHz, any depth; encoded here by the codec."""
+    cache: str | None = None
+    """Cache written by ray_jobs.cache_codes, folder or URI; every clip of it counts."""
+    speaker: str | None = None
+    """With audio: folder:N takes each clip's N-th folder below it (from 1) as its speaker; a cache
+    knows its own speakers."""
+    limit: int | None = None
+    """Measure the first so many clips, for trials; null takes all."""
+
+    def __post_init__(self) -> None:
+        if self.audio is not None and self.cache is not None:
+            raise ValueError("audio and cache are both set; set one of them to null")
+        if self.speaker is not None:
+            folder_number(self.speaker)
+            if self.audio is None:
+                raise ValueError(
+                    "speaker has no effect without audio; a cache knows its own, written with "
+                    "input.speaker"
+                )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 or null, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapConfig(Config):
+    """How intervals are drawn; speakers are resampled where they are known, else clips."""
+
+    resamples: int = 2000
+    """Draws per interval."""
+    seed: int = 0
+    """Of the draws; the same seed gives the same intervals."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 100:
+            raise ValueError(f"resamples must be at least 100, got {self.resamples}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """What report.html shows besides the tables."""
+
+    examples: int = 3
+    """Clips to see and hear, by rank from the best to the worst; 0 for none."""
+    example_seconds: float = 5.0
+    """Length of the passage, from the middle of the clip; 5 s of four players take about 2 MB."""
+    write_card: bool = True
+    """Put the numbers into the README.md of the export that was measured."""
+    visqol: bool | Literal["auto"] = "auto"
+    """Report ViSQOL, a predicted opinion, beside the verdict; auto does where it is installed (make
+    setup METRICS=1)."""
+    visqol_clips: int = 20
+    """ViSQOL of at most so many clips, evenly spread, of each the middle 5 s; a second of audio
+    takes about a second of a CPU for every row of the table."""
+
+    def __post_init__(self) -> None:
+        if self.visqol_clips < 1:
+            raise ValueError(f"visqol_clips must be at least 1, got {self.visqol_clips}")
+        if self.examples < 0:
+            raise ValueError(f"examples must not be negative, got {self.examples}")
+        if not 0.25 <= self.example_seconds <= 60:
+            raise ValueError(
+                f"example_seconds must lie between 0.25 and 60, got {self.example_seconds}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Config):
+    """Measuring a 48 kHz decoder against resampling."""
+
+    __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
+
+    decoder: str
+    """An export, or a training run's folder (its export, else its best checkpoint)."""
+    output: str
+    """New folder for results.jsonl, summary.json and report.html."""
+    codec: str | None = None
+    """The untouched codec: a hub name, a folder in its layout, or tiny; null takes the run's."""
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    """The clips."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """Which recordings of an audio folder are left out; each is listed with its reason."""
+    min_coverage: float = 0.8
+    """The job fails, after writing everything, when a smaller share of clips was measured."""
+    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    """Intervals."""
+    report: ReportConfig = field(default_factory=ReportConfig)
+    """The page."""
+    cluster: WorkersConfig = field(default_factory=WorkersConfig)
+    """Workers."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_coverage <= 1:
+            raise ValueError(f"min_coverage must lie between 0 and 1, got {self.min_coverage}")
+        if not uris.is_local(self.output):
+            raise ValueError(f"output must be a local folder, got {self.output}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig(Config):
+    """Decoding codes to 48 kHz wav files."""
+
+    __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
+
+    decoder: str
+    """An export, or a training run's folder (its export, else its best checkpoint)."""
+    input: str
+    """A cache, a file of codes (.npy, .pt, .safetensors), or a folder of such files."""
+    output: str
+    """Folder for the wav files, named after the clips; sub-folders are kept."""
+    limit: int | None = None
+    """Decode the first so many clips; null takes all."""
+    min_coverage: float = 1.0
+    """The job fails, after writing everything, when a smaller share of clips was decoded."""
+    cluster: WorkersConfig = field(default_factory=WorkersConfig)
+    """Workers."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 or null, got {self.limit}")
+        if not 0 <= self.min_coverage <= 1:
+            raise ValueError(f"min_coverage must lie between 0 and 1, got {self.min_coverage}")
+        if not uris.is_local(self.output):
+            raise ValueError(f"output must be a local folder, got {self.output}")

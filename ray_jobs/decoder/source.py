@@ -1,0 +1,129 @@
+"""Where a decoder comes from: an export, or a training run's export or best checkpoint.
+
+Both may lie on an object store; an export there is copied to where it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.config.load import load_config
+from ray_jobs.decoder.train.setup import untrained
+from ray_jobs.decoder.train_config import TrainConfig
+from ttt import checkpoint, storage
+from ttt.errors import UserError
+from ttt.snac import export
+from ttt.snac.load import load_codec
+
+
+@dataclass(frozen=True)
+class DecoderSource:
+    """A decoder that was found, and the run it comes from."""
+
+    name: str
+    """As the user named it."""
+    export: str | None
+    """Folder or URI to load it from; None when it has to be made from `checkpoint` first."""
+    checkpoint: str | None
+    """The run's best checkpoint (the newest before any validation), without an export."""
+    run: str | None
+    """Folder or URI of the training run, where there is one."""
+    training: TrainConfig | None
+    """The run's configuration."""
+
+    @property
+    def kind(self) -> str:
+        """In words, for reports."""
+        if self.export is None:
+            return f"checkpoint {storage.name(self.checkpoint or '')} of a run"
+        return "export" if self.run is None else "export of a run"
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of the run's metrics.jsonl; empty without a run."""
+        uri = None if self.run is None else storage.join(self.run, "metrics.jsonl")
+        if uri is None or not storage.exists(uri):
+            return []
+        return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
+
+    def export_into(self, folder: Path) -> Path:
+        """The local export to load; it is written into `folder` when there is only a checkpoint,
+        or an export on an object store.
+
+        Raises UserError when the checkpoint does not fit the run's configuration.
+        """
+        if self.export is not None and storage.is_local(self.export):
+            return storage.local_path(self.export)
+        if self.export is not None:
+            for name in storage.list_names(self.export):
+                content = storage.read_bytes(storage.join(self.export, name))
+                storage.write_bytes(folder / name, content)
+            return folder
+        assert self.checkpoint is not None
+        assert self.training is not None
+        tensors = checkpoint.load(self.checkpoint).tensors
+        codec = load_codec(self.training.codec)
+        decoder = untrained(self.training, codec)
+        try:
+            decoder.load_state_dict(tensors.get("ema", tensors["model"]))
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.checkpoint}: does not fit codec {self.training.codec} with init "
+                f"{self.training.init}; it belongs to another configuration"
+            ) from error
+        decoder.save_pretrained(folder)
+        return folder
+
+
+def find_decoder(path: str) -> DecoderSource:
+    """Look at `path` without loading weights.
+
+    Raises UserError when it is neither an export nor a training run that has one or a checkpoint.
+    """
+    if not storage.exists(path):
+        raise UserError(f"{path}: no such folder; give an export or the folder of a training run")
+    if storage.exists(storage.join(path, "trials")):
+        raise UserError(
+            f"{path}: the folder of a sweep; give its best decoder, "
+            f"{storage.join(path, 'export')}, or one of its trials"
+        )
+    if _is_export(path):
+        export.read_config(path)
+        parent = storage.parent(path)
+        run = parent if "checkpoints" in storage.list_names(parent) else None
+        return DecoderSource(path, path, None, run, _training(run))
+    inside = storage.join(path, "export")
+    if _is_export(inside):
+        export.read_config(inside)
+        return DecoderSource(path, inside, None, path, _training(path))
+    best = checkpoint.best(path) or checkpoint.newest_complete(path)
+    if best is None:
+        raise UserError(
+            f"{path}: neither an exported decoder (config.json, model.safetensors) nor a training "
+            "run with a complete checkpoint"
+        )
+    training = _training(path)
+    if training is None:
+        raise UserError(f"{path}: has checkpoints but no config.json or config.yaml of a run")
+    return DecoderSource(path, None, best, path, training)
+
+
+def weights_file_sha256(folder: Path) -> str:
+    """64 hex digits that identify an export's weights file."""
+    with open(folder / "model.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_export(folder: str) -> bool:
+    return {"config.json", "model.safetensors"} <= set(storage.list_names(folder))
+
+
+def _training(run: str | None) -> TrainConfig | None:
+    uri = None if run is None else storage.join(run, "config.yaml")
+    if uri is None or not storage.exists(uri):
+        return None
+    with storage.local_copy(uri) as path:
+        return load_config(TrainConfig, path)

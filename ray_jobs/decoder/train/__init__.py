@@ -1,0 +1,1 @@
+"""A training of the decoder: plan, in-process loop, Ray Train, trackers."""

@@ -1,0 +1,150 @@
+"""Running the training loop in this process, and what every way of running it shares.
+
+`ray_jobs.decoder.train.worker` runs the same loop in Ray Train's workers. They differ in where the
+batches come from and in whom the ranks talk to.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ray_jobs.decoder.train.setup import TrainPlan, decoder_trainee, loop_settings, untrained
+from ray_jobs.decoder.train.trackers import build_trackers
+from ray_jobs.runtime.connection import require_gpu_here
+from ray_jobs.runtime.progress import Progress
+from ttt import checkpoint, storage
+from ttt.errors import UserError
+from ttt.snac.train.trick_fit import fit_on_windows
+from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
+from ttt.training.hooks import Hook, StepRecord
+from ttt.training.loop import BatchSource, train
+from ttt.training.ranks import Communicator, SingleProcess
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a training ended."""
+
+    step: int
+    finished: bool
+    """False when a stop was requested."""
+    skipped: int
+    replaced: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training is."""
+
+    step: int
+    loss: float | None
+    data_wait_share: float
+    """Of the step time since the worker started."""
+
+    def fields(self) -> dict[str, object]:
+        """What a progress line shows beside the count of steps."""
+        shown: dict[str, object] = {} if self.loss is None else {"loss": self.loss}
+        return {**shown, "data_wait": f"{self.data_wait_share:.1%}"}
+
+
+def train_in_process(plan: TrainPlan, stop: threading.Event, hooks: Sequence[Hook] = ()) -> Outcome:
+    """The loop in this process, without Ray; `hooks` listen beside the trackers."""
+    require_gpu_here(plan.config.cluster.gpus_per_worker)
+    windows = plan.setup.windows
+    shapes = [epoch.shape for epoch in plan.epochs]
+    source = LocalWindowSource(WindowReader(plan.setup.cache, windows), windows, shapes)
+    device = torch.device(plan.config.cluster.device)
+    done = steps_done(plan.config.run)
+    with Progress("training", plan.total_steps, "steps", done=done) as progress:
+        shown = done
+
+        def show(position: Position) -> None:
+            nonlocal shown
+            progress.advance(position.step - shown, **position.fields())
+            shown = position.step
+
+        hooks = [*hooks, PositionHook(show)]
+        return run_loop(plan, source, SingleProcess(), device, hooks, stop.is_set)
+
+
+def export_best(plan: TrainPlan, export: str | None = None) -> str:
+    """Write the best checkpoint's decoder (the newest's without validation) into the folder
+    `export`, RUN/export by default, and return it.
+
+    The cheap tricks are fitted on the validation windows beside it, for evaluations to use. Raises
+    UserError when there is no checkpoint.
+    """
+    run, setup = plan.config.run, plan.setup
+    folder = checkpoint.best(run) or checkpoint.newest_complete(run)
+    if folder is None:
+        raise UserError(f"{run}: no checkpoint to export")
+    model, tricks = untrained(plan.config, setup.codec), None
+    if setup.validation is not None:
+        print(f"fitting hiss and folding on {setup.validation.n_windows} windows", flush=True)
+        tricks = fit_on_windows(model, setup.validation)
+    tensors = checkpoint.load(folder).tensors
+    model.load_state_dict(tensors.get("ema", tensors["model"]))
+    export = export or storage.join(run, "export")
+    if storage.is_local(export):
+        model.save_pretrained(storage.local_path(export), tricks=tricks)
+        return export
+    with tempfile.TemporaryDirectory() as staged:
+        model.save_pretrained(staged, tricks=tricks)
+        for path in sorted(Path(staged).iterdir()):
+            storage.write_bytes(storage.join(export, path.name), path.read_bytes())
+    return export
+
+
+def run_loop(
+    plan: TrainPlan,
+    source: BatchSource,
+    group: Communicator,
+    device: torch.device,
+    hooks: Sequence[Hook],
+    stop_requested: Callable[[], bool],
+) -> Outcome:
+    """The loop in a process that has its batches and its ranks to talk to."""
+    config, setup = plan.config, plan.setup
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    setup.model.to(device)
+    listeners = list(hooks)
+    if group.rank == 0:
+        listeners += build_trackers(config.run, config.tracking, config.to_dict())
+    state = train(
+        loop_settings(plan),
+        decoder_trainee(plan),
+        source,
+        group,
+        listeners,
+        stop_requested,
+    )
+    return Outcome(state.step, state.epoch > len(plan.epochs), state.skipped, state.replaced)
+
+
+class PositionHook(Hook):
+    """Tells how far the run is and how much of its time went into waiting for data."""
+
+    def __init__(self, show: Callable[[Position], None]) -> None:
+        self._show = show
+        self._waited = self._elapsed = 0.0
+
+    def on_step(self, record: StepRecord) -> None:
+        self._waited += record.data_wait_seconds
+        self._elapsed += record.step_seconds
+        loss = record.terms["total"]
+        shown_loss = loss if math.isfinite(loss) else None
+        self._show(Position(record.step, shown_loss, self._waited / self._elapsed))
+
+
+def steps_done(run: str) -> int:
+    """Steps of the run's newest checkpoint; 0 without one."""
+    steps = checkpoint.complete_steps(run)
+    return steps[-1] if steps else 0

@@ -1,0 +1,288 @@
+"""From a configuration to what a training needs: codec, model, clips, windows, plan.
+
+The driver plans once; a worker loads what the plan names and plans nothing. Nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ray_jobs.config import yaml_tree
+from ray_jobs.decoder.train import trackers
+from ray_jobs.decoder.train_config import TrainConfig
+from ttt import checkpoint, storage
+from ttt.errors import UserError
+from ttt.snac.cache.index import CodeCache, open_cache
+from ttt.snac.cache.split import held_out_rows
+from ttt.snac.load import LoadedCodec, load_codec
+from ttt.snac.model import Decoder48k
+from ttt.snac.train.curriculum import (
+    Epoch,
+    as_planned,
+    plan_epochs,
+    require_even_shares,
+)
+from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee, require_same_plan
+from ttt.snac.train.validation import ValidationSet
+from ttt.snac.train.window_reader import WindowReader
+from ttt.snac.train.windows import WindowPlan, validation_windows
+from ttt.training.loop import LoopSettings
+from ttt.training.state import plan_of
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process holds of a training, ready to start."""
+
+    codec: LoadedCodec
+    model: Decoder48k
+    """The decoder that is trained; here at step 0, on the CPU."""
+    cache: CodeCache
+    windows: WindowPlan
+    validation: ValidationSet | None
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Everything that a training will do; it travels to workers, which plan nothing again."""
+
+    config: TrainConfig
+    """With absolute paths, since workers run in folders of their own."""
+    codec_sha256: str
+    rows: np.ndarray
+    """The training cache's rows that train, rising."""
+    validation_rows: np.ndarray
+    """Rows of the cache that validates: another one, or the training cache's held-out clips."""
+    epochs: tuple[Epoch, ...]
+    clips_sha256: dict[str, str]
+    """Of the clips that train and of those that validate: equal counts do not make them equal."""
+    given: TrainConfig
+    """As the user wrote it, for words."""
+    goes_on_as_begun: bool
+    """Whether the run was begun with one window of each clip and keeps to it, against `length`."""
+
+    @functools.cached_property
+    def setup(self) -> Setup:
+        """What this process holds; loaded at the first use of it."""
+        config = self.config
+        codec = load_codec(config.codec, known_sha256=self.codec_sha256)
+        cache = open_cache(config.data.train)
+        other = cache if config.data.validation is None else open_cache(config.data.validation)
+        return _setup(config, codec, (cache, self.rows), (other, self.validation_rows))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return sum(epoch.steps for epoch in self.epochs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what a process holds, which is loaded where the plan arrives."""
+        return {key: value for key, value in vars(self).items() if key != "setup"}
+
+
+def make_plan(config: TrainConfig) -> TrainPlan:
+    """Plan the run in the folder `config.run`, which goes on as it was begun.
+
+    Raises what `plan_training` raises.
+    """
+    as_it_was = as_begun(config)
+    return plan_training(
+        with_absolute_paths(as_it_was), given=as_it_was, goes_on_as_begun=as_it_was != config
+    )
+
+
+def plan_training(
+    config: TrainConfig,
+    codec: LoadedCodec | None = None,
+    *,
+    given: TrainConfig | None = None,
+    goes_on_as_begun: bool = False,
+) -> TrainPlan:
+    """Load the codec unless it is handed over, open the caches, plan the run.
+
+    `given` and `goes_on_as_begun` are the plan's, for its words.
+
+    Raises UserError when cache and codec do not belong together, when there are too few clips,
+    when workers cannot share the micro-batches, or when a tracker is not installed.
+    """
+    trackers.require_installed(config.tracking)
+    for workers in config.cluster.worker_counts:
+        require_even_shares(config.curriculum, max(workers, 1))
+    codec = codec or load_codec(config.codec)
+    cache = other = _open(config.data.train, codec)
+    rows, validation_rows = _split(config, cache)
+    digests = {"training": cache.catalogue.sha256(rows)}
+    if config.data.validation is not None:
+        other = _open(config.data.validation, codec)
+        validation_rows = np.arange(len(other), dtype=np.int64)
+    if len(validation_rows):
+        digests["validation"] = other.catalogue.sha256(validation_rows)
+    setup = _setup(config, codec, (cache, rows), (other, validation_rows))
+    epochs = plan_epochs(config.curriculum, setup.windows)
+    plan = TrainPlan(
+        config=config,
+        codec_sha256=codec.weights_sha256,
+        rows=rows,
+        validation_rows=validation_rows,
+        epochs=epochs,
+        clips_sha256=digests,
+        given=given or config,
+        goes_on_as_begun=goes_on_as_begun,
+    )
+    vars(plan)["setup"] = setup  # This process has it already.
+    return plan
+
+
+def untrained(config: TrainConfig, codec: LoadedCodec) -> Decoder48k:
+    """The decoder at step 0."""
+    return Decoder48k.from_snac(
+        codec.model, config.init, seed=config.seed, codec_sha256=codec.weights_sha256
+    )
+
+
+def loop_settings(plan: TrainPlan) -> LoopSettings:
+    """What the loop reads, and what a resumed run must keep."""
+    config = plan.config
+    kept = config.to_dict()
+    for changeable in ("run", "cluster", "tracking", "checkpoint", "codec"):
+        kept.pop(changeable)
+    kept["data"].pop("train")
+    kept["data"].pop("validation")
+    stored = plan_of(
+        plan.epochs,
+        **kept,
+        geometry=plan.setup.cache.geometry.to_json(),
+        codec_sha256=plan.codec_sha256,
+        training_clips=len(plan.rows),
+        validation_clips=len(plan.validation_rows),
+        clips_sha256=plan.clips_sha256,
+    )
+    return LoopSettings(
+        run=config.run,
+        plan=stored,
+        checkpoint=config.checkpoint,
+        validate_every_steps=config.validation.every_steps,
+        ema_decay=config.optim.ema_decay,
+        max_skipped_in_row=config.optim.max_skipped_in_row,
+        require_same_plan=require_same_plan,
+    )
+
+
+def decoder_trainee(plan: TrainPlan) -> DecoderTrainee:
+    """What the loop trains."""
+    config = plan.config
+    return DecoderTrainee(
+        plan.setup.model,
+        DecoderRecipe(
+            seed=config.seed, precision=config.precision, optim=config.optim, loss=config.loss
+        ),
+        plan.epochs,
+        plan.setup.validation,
+        n_examples=config.validation.examples if config.tracking.tensorboard else 0,
+    )
+
+
+def require_resumable(plan: TrainPlan) -> None:
+    """Raises UserError when the run's newest checkpoint was made under another plan."""
+    newest = checkpoint.newest_complete(plan.config.run)
+    if newest is not None:
+        stored = checkpoint.read_state(newest)["plan"]
+        require_same_plan(newest, stored, loop_settings(plan).plan)
+
+
+def as_begun(config: C) -> C:
+    """`config`, but with one window of each clip where the run that is there was begun so.
+
+    What the run's configuration says, or meant before it had the key, is stronger than `length`,
+    which the same command meant by saying nothing.
+    """
+    uri = storage.join(config.run, "config.yaml")
+    if not storage.exists(uri):
+        return config
+    with storage.local_copy(uri) as path:
+        stored = as_planned(yaml_tree.read(path)).get("curriculum")
+    if not isinstance(stored, dict) or stored["windows_per_clip"] != 1:
+        return config
+    curriculum = dataclasses.replace(config.curriculum, windows_per_clip=1)
+    return dataclasses.replace(config, curriculum=curriculum)
+
+
+def with_absolute_paths(config: C) -> C:
+    """Ray's workers run in folders of their own."""
+    data = dataclasses.replace(
+        config.data,
+        train=storage.absolute(config.data.train),
+        validation=config.data.validation and storage.absolute(config.data.validation),
+    )
+    codec = config.codec
+    if Path(codec).expanduser().is_dir():
+        codec = storage.absolute(codec)
+    return dataclasses.replace(config, run=storage.absolute(config.run), codec=codec, data=data)
+
+
+def _open(uri: str, codec: LoadedCodec) -> CodeCache:
+    cache = open_cache(uri)
+    if cache.geometry != codec.geometry:
+        raise UserError(
+            f"{uri}: its codes have the geometry {cache.geometry.to_json()} and codec "
+            f"{codec.name} has {codec.geometry.to_json()}; name the codec that wrote the cache"
+        )
+    if cache.codec.weights_sha256 != codec.weights_sha256:
+        raise UserError(
+            f"{uri}: its codes were written by {cache.codec.name} with weights "
+            f"{cache.codec.weights_sha256[:12]} and codec {codec.name} has "
+            f"{codec.weights_sha256[:12]}; name the codec that wrote the cache"
+        )
+    return cache
+
+
+def _split(config: TrainConfig, cache: CodeCache) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that train and rows held out; no row is in both."""
+    rows = np.arange(len(cache), dtype=np.int64)
+    held_out = np.array([], np.int64)
+    if config.data.validation_share is not None:
+        held_out = held_out_rows(cache.catalogue.clip_ids[:], config.data.validation_share)
+    return np.setdiff1d(rows, held_out)[: config.data.limit_clips], held_out
+
+
+def _setup(
+    config: TrainConfig,
+    codec: LoadedCodec,
+    training: tuple[CodeCache, np.ndarray],
+    validating: tuple[CodeCache, np.ndarray],
+) -> Setup:
+    """From the caches and their rows that train and validate."""
+    model = untrained(config, codec)
+    (cache, rows), (_, validation_rows) = training, validating
+    validation = _validation(config, *validating, model) if len(validation_rows) else None
+    windows = WindowPlan(*_arrays(cache, model), seed=config.seed, rows=rows)
+    return Setup(codec, model, cache, windows, validation)
+
+
+def _arrays(cache: CodeCache, model: Decoder48k) -> Any:
+    catalogue = cache.catalogue
+    return catalogue.n_coarse, catalogue.n_samples, cache.geometry, model.reach_samples_48k
+
+
+def _validation(
+    config: TrainConfig, cache: CodeCache, rows: np.ndarray, model: Decoder48k
+) -> ValidationSet:
+    arrays = _arrays(cache, model)
+    windows = validation_windows(
+        *arrays,
+        core_coarse=cache.geometry.tokens(config.validation.segment_seconds)[0],
+        context_coarse=config.curriculum.context_coarse,
+        clips_per_batch=config.validation.clips_per_batch,
+        max_windows=config.validation.max_windows,
+        rows=rows,
+    )
+    reader = WindowReader(cache, WindowPlan(*arrays, seed=0, rows=rows))
+    return ValidationSet(reader, windows)

@@ -1,0 +1,262 @@
+"""Who listens to a training: metrics.jsonl always, TensorBoard, Weights & Biases and MLflow.
+
+Each is a hook of the loop and lives on the first worker. After a restart every one continues at
+the checkpoint's step, so no step is recorded twice.
+
+A line of metrics.jsonl has "kind": "step" (loss terms, learning rate per group, gradient norm,
+data-wait share), "validation" (loss terms and rows of metrics) or "checkpoint".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+from torch import Tensor
+
+from ray_jobs.decoder.train_config import TrackingConfig
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.plots import spectrograms
+from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.train.validation import Example
+from ttt.training.hooks import Hook, StepRecord
+from ttt.training.state import TrainState
+from ttt.training.trainee import ValidationResult
+
+
+def require_installed(config: TrackingConfig) -> None:
+    """Raises UserError when a tracker is asked for and its package is not there."""
+    for name in ("wandb", "mlflow"):
+        if getattr(config, name) is not None and importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"tracking.{name} is set and the package {name} is not installed; install it or "
+                f"set tracking.{name} to null"
+            )
+
+
+def build_trackers(run: str, config: TrackingConfig, settings: dict[str, Any]) -> list[Hook]:
+    """The hooks that `config` asks for; `settings` is the run's configuration as a plain tree."""
+    trackers: list[Hook] = [MetricsFile(run, config.every_steps)]
+    if config.tensorboard:
+        trackers.append(TensorBoard(storage.local_path(run) / "tensorboard", config.every_steps))
+    if config.wandb is not None:
+        trackers.append(WandB(run, config.wandb, config.every_steps, settings))
+    if config.mlflow is not None:
+        trackers.append(MLflow(run, config.mlflow, config.every_steps, settings))
+    return trackers
+
+
+class MetricsFile(Hook):
+    """RUN/metrics.jsonl; on an object store it is uploaded at each validation and checkpoint."""
+
+    def __init__(self, run: str, every_steps: int) -> None:
+        self._uri = storage.join(run, "metrics.jsonl")
+        self._every_steps = every_steps
+        self._lines: list[str] = []  # only of a run on an object store
+
+    def on_start(self, state: TrainState) -> None:
+        if not storage.exists(self._uri):
+            return
+        lines = storage.read_bytes(self._uri).decode().splitlines()
+        kept = [line for line in lines if _step_of(line) <= state.step]
+        if state.step == 0:
+            kept = []
+        storage.write_bytes(self._uri, "".join(f"{line}\n" for line in kept).encode())
+        if not storage.is_local(self._uri):
+            self._lines = kept
+
+    def on_step(self, record: StepRecord) -> None:
+        if _recorded(record.step, self._every_steps) or not record.taken or record.replaced:
+            self._append(
+                {
+                    "kind": "step",
+                    "step": record.step,
+                    "epoch": record.epoch,
+                    "phase": record.phase,
+                    "loss": record.terms["total"],
+                    "terms": record.terms,
+                    "learning_rate": record.learning_rates,
+                    "grad_norm": record.grad_norm,
+                    "taken": record.taken,
+                    **record.denominators,
+                    "replaced": record.replaced,
+                    "step_seconds": record.step_seconds,
+                    "data_wait_share": record.data_wait_seconds / record.step_seconds,
+                }
+            )
+
+    def on_validation(self, state: TrainState, result: ValidationResult) -> None:
+        self._append(
+            {
+                "kind": "validation",
+                "step": state.step,
+                "epochs_done": state.epoch - 1,
+                "loss": result.loss,
+                "terms": result.terms,
+                "rows": result.rows,
+                "best": state.best_step == state.step,
+            }
+        )
+        self._upload()
+
+    def on_checkpoint(self, state: TrainState, folder: str) -> None:
+        self._append(
+            {
+                "kind": "checkpoint",
+                "step": state.step,
+                "name": storage.name(folder),
+                "skipped_steps": state.skipped,
+                "replaced_clips": state.replaced,
+            }
+        )
+        self._upload()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if not storage.is_local(self._uri):
+            self._lines.append(json.dumps(records.finite(line), allow_nan=False))
+            return
+        records.append_jsonl(storage.local_path(self._uri), line)
+
+    def _upload(self) -> None:
+        if self._lines:
+            storage.write_bytes(self._uri, "".join(f"{line}\n" for line in self._lines).encode())
+
+
+class TensorBoard(Hook):
+    """Scalars, and audio and spectrograms of the fixed validation windows."""
+
+    def __init__(self, folder: Path, every_steps: int) -> None:
+        self._folder = folder
+        self._every_steps = every_steps
+        self._writer: Any = None
+
+    def on_start(self, state: TrainState) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        # What a killed process wrote after the checkpoint is hidden by TensorBoard itself.
+        self._writer = SummaryWriter(str(self._folder), purge_step=state.step + 1)
+
+    def on_step(self, record: StepRecord) -> None:
+        if _recorded(record.step, self._every_steps):
+            for name, value in _scalars(record).items():
+                self._writer.add_scalar(name, value, record.step)
+
+    def on_validation(self, state: TrainState, result: ValidationResult) -> None:
+        for name, value in _validation_scalars(result).items():
+            self._writer.add_scalar(name, value, state.step)
+        for index, example in enumerate(result.examples):
+            for name, audio in _signals(example).items():
+                if state.step == 0 or name == "ours":
+                    self._writer.add_audio(
+                        f"example {index}/{name}", audio[None], state.step, TARGET_RATE
+                    )
+            self._writer.add_image(
+                f"example {index}", _picture(example), state.step, dataformats="HWC"
+            )
+        self._writer.flush()
+
+
+class WandB(Hook):
+    """Weights & Biases; a resumed run continues the same page."""
+
+    def __init__(self, run: str, project: str, every_steps: int, settings: dict[str, Any]) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._every_steps = every_steps
+        self._run = wandb.init(
+            project=project,
+            id=_tracker_id(run),
+            name=storage.name(run),
+            config=settings,
+            resume="allow",
+        )
+
+    def on_step(self, record: StepRecord) -> None:
+        if _recorded(record.step, self._every_steps):
+            self._run.log(_scalars(record), step=record.step)
+
+    def on_validation(self, state: TrainState, result: ValidationResult) -> None:
+        self._run.log(_validation_scalars(result), step=state.step)
+
+
+class MLflow(Hook):
+    """MLflow; the tracking server is the one MLflow's own environment variables name."""
+
+    def __init__(
+        self, run: str, experiment: str, every_steps: int, settings: dict[str, Any]
+    ) -> None:
+        import mlflow  # pyright: ignore[reportMissingImports]
+
+        self._every_steps = every_steps
+        self._mlflow = mlflow
+        mlflow.set_experiment(experiment)
+        found = mlflow.search_runs(
+            filter_string=f"tags.run_folder = '{_tracker_id(run)}'", output_format="list"
+        )
+        mlflow.start_run(
+            run_id=found[0].info.run_id if found else None, tags={"run_folder": _tracker_id(run)}
+        )
+        if not found:
+            mlflow.log_dict(settings, "config.json")
+
+    def on_step(self, record: StepRecord) -> None:
+        if _recorded(record.step, self._every_steps):
+            self._mlflow.log_metrics(_scalars(record), step=record.step)
+
+    def on_validation(self, state: TrainState, result: ValidationResult) -> None:
+        self._mlflow.log_metrics(_validation_scalars(result), step=state.step)
+
+
+def _recorded(step: int, every_steps: int) -> bool:
+    return step == 1 or step % every_steps == 0
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; a line cut short by a kill belongs to no step that was saved."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return float("inf")
+
+
+def _scalars(record: StepRecord) -> dict[str, float]:
+    return {
+        **{f"train/{name}": value for name, value in record.terms.items()},
+        **{f"learning_rate/{group}": rate for group, rate in record.learning_rates.items()},
+        "train/grad_norm": record.grad_norm,
+        "time/data_wait_share": record.data_wait_seconds / record.step_seconds,
+        "time/step_seconds": record.step_seconds,
+    }
+
+
+def _validation_scalars(result: ValidationResult) -> dict[str, float]:
+    terms = {f"validation/{name}": value for name, value in result.terms.items()}
+    return terms | {
+        f"{metric}/{row}": value
+        for row, metrics in result.rows.items()
+        for metric, value in metrics.items()
+    }
+
+
+def _signals(example: Example) -> dict[str, Tensor]:
+    return {
+        "true": example.reference,
+        "ours": example.ours,
+        "resampled decode24": example.resampled,
+    }
+
+
+def _picture(example: Example) -> Any:
+    """Spectrograms side by side, RGB [height, width, 3]."""
+    signals = {name: audio.numpy() for name, audio in _signals(example).items()}
+    png = spectrograms(signals, TARGET_RATE, title=example.clip_id)
+    return matplotlib.image.imread(io.BytesIO(png))[:, :, :3]
+
+
+def _tracker_id(run: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in run).strip("-")[-100:]

@@ -1,0 +1,95 @@
+"""The plan of a training in words and numbers, for --dry-run and before a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_jobs.decoder.train.setup import TrainPlan
+from ttt.snac.cache.facts import BandwidthHours
+from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.train.curriculum import CurriculumConfig
+from ttt.snac.train.memory import activation_bytes_per_coarse
+from ttt.snac.train.optim import learning_rates, rate_factor
+
+GOES_ON = "was begun with one window of each clip, and goes on so"
+"""What a plan says of a run that `as_begun` has changed."""
+
+
+def describe(plan: TrainPlan) -> str:
+    """The plan in words and numbers."""
+    config, setup, curriculum = plan.given, plan.setup, plan.given.curriculum
+    workers = max(config.cluster.num_workers, 1)
+    rate, catalogue = setup.cache.geometry, setup.cache.catalogue
+    audio = setup.windows.audio_samples()
+    heard = [setup.windows.heard_samples(epoch.shape, epoch.number) for epoch in plan.epochs]
+    lines = [
+        f"cache {config.data.train}: {len(setup.cache)} clips, {len(plan.rows)} train",
+        BandwidthHours.of(
+            *(column[plan.rows] for column in (catalogue.n_samples, catalogue.bandwidth_hz))
+        ).sentence(),
+        f"validation: {len(plan.validation_rows)} clips, "
+        f"{0 if setup.validation is None else setup.validation.n_windows} windows of "
+        f"{config.validation.segment_seconds:g} s",
+        f"{plan.total_steps} steps in {curriculum.epochs} epochs, {workers} worker(s) with "
+        f"{curriculum.micro_batches_per_step // workers} micro-batches of each step",
+        *_heard_in_words(curriculum, heard, audio),
+        *([f"{config.run}: {GOES_ON}"] * plan.goes_on_as_begun),
+        "",
+        "epoch phase segment  core  clips/step  steps  left over  learning rate (head)  memory"
+        "   heard",
+    ]
+    model_bytes = 4 * sum(tensor.numel() for tensor in setup.model.parameters())
+    kept = {phase: activation_bytes_per_coarse(setup.model, phase) for phase in (1, 2)}
+    for epoch, samples in zip(plan.epochs, heard, strict=True):
+        shape, offset = epoch.shape, epoch.first_step - epoch.phase_first_step
+        first, last = (
+            learning_rates(
+                config.optim,
+                epoch.phase,
+                step,
+                epoch.phase_steps,
+                factor=rate_factor(config.optim, epoch.phase_first_step + step),
+            )["head"]
+            for step in (offset, offset + epoch.steps - 1)
+        )
+        slices = shape.clips_per_micro_batch * (shape.core_coarse + 2 * shape.context_coarse)
+        # Weights, gradients and AdamW's two moments.
+        memory = 4 * model_bytes + kept[epoch.phase] * slices
+        lines.append(
+            f"{epoch.number:5d} {epoch.phase:5d} {epoch.segment_seconds:5g} s "
+            f"{rate.seconds(shape.core_coarse):5.2f} {shape.clips_per_step:11d} {epoch.steps:6d} "
+            f"{setup.windows.count(shape) - epoch.steps * shape.clips_per_step:10d} "
+            f"  {first:.2e} to {last:.2e} {memory / 1e9:6.2f} GB {_hours(samples)} h"
+        )
+    lines += [
+        "",
+        "memory: weights, gradients, optimizer and float32 activations of one micro-batch, per",
+        "worker; counted from a short forward pass, the loss comes on top",
+        f"writes: {config.run}/ checkpoints, metrics.jsonl, config.yaml, provenance.json, export"
+        + (", tensorboard" if config.tracking.tensorboard else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _heard_in_words(
+    config: CurriculumConfig, heard: Sequence[int], audio_samples: int
+) -> list[str]:
+    """How much of the audio the loss counts, by epoch and in the whole run."""
+    shares = [100 * samples / max(audio_samples, 1) for samples in heard]
+    rule = (
+        "an epoch hears a clip's samples once, but for less than a segment at its ends and the "
+        "windows left over after the last step"
+        if config.windows_per_clip == "length"
+        else "an epoch hears one window of each clip; curriculum.windows_per_clip=length takes all"
+    )
+    return [
+        f"heard: {_hours(sum(heard))} hours in the run, {_hours(min(heard))} to "
+        f"{_hours(max(heard))} of {_hours(audio_samples)} hours of audio in an epoch "
+        f"({min(shares):.1f} to {max(shares):.1f} %)",
+        rule,
+    ]
+
+
+def _hours(samples_48k: int) -> str:
+    hours = samples_48k / TARGET_RATE / 3600
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"

@@ -1,0 +1,166 @@
+"""The configuration of a training run: the tree of configs/train_*.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ray_jobs.config.former_keys import Alias
+from ray_jobs.config.workers import FORMER_KEYS, WorkersConfig
+from ttt import uris
+from ttt.checkpoint import CheckpointConfig
+from ttt.config import Config
+from ttt.snac.heads import Init
+from ttt.snac.train.curriculum import CurriculumConfig
+from ttt.snac.train.losses import LossConfig
+from ttt.snac.train.optim import OptimConfig
+from ttt.snac.train.step import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Which clips train and which validate."""
+
+    train: str
+    """Cache written by ray_jobs.cache_codes: a folder or URI that every node reads."""
+    validation: str | None = None
+    """Another cache to validate on; null holds clips of the training cache out."""
+    validation_share: float | None = 0.02
+    """Share of the training cache's clips held out by a hash of their id; null with `validation`,
+    or to train without validation."""
+    limit_clips: int | None = None
+    """Train on the first so many clips, for trials; null takes all."""
+
+    def __post_init__(self) -> None:
+        if self.validation is not None and self.validation_share is not None:
+            raise ValueError(
+                "validation and validation_share are both set; set one of them to null"
+            )
+        if self.validation_share is not None and not 0 < self.validation_share < 1:
+            raise ValueError(
+                f"validation_share must lie in (0, 1) or be null, got {self.validation_share}"
+            )
+        if self.limit_clips is not None and self.limit_clips < 1:
+            raise ValueError(f"limit_clips must be at least 1 or null, got {self.limit_clips}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig(Config):
+    """What is measured while training; the windows never change during a run."""
+
+    segment_seconds: float = 2.0
+    """Length of a validation window, whatever the epoch trains on."""
+    max_windows: int = 256
+    """At most so many windows, spread evenly over the validation clips."""
+    clips_per_batch: int = 8
+    """Windows decoded at once."""
+    every_steps: int | None = None
+    """Validate after every so many steps besides each epoch's end; null at epoch ends only."""
+    examples: int = 4
+    """Windows whose audio and spectrograms go to the trackers."""
+
+    def __post_init__(self) -> None:
+        for name in ("segment_seconds", "max_windows", "clips_per_batch"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ValueError(f"every_steps must be at least 1 or null, got {self.every_steps}")
+        if self.examples < 0:
+            raise ValueError(f"examples must not be negative, got {self.examples}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig(WorkersConfig):
+    """Where and how wide the training runs; the result does not depend on it but for rounding."""
+
+    num_workers: int = 1
+    """Ray Train workers; 0 runs the same loop in this process without Ray."""
+    min_workers: int | None = None
+    """When nodes are lost, go on with as few as these and grow again when others join, from the
+    newest checkpoint each time; null waits for all of num_workers."""
+    cpus_per_worker: float = 1.0
+    """CPUs of each worker; some node must keep a whole CPU beside them to read the data."""
+    gpus_per_worker: float = 0.0
+    """1 for a GPU of each worker's own, 0 for none."""
+    max_failures: int = 3
+    """How often lost workers are started again from the newest checkpoint."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gpus_per_worker not in (0, 1):
+            raise ValueError(
+                f"gpus_per_worker must be 0 or 1 in a training, got {self.gpus_per_worker:g}"
+            )
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(
+                f"min_workers must lie between 1 and num_workers {self.num_workers} or be null, "
+                f"got {self.min_workers}"
+            )
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures must not be negative, got {self.max_failures}")
+
+    @property
+    def worker_counts(self) -> range:
+        """The numbers of workers that the run may have at one time or another."""
+        return range(self.min_workers or self.num_workers, self.num_workers + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig(Config):
+    """Who listens besides metrics.jsonl, which is always written."""
+
+    tensorboard: bool = True
+    """Write RUN/tensorboard."""
+    wandb: str | None = None
+    """Weights & Biases project to log to; null for none."""
+    mlflow: str | None = None
+    """MLflow experiment to log to; null for none."""
+    every_steps: int = 10
+    """A step is recorded after every so many (the first of a run always)."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise ValueError(f"every_steps must be at least 1, got {self.every_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """Training of a 48 kHz decoder on cached codes."""
+
+    __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
+
+    run: str
+    """Folder (or URI) of this run, shared by all nodes: checkpoints, metrics.jsonl, export."""
+    codec: str
+    """The codec whose codes the cache holds: a hub name, a folder in its layout, or tiny."""
+    init: Init = "interp"
+    """How the new 2x head starts; interp starts as the resampled 24 kHz output, exactly."""
+    data: DataConfig
+    """The clips."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Epochs, phases and segment lengths."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """How it is minimised."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """What is measured on held-out clips."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When the run is saved and what is kept."""
+    precision: Precision = "float32"
+    """bf16 runs the convolutions in bfloat16; losses stay in float32."""
+    seed: int = 0
+    """Of the head's weights, the windows and the decoder's noise."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """Workers."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Trackers."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.tracking.tensorboard and not uris.is_local(self.run):
+            raise ValueError(
+                "tracking.tensorboard writes to a folder and run is a URI; set it to false"
+            )

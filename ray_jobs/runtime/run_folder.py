@@ -1,0 +1,93 @@
+"""A run's folder belongs to one process at a time, and to one run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ray_jobs.config.load import dump_yaml
+from ttt import records, storage
+from ttt.config import Config
+from ttt.errors import UserError
+
+KEYS = ("run", "output")
+"""What configurations call the folder that their job writes to; each has one of them."""
+
+
+@contextmanager
+def claim(run: str, config: Config, *, resume: bool) -> Iterator[Callable[[], None]]:
+    """Hold the run folder inside the block, and give it what begins the run there.
+
+    What is given writes config.yaml and provenance.json, which say what runs in the folder: it is
+    called when nothing more can refuse the run, so that a refused --resume changes nothing. Raises
+    UserError when the folder has content and `resume` is off, when it is not there and `resume` is
+    on, and when another process holds it. The lock is the operating system's, so a killed process
+    leaves none behind; on an object store there is none.
+    """
+    before = content(run)
+    if before and not resume:
+        raise UserError(
+            f"{run}: not empty ({', '.join(before[:3])}); continue that run with --resume or "
+            f"choose another run folder"
+        )
+    if not before and resume:
+        raise UserError(f"{run}: nothing to resume; start the run without --resume")
+
+    def begin() -> None:
+        storage.write_bytes(storage.join(run, _WRITTEN[0]), dump_yaml(config).encode())
+        records.write_json(storage.join(run, _WRITTEN[1]), records.provenance(config))
+
+    with locked(run):
+        try:
+            yield begin
+        except BaseException:
+            if not before and set(content(run)) <= set(_WRITTEN):
+                # Nothing was done yet: the next start need not be a --resume.
+                for name in _WRITTEN:
+                    storage.delete(storage.join(run, name))
+            raise
+
+
+@contextmanager
+def locked(run: str) -> Iterator[None]:
+    """Hold a folder inside the block and nothing else; how, and what is raised, is `claim`'s."""
+    if not storage.is_local(run):
+        yield
+        return
+    folder = storage.local_path(run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(
+                f"{folder}: in use by {owner}; wait for it or choose another folder"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def begun(config: Config) -> bool:
+    """Whether the folder that the job writes to holds anything yet."""
+    return any(content(getattr(config, key)) for key in KEYS if hasattr(config, key))
+
+
+def content(run: str) -> list[str]:
+    """Names in the folder but for the lock and what a killed process has half written."""
+    names = storage.list_names(run)
+    return [name for name in names if name != _LOCK and not storage.is_temporary(name)]
+
+
+_LOCK = ".lock"
+_WRITTEN = ("config.yaml", "provenance.json")

@@ -1,0 +1,1 @@
+"""The sweep over learning rates and schedules on Ray Tune."""

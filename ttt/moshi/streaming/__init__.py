@@ -1,0 +1,1 @@
+"""Moshi heard step by step: delays, state, sessions and the evaluation over them."""

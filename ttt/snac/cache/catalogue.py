@@ -1,0 +1,85 @@
+"""What a cache knows of its clips without reading them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar, overload
+
+import numpy as np
+import pyarrow as pa
+
+from ttt.snac.cache.shard_file import FACT_COLUMNS
+
+Text = TypeVar("Text", bound=str | None)
+_ROWS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The clips of a cache, in the order of the shards."""
+
+    clip_ids: Texts[str]
+    n_coarse: np.ndarray
+    """Coarsest tokens; int32 [clips]."""
+    n_samples: np.ndarray
+    """Real samples at 48 kHz; int32 [clips]."""
+    speakers: Texts[str | None]
+    """Who speaks; None where the cache does not know."""
+    bandwidth_hz: np.ndarray
+    """How far up a clip's sound reaches; float64 [clips], NaN where the cache does not know."""
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Catalogue:
+        """From an index, or what `read_catalogue` made of shards."""
+        return cls(
+            Texts[str](table["clip_id"]),
+            table["n_coarse"].to_numpy(),
+            table["n_samples"].to_numpy(),
+            Texts[str | None](_fact(table, "speaker")),
+            _fact(table, "bandwidth_hz").cast(pa.float64()).fill_null(np.nan).to_numpy(),
+        )
+
+    def sha256(self, rows: np.ndarray) -> str:
+        """A digest of the ids and lengths of the clips at `rows`, in their order.
+
+        The same clips have it wherever their cache lies; codes and audio are not read.
+        """
+        digest = hashlib.sha256()
+        for at in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[at : at + _ROWS_AT_ONCE]
+            digest.update("\0".join([*self.clip_ids.at(some), ""]).encode())
+            for lengths in (self.n_coarse, self.n_samples):
+                digest.update(lengths[some].astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+class Texts(Sequence[Text]):
+    """A text of every clip, read from the index as it is asked for."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, row: int) -> Text: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Text]: ...
+    def __getitem__(self, row: int | slice) -> Text | list[Text]:
+        if isinstance(row, slice):
+            return self.at(np.arange(len(self))[row])
+        return self._column[row].as_py()
+
+    def at(self, rows: np.ndarray) -> list[Text]:
+        """The texts of several clips, in the order of `rows`."""
+        return self._column.take(pa.array(rows, pa.int64())).to_pylist()
+
+
+def _fact(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column of FACT_COLUMNS; nulls where the cache has none."""
+    if name in table.schema.names:
+        return table[name]
+    return pa.chunked_array([pa.nulls(len(table), FACT_COLUMNS[name])])

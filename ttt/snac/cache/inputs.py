@@ -1,0 +1,218 @@
+"""What goes into a cache: one record per input, the audio made ready, or the reason it is not.
+
+Every input ends as a `PreparedClip` that is stored in a shard, or as a `LeftOut` whose reason is
+written to the manifest; nothing in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ttt.audio import (
+    ChannelsCancel,
+    mix_to_mono,
+    read_audio,
+    read_header,
+    require_practical_ratio,
+    resample,
+)
+from ttt.config import Config
+from ttt.errors import UserError
+from ttt.snac.cache.encode import Codes
+
+MIN_TARGET_RATE = 44_100
+"""A file below this rate has nothing that a 48 kHz decoder could learn from."""
+
+Reason = Literal[
+    "unreadable",
+    "wrong rate",
+    "too short",
+    "too long",
+    "silent",
+    "channels cancel",
+    "clipped",
+    "narrow band",
+    "no partner",
+    "no speaker",
+    "duplicate",
+    "lag not found",
+    "misaligned codes",
+    "codes out of range",
+    "failed",
+]
+
+
+@dataclass(frozen=True)
+class ClipInput:
+    """One input of a cache, as it was found."""
+
+    clip_id: str
+    """Unique in the cache: the path below the input folder."""
+    source: str = ""
+    """The file that is encoded; for an original cache the parquet file with the codes."""
+    target: str = ""
+    """The file with the 48 kHz audio, where it is another one."""
+    row: int = -1
+    """The row of `source`, where it is a parquet file."""
+    speaker: str | None = None
+    """Who speaks; None when that is unknown."""
+    problem: Reason | None = None
+    """Why this input cannot be used, where that was known before opening it."""
+    problem_note: str = ""
+    """The details of `problem`."""
+    file_bytes: int | None = None
+    """Size of `source` and `target` together; None where a file is missing, and in caches begun
+    before sizes were noted."""
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What a cache tells of a clip besides its codes and audio."""
+
+    speaker: str | None = None
+    """Who speaks; None when that is unknown."""
+    bandwidth_hz: int | None = None
+    """How far up its sound reaches; None when that is unknown."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedClip:
+    """One clip ready to be encoded (or with its codes) and stored."""
+
+    clip_id: str
+    audio: np.ndarray
+    """int16 [n_samples] at 48 kHz."""
+    source: np.ndarray | None = None
+    """float32 [samples] at the codec's rate, to be encoded; None when `codes` are there."""
+    codes: Codes | None = None
+    gain_db: float | None = None
+    """Gain that was applied to the audio; None when it was not measured."""
+    lag_samples: int | None = None
+    """48 kHz samples by which the audio was late; None when it was not measured."""
+    notes: tuple[str, ...] = ()
+    """What was done to the audio, for the manifest."""
+    facts: ClipFacts | None = None
+    """For the shard and the manifest; None in a cache whose other shards have none."""
+
+
+class LeftOut(Exception):
+    """An input that is not cached, with its reason and what a person needs to know of it."""
+
+    def __init__(self, reason: Reason, note: str, seconds: float | None = None) -> None:
+        super().__init__(reason, note, seconds)
+        self.reason = reason
+        self.note = note
+        self.seconds = seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QualityConfig(Config):
+    """Which audio is left out. Every file that is appears in manifest.jsonl with its reason."""
+
+    min_seconds: float = 0.25
+    """Shorter clips are "too short": all their samples lie within the decoder's reach of an end."""
+    max_seconds: float = 3600.0
+    """Longer clips are "too long": a clip is held in memory as a whole; cut it first."""
+    silent_peak_db: float = -60.0
+    """Clips whose loudest sample is below this level (dB re full scale) are "silent"."""
+    clipped_share: float = 0.01
+    """Clips with more than this share of samples at full scale are "clipped"."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise ValueError(
+                f"min_seconds must be from 0 to below max_seconds ({self.max_seconds}), "
+                f"got {self.min_seconds}"
+            )
+        if self.max_seconds > 6 * 3600:
+            raise ValueError(
+                f"max_seconds must be at most 21,600 (a shard holds 2 GiB of a clip), "
+                f"got {self.max_seconds}"
+            )
+        if self.silent_peak_db >= 0:
+            raise ValueError(f"silent_peak_db must be below 0, got {self.silent_peak_db}")
+        if not 0 < self.clipped_share <= 1:
+            raise ValueError(
+                f"clipped_share must be above 0 and at most 1, got {self.clipped_share}"
+            )
+
+    def check_length(self, seconds: float) -> None:
+        """Raises LeftOut when a clip of this length is too short or too long."""
+        if seconds <= 0 or seconds < self.min_seconds:
+            note = f"{seconds:.4f} s, quality.min_seconds is {self.min_seconds}"
+            raise LeftOut("too short", note, seconds)
+        if seconds > self.max_seconds:
+            note = f"{seconds:.0f} s, quality.max_seconds is {self.max_seconds:.0f}"
+            raise LeftOut("too long", note, seconds)
+
+    def check_level(self, audio: np.ndarray, seconds: float, name: str = "") -> None:
+        """Raises LeftOut when audio (any shape) is silent or clipped."""
+        magnitude = np.abs(audio)
+        peak = float(magnitude.max())
+        if peak < 10 ** (self.silent_peak_db / 20):
+            level = f"{20 * math.log10(peak):.1f} dB" if peak > 0 else "zero everywhere"
+            raise LeftOut("silent", f"{name}peak {level}", seconds)
+        share = float((magnitude >= _FULL_SCALE).mean())
+        if share > self.clipped_share:
+            raise LeftOut("clipped", f"{name}{share:.1%} of samples at full scale", seconds)
+
+
+def load_mono(
+    path: str | Path, rate: int, min_rate: int, quality: QualityConfig, name: str = ""
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A file as mono float32 [samples] at `rate`, and notes on what was done to it.
+
+    `name` begins the notes where a clip has two files. Raises LeftOut when the file cannot be
+    read, its rate is below `min_rate`, or `quality` refuses its length or level.
+    """
+    try:
+        header = read_header(path)
+        quality.check_length(header.seconds)
+        _check_rate(header.rate, rate, min_rate, name, header.seconds)
+        audio, file_rate = read_audio(path)
+    except UserError as error:
+        raise LeftOut("unreadable", str(error)) from error
+    seconds = audio.shape[1] / file_rate
+    quality.check_length(seconds)
+    quality.check_level(audio, seconds, name)
+    notes = []
+    if len(audio) > 1:
+        notes.append(f"{name}{len(audio)} channels mixed to mono")
+    try:
+        mono = mix_to_mono(audio)
+    except ChannelsCancel as error:
+        raise LeftOut("channels cancel", f"{name}{error}", seconds) from error
+    if len(audio) > 1:
+        quality.check_level(mono, seconds, f"{name}mixed to mono: ")
+    if file_rate != rate:
+        notes.append(f"{name}resampled from {file_rate:,} Hz")
+        mono = resample(torch.from_numpy(mono), file_rate, rate, sharp=True).numpy()
+    return mono, tuple(notes)
+
+
+def saturation_notes(audio: np.ndarray) -> tuple[str, ...]:
+    """A note when float audio passes full scale, where int16 will saturate."""
+    count = int((np.abs(audio) > 1).sum())
+    return (f"{count:,} samples saturated",) if count else ()
+
+
+# The loudest code of 16-bit audio; 24-bit and float files reach a little higher.
+_FULL_SCALE = 32767 / 32768
+
+
+def _check_rate(file_rate: int, rate: int, min_rate: int, name: str, seconds: float) -> None:
+    if file_rate < min_rate:
+        raise LeftOut(
+            "wrong rate", f"{name}{file_rate:,} Hz, at least {min_rate:,} needed", seconds
+        )
+    try:
+        require_practical_ratio(file_rate, rate)
+    except UserError as error:
+        raise LeftOut("wrong rate", f"{name}{error}", seconds) from error

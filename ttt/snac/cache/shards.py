@@ -1,0 +1,298 @@
+"""A cache of codes on disk: parquet shards, and the index beside them.
+
+A cache folder holds
+    shards/shard-00000.parquet ...   the truth: about 1,000 clips each (ttt.snac.cache.shard_file)
+    index.arrow, codes.bin           derived: where each clip's audio lies, and all codes together
+
+Row i of index.arrow is clip i of the cache. codes.bin holds the codes of all clips one after the
+other as int16 [sum of n_coarse, codes_per_coarse], interleaved by scale: they are a thousandth of
+the audio and are read on every window. Both files can be rebuilt from the shards at any time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ttt import retries, storage
+from ttt.column_types import reading_column_types
+from ttt.errors import UserError
+from ttt.files.walk import is_hidden, suffix_of
+from ttt.snac.cache.parquet_offsets import NO_OFFSET, value_offsets
+from ttt.snac.cache.ranged_file import open_ranged, open_seekable, read_at
+from ttt.snac.cache.shard_file import (
+    FACT_COLUMNS,
+    SAMPLE_BYTES,
+    Clip,
+    CodecIdentity,
+    ShardHeader,
+    check_columns,
+    clip_crc32,
+    code_columns,
+    facts_in,
+    in_range,
+    interleaved_codes,
+    open_shard,
+    read_shard_table,
+    shard_header,
+    shard_schema,
+    whole_file,
+    write_shard,
+)
+from ttt.snac.geometry import CodeGeometry
+
+__all__ = [
+    "Clip",
+    "CodecIdentity",
+    "build_index",
+    "codes_uri",
+    "index_uri",
+    "read_catalogue",
+    "read_shard_table",
+    "shard_names",
+    "shards_folder",
+    "verify_cache",
+    "write_shard",
+]
+
+
+class ByteSink(Protocol):
+    """Where codes are written, or what compares them."""
+
+    def write(self, content: bytes, /) -> object: ...
+
+
+def build_index(cache_uri: str | Path) -> None:
+    """Derive index.arrow and codes.bin from the shards; the same shards give the same bytes.
+
+    The old index goes first and the new one comes last, so that an index never stands beside
+    another's codes. Raises UserError for a shard that is damaged, or of another geometry or codec
+    than the first.
+    """
+    storage.delete(index_uri(cache_uri))
+    with whole_file(codes_uri(cache_uri)) as sink:
+        catalogue = read_catalogue(cache_uri, codes_sink=sink)
+    with (
+        whole_file(index_uri(cache_uri)) as sink,
+        pa.ipc.new_file(sink, catalogue.schema) as writer,
+    ):
+        writer.write_table(catalogue)
+
+
+def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) -> pa.Table:
+    """What index.arrow holds, read from the shards: one row per clip, in one chunk.
+
+    Columns: clip_id, shard (number), row (in the shard), audio_offset (bytes), n_coarse,
+    n_samples, codes_offset (coarsest tokens before this clip), and those of FACT_COLUMNS that tell
+    something of at least one clip. The metadata are a shard's and `ttt.shards`, the list of
+    [name, bytes]. With a `codes_sink` all codes are written to it and
+    the audio is located; without, audio_offset is -1, which means: read the row group.
+    """
+    header: ShardHeader | None = None
+    tables, shards = [], []
+    for number, name in enumerate(shard_names(cache_uri)):
+        uri = storage.join(shards_folder(cache_uri), name)
+        with open_shard(uri) as shard:
+            this_header = shard_header(shard.schema_arrow, uri)
+            check_columns(shard.schema_arrow, this_header, uri)
+            header = header or this_header
+            if this_header != header:
+                raise UserError(
+                    f"{uri}: its geometry or codec differs from {shards[0][0]}'s; a cache holds "
+                    "one codec's codes, so move it to a cache of its own"
+                )
+            table, codes = _shard_catalogue(
+                shard, number, this_header.geometry, uri, located=codes_sink is not None
+            )
+        if codes_sink is not None:
+            codes_sink.write(codes.astype("<i2").tobytes())
+        tables.append(table)
+        shards.append([name, storage.file_bytes(uri)])
+    assert header is not None  # shard_names raises when there is none
+    joined = pa.concat_tables(tables)
+    n_coarse = joined["n_coarse"].to_numpy().astype(np.int64)
+    table = joined.drop_columns(list(FACT_COLUMNS))
+    table = table.append_column("codes_offset", pa.array(np.cumsum(n_coarse) - n_coarse))
+    for name in FACT_COLUMNS:
+        if joined[name].null_count < len(joined):
+            table = table.append_column(name, joined[name])
+    metadata = {**(shard_schema(header).metadata or {}), b"ttt.shards": json.dumps(shards).encode()}
+    return table.combine_chunks().replace_schema_metadata(metadata)
+
+
+def shard_names(cache_uri: str | Path) -> list[str]:
+    """Names of a cache's shards in order. Raises UserError when there is none, or no cache."""
+    folder = shards_folder(cache_uri)
+    names = [name for name in storage.list_names(folder) if suffix_of(name) == ".parquet"]
+    names = [name for name in names if not is_hidden(name)]
+    if not names and not storage.exists(cache_uri):
+        raise UserError(f"{cache_uri}: no such cache; write it with ray_jobs.cache_codes")
+    if not names:
+        raise UserError(f"{folder}: holds no .parquet shard; write them with ray_jobs.cache_codes")
+    return names
+
+
+def shards_folder(cache_uri: str | Path) -> str:
+    """Where a cache's shards are."""
+    return storage.join(cache_uri, "shards")
+
+
+def index_uri(cache_uri: str | Path) -> str:
+    """Where a cache's index is."""
+    return storage.join(cache_uri, "index.arrow")
+
+
+def codes_uri(cache_uri: str | Path) -> str:
+    """Where a cache's codes are, all together."""
+    return storage.join(cache_uri, "codes.bin")
+
+
+def verify_cache(cache_uri: str | Path) -> list[str]:
+    """Read a whole cache and say in one sentence each what is broken; empty when nothing is.
+
+    Checks every shard's readability, columns, geometry, lengths, code range and checksums, clip
+    ids that occur twice; when the shards are sound, the index and codes.bin against them.
+    """
+    try:
+        names = shard_names(cache_uri)
+    except retries.StorageUnavailable:
+        raise
+    except UserError as error:
+        return [str(error)]
+    problems: list[str] = []
+    first: ShardHeader | None = None
+    shard_of: dict[str, str] = {}
+    for name in names:
+        uri = storage.join(shards_folder(cache_uri), name)
+        try:
+            with open_shard(uri) as shard:
+                header = shard_header(shard.schema_arrow, uri)
+                check_columns(shard.schema_arrow, header, uri)
+                first = first or header
+                if header != first:
+                    problems.append(f"{uri}: geometry or codec differs from {names[0]}'s")
+                for group in range(shard.num_row_groups):
+                    table = shard.read_row_group(group)
+                    broken = _broken_clips(table, header, name, shard_of)
+                    problems += [f"{uri}: {sentence}" for sentence in broken]
+        except retries.StorageUnavailable:
+            raise
+        except UserError as error:
+            problems.append(str(error))
+    return problems or _broken_index(cache_uri)
+
+
+def _shard_catalogue(
+    shard: pq.ParquetFile, number: int, geometry: CodeGeometry, uri: str, *, located: bool
+) -> tuple[pa.Table, np.ndarray]:
+    """A shard's part of the catalogue, and its codes interleaved (none when not `located`)."""
+    columns = ["clip_id", "n_coarse", "n_samples", *facts_in(shard.schema_arrow)]
+    table = shard.read([*columns, *code_columns(geometry)] if located else columns)
+    n_coarse = table["n_coarse"].to_numpy().astype(np.int64)
+    offsets = np.full(len(n_coarse), NO_OFFSET, np.int64)
+    codes = np.empty((0, geometry.codes_per_coarse), np.int16)
+    if located:
+        try:
+            codes = interleaved_codes(table, geometry)
+        except ValueError as error:
+            raise UserError(f"{uri}: {error}") from error
+        audio_bytes = geometry.samples_48k(n_coarse) * SAMPLE_BYTES
+        file = open_ranged(uri)
+        # Over a network one request per clip is too slow; the reader checks each anyway.
+        offsets = value_offsets(
+            shard.metadata,
+            "audio",
+            audio_bytes,
+            read_at=lambda offset, count: read_at(file, offset, count),
+            check_every=1 if storage.is_local(uri) else 64,
+        )
+    catalogue = pa.table(
+        {
+            "clip_id": table["clip_id"],
+            "shard": pa.array(np.full(len(n_coarse), number, np.int32)),
+            "row": pa.array(np.arange(len(n_coarse), dtype=np.int32)),
+            "audio_offset": pa.array(offsets),
+            "n_coarse": table["n_coarse"],
+            "n_samples": table["n_samples"],
+            **{
+                name: table[name] if name in table.schema.names else pa.nulls(len(table), kind)
+                for name, kind in FACT_COLUMNS.items()
+            },
+        }
+    )
+    return catalogue, codes
+
+
+def _broken_clips(
+    table: pa.Table, header: ShardHeader, shard: str, shard_of: dict[str, str]
+) -> Iterator[str]:
+    """What is broken in a row group; notes each clip id in `shard_of`."""
+    geometry = header.geometry
+    try:
+        codes = interleaved_codes(table, geometry)
+    except ValueError as error:
+        yield str(error)
+        return
+    end = 0
+    for row in range(len(table)):
+        clip_id, n_coarse, n_samples, audio, crc32 = (
+            table[name][row] for name in ("clip_id", "n_coarse", "n_samples", "audio", "crc32")
+        )
+        clip_id, n_coarse, n_samples = clip_id.as_py(), n_coarse.as_py(), n_samples.as_py()
+        clip_codes = codes[end : end + n_coarse]
+        end += n_coarse
+        samples_48k = geometry.samples_48k(n_coarse)
+        audio = audio.as_buffer()
+        if clip_codes.size and not in_range(clip_codes, geometry):
+            yield f"clip {clip_id}: a code is outside 0 to {geometry.codebook_size - 1}"
+        if audio.size != samples_48k * SAMPLE_BYTES or not 0 < n_samples <= samples_48k:
+            yield (
+                f"clip {clip_id}: {audio.size} bytes of audio and n_samples {n_samples}, "
+                f"but its {n_coarse} coarsest codes last {samples_48k} samples"
+            )
+        if clip_crc32(clip_codes, memoryview(audio)) != crc32.as_py():
+            yield f"clip {clip_id}: checksum differs, its codes or audio were changed"
+        if clip_id in shard_of:
+            yield f"clip {clip_id}: the same id is in {shard_of[clip_id]}"
+        shard_of[clip_id] = shard
+
+
+def _broken_index(cache_uri: str | Path) -> list[str]:
+    """What of the index and codes.bin differs from what the (sound) shards give."""
+    index, codes = index_uri(cache_uri), codes_uri(cache_uri)
+    missing = [uri for uri in (index, codes) if not storage.exists(uri)]
+    if missing:
+        return [f"{uri}: missing; build the index" for uri in missing]
+    problems = []
+    with open_seekable(codes) as stream:
+        comparison = _Comparison(stream)
+        catalogue = read_catalogue(cache_uri, comparison)
+        if not comparison.equal or stream.read(1):
+            problems.append(f"{codes}: differs from the codes in the shards; build the index")
+    try:
+        content = pa.py_buffer(storage.read_bytes(index))
+        with reading_column_types(), pa.ipc.open_file(content) as reader:
+            same = reader.read_all().equals(catalogue, check_metadata=True)
+    except pa.ArrowException:
+        same = False
+    if not same:
+        problems.append(f"{index}: differs from what the shards hold; build the index")
+    return problems
+
+
+class _Comparison:
+    """A sink that compares what is written with what a stream holds."""
+
+    def __init__(self, stream: io.RawIOBase | pa.NativeFile) -> None:
+        self.equal = True
+        self._stream = stream
+
+    def write(self, content: bytes) -> None:
+        self.equal = self._stream.read(len(content)) == content and self.equal

@@ -1,0 +1,158 @@
+"""Folders of audio as inputs of a cache, and how one input becomes a clip.
+
+Folder: one recording of at least 44.1 kHz per clip; its 48 kHz version is the target and the
+24 kHz version of that is encoded. Pair: one folder is encoded, another holds the restored
+48 kHz targets, matched by path without suffix.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+
+from ttt import storage
+from ttt.audio import resample, to_int16
+from ttt.errors import UserError
+from ttt.files.walk import find_files
+from ttt.snac.cache.align import AlignConfig, align_pair
+from ttt.snac.cache.inputs import (
+    MIN_TARGET_RATE,
+    ClipInput,
+    PreparedClip,
+    QualityConfig,
+    load_mono,
+    saturation_notes,
+)
+from ttt.snac.geometry import TARGET_RATE, CodeGeometry
+
+# fmt: off
+AUDIO_SUFFIXES = frozenset({
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
+    ".caf", ".w64", ".rf64", ".wv", ".sph", ".nist", ".voc", ".m4a", ".aac", ".mp4", ".wma",
+    ".ape", ".webm",
+})
+# fmt: on
+"""Files with these suffixes are inputs; those that libsndfile cannot read end in the manifest."""
+
+NOTABLE_GAIN_DB = 1.0
+"""A gain correction beyond this is noted in the manifest and counted in the summary."""
+
+
+def list_folder(folder: str) -> list[ClipInput]:
+    """Every audio file below `folder`, sorted by path, which is the clip id.
+
+    What `ttt.files.walk` finds a problem with is an input with that problem. Raises UserError when
+    the folder is missing or holds no audio file.
+    """
+    return [
+        ClipInput(clip_id=path, source=os.path.join(folder, path), **_problem(note))
+        for path, note in _audio_files(folder).items()
+    ]
+
+
+def list_pairs(source_folder: str, target_folder: str) -> list[ClipInput]:
+    """Every file of both folders, joined where the paths without suffix agree.
+
+    Files without a partner, and paths that occur with two suffixes, are inputs with a problem, as
+    in `list_folder`. Sorted by path; a clip's id is its source's path. Raises UserError as
+    `list_folder` does.
+    """
+    sources, targets = _audio_files(source_folder), _audio_files(target_folder)
+    target_of = {_stem(path): path for path in targets}
+    n_sources, n_targets = Counter(map(_stem, sources)), Counter(map(_stem, targets))
+    inputs = []
+    for path, problem in sources.items():
+        stem, source = _stem(path), os.path.join(source_folder, path)
+        if problem is not None:
+            clip = ClipInput(clip_id=path, source=source, **_problem(f"source: {problem}"))
+        elif n_sources[stem] > 1 or n_targets[stem] > 1:
+            note = f"{n_sources[stem]} sources and {n_targets[stem]} targets are named {stem}"
+            clip = ClipInput(clip_id=path, source=source, problem="duplicate", problem_note=note)
+        elif stem not in target_of:
+            note = f"no {stem}.* in the target folder"
+            clip = ClipInput(clip_id=path, source=source, problem="no partner", problem_note=note)
+        else:
+            target = os.path.join(target_folder, target_of[stem])
+            problem = targets[target_of[stem]]
+            note = None if problem is None else f"target: {problem}"
+            clip = ClipInput(clip_id=path, source=source, target=target, **_problem(note))
+        inputs.append(clip)
+    for path in targets:
+        if _stem(path) not in n_sources:
+            note = f"no {_stem(path)}.* in the source folder"
+            target = os.path.join(target_folder, path)
+            inputs.append(
+                ClipInput(clip_id=path, target=target, problem="no partner", problem_note=note)
+            )
+    return sorted(inputs, key=lambda clip: clip.clip_id)
+
+
+def prepare_recording(
+    clip: ClipInput, geometry: CodeGeometry, quality: QualityConfig
+) -> PreparedClip:
+    """A recording as its 48 kHz target and the version at the codec's rate. Raises LeftOut."""
+    target, notes = load_mono(clip.source, TARGET_RATE, MIN_TARGET_RATE, quality)
+    source = resample(torch.from_numpy(target), TARGET_RATE, geometry.sample_rate, sharp=True)
+    return PreparedClip(
+        clip_id=clip.clip_id,
+        source=source.numpy(),
+        audio=to_int16(target),
+        notes=(*notes, *saturation_notes(target)),
+    )
+
+
+def prepare_pair(
+    clip: ClipInput, geometry: CodeGeometry, quality: QualityConfig, align: AlignConfig
+) -> PreparedClip:
+    """A source and its restored target, with lag and gain corrected. Raises LeftOut."""
+    rate = geometry.sample_rate
+    source, source_notes = load_mono(clip.source, rate, rate, quality, "source: ")
+    target, target_notes = load_mono(clip.target, TARGET_RATE, MIN_TARGET_RATE, quality, "target: ")
+    pair = align_pair(source, target, geometry, align)
+    seconds = len(pair.target) / TARGET_RATE
+    quality.check_length(seconds)
+    quality.check_level(pair.target, seconds, "target after its gain: ")
+    notes = [*source_notes, *target_notes]
+    if abs(pair.gain_db) >= NOTABLE_GAIN_DB:
+        notes.append(f"target: gain {pair.gain_db:+.2f} dB applied")
+    return PreparedClip(
+        clip_id=clip.clip_id,
+        source=pair.source,
+        audio=to_int16(pair.target),
+        gain_db=pair.gain_db,
+        lag_samples=pair.lag_samples,
+        notes=(*notes, *saturation_notes(pair.target)),
+    )
+
+
+def _audio_files(folder: str) -> dict[str, str | None]:
+    """Path below `folder` -> why it cannot be read, or None; sorted by path.
+
+    A cache's shards are cut in this order, so it stays what it was for caches made before.
+    """
+    if not storage.is_local(folder):
+        raise UserError(f"{folder}: input folders must be local paths; mount or copy it first")
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: no such folder; give the folder that holds the audio")
+    found = {each.path: each.problem for each in find_files(folder, AUDIO_SUFFIXES)}
+    if not found:
+        raise UserError(
+            f"{folder}: holds no audio file, at any depth; files count as audio by their suffix "
+            "(.wav, .flac, .ogg, .opus, .mp3, .aiff, ...)"
+        )
+    return dict(sorted(found.items()))
+
+
+def _problem(note: str | None) -> dict[str, Any]:
+    """The fields of an input that cannot be read; none where nothing is wrong."""
+    return {} if note is None else {"problem": "unreadable", "problem_note": note}
+
+
+def _stem(path: str) -> str:
+    """By which a source and its target know each other, whoever wrote the accents of the name."""
+    return unicodedata.normalize("NFC", PurePosixPath(path).with_suffix("").as_posix())

@@ -1,0 +1,277 @@
+"""One shard of a cache from its inputs, and the records that account for every input.
+
+A shard leaves two files: shards/shard-00000.parquet with its clips (none when no input was good)
+and, written after it, shards/shard-00000.jsonl with one line per input. The .jsonl is the commit
+point: a shard is finished when its .jsonl is there and the .parquet holds the clips it counts.
+Both are pure functions of the inputs, so a shard done again has the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt import retries, storage
+from ttt.device_errors import raise_if_lost
+from ttt.errors import UserError
+from ttt.snac.cache.encode import ClipEncoder, Codes
+from ttt.snac.cache.facts import BandwidthHours
+from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip
+from ttt.snac.cache.shard_file import open_shard, whole_file
+from ttt.snac.cache.shards import Clip, CodecIdentity, read_catalogue, shards_folder, write_shard
+from ttt.snac.cache.sources import NOTABLE_GAIN_DB
+from ttt.snac.geometry import TARGET_RATE
+
+Prepare = Callable[[ClipInput], PreparedClip]
+"""Makes an input ready, or raises LeftOut."""
+
+
+def cache_shard(
+    cache_uri: str | Path,
+    number: int,
+    inputs: Sequence[ClipInput],
+    prepare: Prepare,
+    encoder: ClipEncoder,
+    codec: CodecIdentity,
+    read_threads: int = 1,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Prepare, encode and write shard `number`; returns its lines of the manifest.
+
+    Files are read in `read_threads` threads while the encoder works; `on_batch` hears how many
+    clips each of its batches had. What goes wrong with one
+    input is that input's line; an encoder that fails, or a disk that is full, raises.
+    """
+    outcomes: list[PreparedClip | LeftOut] = []
+
+    def sources() -> Iterator[Any]:
+        for outcome in _in_order(inputs, prepare, read_threads):
+            if isinstance(outcome, PreparedClip) and outcome.source is not None:
+                yield outcome.source
+                outcome = replace(outcome, source=None)
+            outcomes.append(outcome)
+
+    encoded = iter(encoder.encode(sources(), on_batch))
+    clips = [
+        _clip(outcome, outcome.codes or next(encoded))
+        for outcome in outcomes
+        if isinstance(outcome, PreparedClip)
+    ]
+    if clips:
+        write_shard(shard_uri(cache_uri, number), clips, encoder.geometry, codec)
+    else:
+        storage.delete(shard_uri(cache_uri, number))
+    lines = [_line(clip, outcome, number) for clip, outcome in zip(inputs, outcomes, strict=True)]
+    storage.write_bytes(part_uri(cache_uri, number), "".join(map(_text, lines)).encode())
+    return lines
+
+
+def is_finished(cache_uri: str | Path, number: int, inputs: Sequence[ClipInput]) -> bool:
+    """Whether a shard's two files are there and agree with each other and with `inputs`.
+
+    Raises UserError where the files of an input have another size than when the shard was made.
+    """
+    if not storage.exists(part_uri(cache_uri, number)):
+        return False
+    lines = read_part(cache_uri, number)
+    n_clips = sum(line["status"] == "cached" for line in lines)
+    if len(lines) != len(inputs):
+        return False
+    for clip, line in zip(inputs, lines, strict=True):
+        _refuse_replaced(clip, line, part_uri(cache_uri, number))
+    if n_clips == 0:
+        return True
+    try:
+        with open_shard(shard_uri(cache_uri, number)) as shard:
+            return shard.metadata.num_rows == n_clips
+    except retries.StorageUnavailable:
+        raise
+    except UserError:
+        return False
+
+
+def read_part(cache_uri: str | Path, number: int) -> list[dict[str, Any]]:
+    """The lines of the manifest that a shard wrote."""
+    return [
+        json.loads(line) for line in storage.read_bytes(part_uri(cache_uri, number)).splitlines()
+    ]
+
+
+def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
+    """Join the shards' lines to manifest.jsonl, in input order, and count them.
+
+    Returns inputs, cached, left_out, left_out_by_reason, hours, hours_left_out (of those whose
+    length is known), bandwidth (hours by how far up they reach), speakers (null when none is known)
+    and, where targets were aligned, the lags and gains that were found.
+    """
+    counts: Counter[str] = Counter()
+    seconds_cached, seconds_left_out = 0.0, 0.0
+    gains: list[float] = []
+    lags: list[int] = []
+    speakers: set[str | None] = set()
+    samples, bandwidths = array("d"), array("d")
+    with whole_file(storage.join(cache_uri, "manifest.jsonl")) as sink:
+        for number in range(n_shards):
+            lines = read_part(cache_uri, number)
+            sink.write("".join(map(_text, lines)).encode())
+            for line in lines:
+                if line["status"] == "cached":
+                    counts["cached"] += 1
+                    seconds_cached += line["seconds"]
+                    speakers.add(line.get("speaker"))
+                    samples.append(line["seconds"] * TARGET_RATE)
+                    bandwidths.append(line.get("bandwidth_hz") or math.nan)
+                    if line["lag_samples"] is not None:
+                        gains.append(line["gain_db"])
+                        lags.append(line["lag_samples"])
+                else:
+                    counts[line["reason"]] += 1
+                    seconds_left_out += line["seconds"] or 0.0
+    n_cached = counts.pop("cached", 0)
+    left_out = sum(counts.values())
+    hours = BandwidthHours.of(np.array(samples), np.array(bandwidths))
+    return {
+        "inputs": n_cached + left_out,
+        "cached": n_cached,
+        "left_out": left_out,
+        "left_out_by_reason": dict(sorted(counts.items())),
+        "hours": seconds_cached / 3600,
+        "hours_left_out": seconds_left_out / 3600,
+        "bandwidth": {
+            "share_reaching_16_khz": hours.share_reaching_16_khz,
+            "hours": asdict(hours),
+        },
+        "speakers": len(speakers - {None}) or None,
+        "alignment": _alignment(gains, lags),
+    }
+
+
+def check_manifest(cache_uri: str | Path) -> list[str]:
+    """Sentences on where manifest.jsonl and the shards of a finished cache disagree."""
+    uri = storage.join(cache_uri, "manifest.jsonl")
+    if not storage.exists(uri):
+        return [f"{uri}: missing, the job has not finished; run it again"]
+    lines = (json.loads(line) for line in storage.read_bytes(uri).splitlines())
+    listed = {line["clip_id"] for line in lines if line["status"] == "cached"}
+    stored = set(read_catalogue(cache_uri)["clip_id"].to_pylist())
+    problems = [f"{uri}: clip {clip_id} is in no shard" for clip_id in sorted(listed - stored)]
+    return problems + [
+        f"{uri}: clip {clip_id} of the shards is not listed" for clip_id in sorted(stored - listed)
+    ]
+
+
+def shard_uri(cache_uri: str | Path, number: int) -> str:
+    """Where the clips of a shard are."""
+    return storage.join(shards_folder(cache_uri), f"shard-{number:05d}.parquet")
+
+
+def part_uri(cache_uri: str | Path, number: int) -> str:
+    """Where a shard's lines of the manifest are."""
+    return storage.join(shards_folder(cache_uri), f"shard-{number:05d}.jsonl")
+
+
+def _in_order(
+    inputs: Sequence[ClipInput], prepare: Prepare, threads: int
+) -> Iterator[PreparedClip | LeftOut]:
+    """Outcomes in input order, a few of them made ahead in threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[PreparedClip | LeftOut]] = deque()
+        for clip in inputs:
+            ahead.append(pool.submit(_outcome, clip, prepare))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _outcome(clip: ClipInput, prepare: Prepare) -> PreparedClip | LeftOut:
+    try:
+        if clip.problem is not None:
+            raise LeftOut(clip.problem, clip.problem_note)
+        return prepare(clip)
+    except LeftOut as left_out:
+        return left_out
+    except Exception as error:
+        raise_if_lost(error)
+        # One odd file must not cost its shard; it is recorded and counted like every other.
+        return LeftOut("failed", f"{type(error).__name__}: {error}")
+
+
+def _clip(prepared: PreparedClip, codes: Codes) -> Clip:
+    return Clip(
+        clip_id=prepared.clip_id,
+        codes=codes,
+        audio=prepared.audio,
+        n_samples=len(prepared.audio),
+        gain_db=prepared.gain_db or 0.0,
+        lag_samples=prepared.lag_samples or 0,
+        **({} if prepared.facts is None else asdict(prepared.facts)),
+    )
+
+
+def _refuse_replaced(clip: ClipInput, line: dict[str, Any], part: str) -> None:
+    before = line.get("file_bytes")
+    if before is not None and clip.file_bytes != before:
+        now = "is missing" if clip.file_bytes is None else f"has {clip.file_bytes:,} bytes"
+        raise UserError(
+            f"{clip.target or clip.source}: {now} and had {before:,} when {part} was written; "
+            f"bring the old audio back, choose another output, or delete {part} to have its "
+            f"{storage.name(part).removesuffix('.jsonl')} cached again"
+        )
+
+
+def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict[str, Any]:
+    line: dict[str, Any] = {"clip_id": clip.clip_id}
+    size = {} if clip.file_bytes is None else {"file_bytes": clip.file_bytes}
+    if isinstance(outcome, LeftOut):
+        return {
+            **line,
+            "status": "left_out",
+            "reason": outcome.reason,
+            "note": outcome.note,
+            "shard": None,
+            "seconds": outcome.seconds,
+            **size,
+        }
+    return {
+        **line,
+        "status": "cached",
+        "reason": None,
+        "note": "; ".join(outcome.notes) or None,
+        "shard": number,
+        "seconds": len(outcome.audio) / TARGET_RATE,
+        "gain_db": outcome.gain_db,
+        "lag_samples": outcome.lag_samples,
+        **({} if outcome.facts is None else asdict(outcome.facts)),
+        **size,
+    }
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _alignment(gains_db: list[float], lags: list[int]) -> dict[str, Any] | None:
+    if not gains_db:
+        return None
+    return {
+        "clips": len(gains_db),
+        "gain_db": _spread(gains_db),
+        "lag_samples": _spread(lags),
+        "clips_with_gain_beyond_1_db": sum(abs(gain) >= NOTABLE_GAIN_DB for gain in gains_db),
+        "clips_with_lag": sum(lag != 0 for lag in lags),
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}

@@ -1,0 +1,1 @@
+"""What the evaluator and its verdict are made of: systems, tricks, units, comparisons, words."""

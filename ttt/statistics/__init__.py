@@ -1,0 +1,1 @@
+"""Intervals for few units: means, ratios, shares and their distributions."""
