@@ -172,14 +172,15 @@ def _node_lines(config: Config, indent: int) -> list[str]:
     return lines
 
 
-def field_sentences(config_class: type[Config]) -> dict[str, str]:
+@functools.cache
+def field_sentences(config_class: type[Config]) -> Mapping[str, str]:
     """Field -> the sentence below it, also of fields that the class takes from its base."""
     sentences: dict[str, str] = {}
     # pydantic reads the sentences of a class alone, not those of its base.
     for kind in reversed(config_class.__mro__):
         if not (issubclass(kind, Config) and dataclasses.is_dataclass(kind)):
             continue
-        schema = TypeAdapter(kind).json_schema()
+        schema = _adapter(kind).json_schema()
         for name, field in schema.get("properties", {}).items():
             # pydantic drops a field's sentence that is the same as that of the field's class.
             referred = schema.get("$defs", {}).get(field.get("$ref", "").rpartition("/")[2], {})
