@@ -27,9 +27,10 @@ import torch
 
 from ray_jobs import cache_codes
 from ttt import records
-from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.cache.inputs import QualityConfig
 from ttt.snac.cache.sources import list_folder, prepare_recording
+from ttt.snac.config import EncodeConfig
 from ttt.snac.load import load_codec
 from ttt.synthetic.voice import write_corpus
 

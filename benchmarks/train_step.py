@@ -28,18 +28,18 @@ import numpy as np
 import torch
 
 from ray_jobs.runtime.connection import ray_session
-from ttt.checkpoint import CheckpointConfig
 from ttt.snac.cache.shards import Clip, CodecIdentity, build_index, write_shard
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
+from ttt.snac.train.config import LossConfig
 from ttt.snac.train.curriculum import Epoch
 from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
-from ttt.snac.train.losses import LossConfig
 from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.snac.train.windows import BatchId, WindowShape
 from ttt.statistics.intervals import clustered_ratio_interval
+from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import LoopSettings, train
 from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ray_jobs.decoder.cache.encoder import CacheConfig, Shard, ShardEncoder
+from ray_jobs.decoder.cache.encoder import Shard, ShardEncoder
 from ray_jobs.decoder.cache.plan import (
     CachePlan,
     claim_output,
@@ -27,6 +27,7 @@ from ray_jobs.decoder.cache.plan import (
     make_plan,
     pending_shards,
 )
+from ray_jobs.decoder.cache_config import CacheConfig
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Action, Invocation, run
 from ray_jobs.runtime.items import Session, WorkerDied, worker_session

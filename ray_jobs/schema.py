@@ -19,7 +19,7 @@ from ray_jobs.config.load import BASE_KEY, field_sentences
 from ttt.config import Config
 
 JOB_CONFIGS = {
-    "cache_codes": "ray_jobs.decoder.cache.encoder:CacheConfig",
+    "cache_codes": "ray_jobs.decoder.cache_config:CacheConfig",
     "train_decoder": "ray_jobs.decoder.train_config:TrainConfig",
     "tune_decoder": "ray_jobs.sweep.config:TuneConfig",
     "evaluate_decoder": "ray_jobs.decoder.evaluate_config:EvaluateConfig",

@@ -23,18 +23,18 @@ import torch
 
 from tests.conftest import build_nano_snac
 from tests.nano_cache import write_nano_cache
-from ttt.checkpoint import CheckpointConfig
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, tiny_lm
 from ttt.snac.cache.index import open_cache
 from ttt.snac.model import Decoder48k
+from ttt.snac.train.config import LossConfig
 from ttt.snac.train.curriculum import CurriculumConfig, StageConfig, plan_epochs
 from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
-from ttt.snac.train.losses import LossConfig
 from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.validation import ValidationSet
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
+from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import LoopSettings, train
 from ttt.training.ranks import SingleProcess

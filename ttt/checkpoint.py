@@ -31,30 +31,7 @@ import torch
 from torch import Tensor
 
 from ttt import records, storage
-from ttt.config import Config
 from ttt.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig(Config):
-    """When checkpoints are written and which of them are kept."""
-
-    every_steps: int | None = 1000
-    """Write one after every so many steps; null writes none by count."""
-    every_minutes: float | None = 30.0
-    """Write one after so many minutes of the first worker's clock; null writes none by clock."""
-    keep_last: int = 3
-    """How many of the newest are kept; the best one is always kept besides."""
-    keep_epoch_ends: bool = False
-    """Keep the checkpoint at the end of every epoch for good."""
-
-    def __post_init__(self) -> None:
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ValueError(f"every_steps must be at least 1 or null, got {self.every_steps}")
-        if self.every_minutes is not None and self.every_minutes <= 0:
-            raise ValueError(f"every_minutes must be above 0 or null, got {self.every_minutes}")
-        if self.keep_last < 1:
-            raise ValueError(f"keep_last must be at least 1, got {self.keep_last}")
 
 
 @dataclass(frozen=True)
@@ -157,15 +134,15 @@ def best(run: str) -> str | None:
     return folder if folder is not None and _marker(folder) is not None else None
 
 
-def prune(run: str, config: CheckpointConfig) -> None:
-    """Delete what `config` does not keep: never the best, never the newest."""
+def prune(run: str, *, keep_last: int, keep_epoch_ends: bool) -> None:
+    """Delete all but the best, the newest `keep_last` and, if wanted, the ends of epochs."""
     steps = complete_steps(run)
-    kept = {*steps[-config.keep_last :], _best_step(run)}
+    kept = {*steps[-keep_last:], _best_step(run)}
     for step in steps:
         folder = _folder(run, step)
         marker = _marker(folder)
         epoch_end = marker is not None and marker["epoch_end"]
-        if step not in kept and not (config.keep_epoch_ends and epoch_end):
+        if step not in kept and not (keep_epoch_ends and epoch_end):
             _delete(folder)
 
 

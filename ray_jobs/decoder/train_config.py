@@ -9,13 +9,12 @@ from typing import ClassVar
 from ray_jobs.config.former_keys import Alias
 from ray_jobs.config.workers import FORMER_KEYS, WorkersConfig
 from ttt import uris
-from ttt.checkpoint import CheckpointConfig
 from ttt.config import Config
-from ttt.snac.heads import Init
+from ttt.snac.config import Init
+from ttt.snac.train.config import LossConfig, Precision
 from ttt.snac.train.curriculum import CurriculumConfig
-from ttt.snac.train.losses import LossConfig
 from ttt.snac.train.optim import OptimConfig
-from ttt.snac.train.step import Precision
+from ttt.training.config import CheckpointConfig
 
 
 @dataclass(frozen=True, kw_only=True)

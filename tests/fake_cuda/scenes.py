@@ -27,10 +27,11 @@ from ttt.moshi import Evaluation, codes, insert_ttt, tiny_lm
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
 from ttt.moshi.streaming import heads
-from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.encode import ClipEncoder
+from ttt.snac.config import EncodeConfig
 from ttt.snac.decode import decode_pieces
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.train.losses import LossConfig
+from ttt.snac.train.config import LossConfig
 from ttt.snac.train.step import accumulate_gradients
 from ttt.snac.train.validation import validate
 from ttt.snac.train.window_reader import MicroBatch

@@ -12,11 +12,12 @@ from snac import SNAC
 
 from ray_jobs import train_decoder
 from tests.ray_jobs.nano_training import ON_RAY, ROOT, World, command, write_world
-from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.cache.inputs import ClipInput, QualityConfig
 from ttt.snac.cache.shard_file import Clip, CodecIdentity, write_shard
 from ttt.snac.cache.shards import build_index
 from ttt.snac.cache.sources import prepare_recording
+from ttt.snac.config import EncodeConfig
 from ttt.snac.export import snac_config
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k

@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from ray_jobs import cache_codes
-from ray_jobs.decoder.cache.encoder import CacheConfig, EncodersConfig, InputConfig
+from ray_jobs.decoder.cache_config import CacheConfig, EncodersConfig, InputConfig
 from ray_jobs.runtime import run_folder
 from tests.object_store import ObjectStore
 from tests.ray_jobs.worker_processes import killing, worker_pids

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ttt import checkpoint
-from ttt.checkpoint import CheckpointConfig, Snapshot
+from ttt.checkpoint import Snapshot
 from ttt.errors import UserError
 
 
@@ -79,12 +79,11 @@ def test_half_written_folders_do_not_count_and_are_removed(tmp_path: Path, schem
 def test_retention_keeps_the_newest_the_best_and_epoch_ends(tmp_path: Path) -> None:
     run = str(tmp_path)
     for keep_epoch_ends, kept in ((True, [2, 3, 4, 8, 9]), (False, [3, 8, 9])):
-        config = CheckpointConfig(keep_last=2, keep_epoch_ends=keep_epoch_ends)
         for step in range(1, 10):
             checkpoint.save(run, snapshot(step, epoch_end=step in (2, 4)))
             if step == 3:
                 checkpoint.mark_best(run, 3, 0.5)
-            checkpoint.prune(run, config)
+            checkpoint.prune(run, keep_last=2, keep_epoch_ends=keep_epoch_ends)
         assert checkpoint.complete_steps(run) == kept
     best = checkpoint.best(run)
     assert best is not None

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.finite import refuse_nonfinite_weights
+from ttt.snac.config import Init
 from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.heads import Init
 
 if TYPE_CHECKING:
     from ttt.snac.model import Decoder48k

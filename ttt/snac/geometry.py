@@ -26,6 +26,9 @@ TARGET_RATE = 48_000
 TokenRule = Literal["floor_total", "floor_per_second"]
 Count = TypeVar("Count", int, np.ndarray)
 
+Codes = tuple[np.ndarray, ...]
+"""int16 codes of one clip by scale, coarsest first: lengths n * tokens_per_coarse[k]."""
+
 
 @dataclass(frozen=True)
 class CodeGeometry:

@@ -16,18 +16,18 @@ y24 [B, 1, T24] the untouched 24 kHz output; it returns y48 [B, 1, 2 * T24].
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 from snac.layers import DecoderBlock, ResidualUnit, Snake1d, WNConv1d, WNConvTranspose1d
 from torch import Tensor, nn
 
 from ttt.audio import resample
+from ttt.snac.config import Init
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.receptive_field import Reach
 
 _M = TypeVar("_M", bound=nn.Module)
-Init = Literal["interp", "noble", "average", "random"]
 _BASE_RATE = TARGET_RATE // 2
 
 

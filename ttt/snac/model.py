@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from ttt.errors import UserError
 from ttt.snac import export
+from ttt.snac.config import Init
 from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
-from ttt.snac.heads import Head, Init, build_head, full_precision
+from ttt.snac.heads import Head, build_head, full_precision
 from ttt.snac.load import weights_sha256
 from ttt.snac.receptive_field import Reach
 

@@ -17,9 +17,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from ttt import checkpoint
-from ttt.checkpoint import CheckpointConfig
 from ttt.checkpoint import require_same_plan as refuse_another_plan
 from ttt.errors import UserError
+from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.ranks import Communicator, require_equal, sum_gradients
 from ttt.training.schedules import EpochPlan
@@ -245,7 +245,10 @@ class _Saver:
                 folder = checkpoint.save(run, snapshot)
                 if state.best_step == state.step and state.best_value is not None:
                     checkpoint.mark_best(run, state.step, state.best_value)
-                checkpoint.prune(run, self._settings.checkpoint)
+                kept = self._settings.checkpoint
+                checkpoint.prune(
+                    run, keep_last=kept.keep_last, keep_epoch_ends=kept.keep_epoch_ends
+                )
             except UserError as error:
                 failure = str(error)
         failure = self._group.from_first(failure)

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ray_jobs.config.load import dump_yaml
-from ray_jobs.decoder.cache.encoder import INPUT_FOLDERS, CacheConfig
+from ray_jobs.decoder.cache_config import INPUT_FOLDERS, CacheConfig
 from ttt import records, storage
 from ttt.audio import read_header
 from ttt.errors import UserError

@@ -12,7 +12,7 @@ from snac import SNAC
 
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip, QualityConfig
 from ttt.snac.cache.shards import CodecIdentity, build_index, read_shard_table, verify_cache
 from ttt.snac.cache.sources import list_folder, prepare_recording
@@ -25,6 +25,7 @@ from ttt.snac.cache.write_shard import (
     read_part,
     shard_uri,
 )
+from ttt.snac.config import EncodeConfig
 from ttt.snac.geometry import CodeGeometry
 
 CODEC = CodecIdentity("nano", "0" * 64)

@@ -8,9 +8,9 @@ import soundfile
 
 from ttt.audio import from_int16
 from ttt.errors import UserError
-from ttt.snac.cache.align import AlignConfig
 from ttt.snac.cache.inputs import ClipInput, LeftOut, QualityConfig
 from ttt.snac.cache.sources import list_folder, list_pairs, prepare_pair, prepare_recording
+from ttt.snac.config import AlignConfig
 from ttt.snac.geometry import CodeGeometry
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")

@@ -5,7 +5,8 @@ import pytest
 import torch
 from snac import SNAC
 
-from ttt.snac.cache.encode import ClipEncoder, EncodeConfig, encoder_reach_samples
+from ttt.snac.cache.encode import ClipEncoder, encoder_reach_samples
+from ttt.snac.config import EncodeConfig
 from ttt.snac.geometry import CodeGeometry
 
 

@@ -19,7 +19,8 @@ import torchaudio.functional
 from torch import Tensor
 
 from ttt.audio import resample
-from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.encode import ClipEncoder
+from ttt.snac.config import EncodeConfig
 from ttt.snac.evaluate import EvaluationClip, Evaluator
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.metrics import all_metrics

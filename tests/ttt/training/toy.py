@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.two_ranks import Killed, be_a_rank, run_two_ranks
-from ttt.checkpoint import CheckpointConfig
+from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import LoopSettings, train
 from ttt.training.optim import Update

@@ -7,7 +7,6 @@ shifted target nearest to the source. Both are corrected on the target and recor
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -15,27 +14,9 @@ import numpy as np
 import torch
 
 from ttt.audio import resample
-from ttt.config import Config
 from ttt.snac.cache.inputs import LeftOut
+from ttt.snac.config import AlignConfig
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AlignConfig(Config):
-    """How a restored target is aligned with the source that is encoded."""
-
-    max_lag_seconds: float = 0.5
-    """The target may be early or late by at most this; beyond, the clip is left out."""
-    min_correlation: float = 0.3
-    """Clips whose correlation (0 to 1) peaks below this are left out: "lag not found"."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_lag_seconds <= 10:
-            raise ValueError(
-                f"max_lag_seconds must be above 0 and at most 10, got {self.max_lag_seconds}"
-            )
-        if not 0 < self.min_correlation < 1:
-            raise ValueError(f"min_correlation must be between 0 and 1, got {self.min_correlation}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,33 +9,14 @@ gives the same codes with bounded memory.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from snac import SNAC
 
-from ttt.config import Config
-from ttt.snac.geometry import CodeGeometry
-
-Codes = tuple[np.ndarray, ...]
-"""int16 codes of one clip by scale, coarsest first: lengths n * tokens_per_coarse[k]."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodeConfig(Config):
-    """How much audio the encoder takes at once; it bounds memory, not what is encoded."""
-
-    max_batch_seconds: float = 60.0
-    """Seconds of audio in one batch of equally long clips; full-size SNAC needs 20 MB each."""
-    chunk_seconds: float = 60.0
-    """Clips longer than this are encoded in chunks of this length, with context on both sides."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch_seconds", "chunk_seconds"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1 second, got {getattr(self, name)}")
+from ttt.snac.config import EncodeConfig
+from ttt.snac.geometry import CodeGeometry, Codes
 
 
 class ClipEncoder:

@@ -9,23 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
-from ttt.audio import (
-    ChannelsCancel,
-    mix_to_mono,
-    read_audio,
-    read_header,
-    require_practical_ratio,
-    resample,
-)
 from ttt.config import Config
-from ttt.errors import UserError
-from ttt.snac.cache.encode import Codes
+from ttt.snac.geometry import Codes
 
 MIN_TARGET_RATE = 44_100
 """A file below this rate has nothing that a 48 kHz decoder could learn from."""
@@ -164,55 +153,5 @@ class QualityConfig(Config):
             raise LeftOut("clipped", f"{name}{share:.1%} of samples at full scale", seconds)
 
 
-def load_mono(
-    path: str | Path, rate: int, min_rate: int, quality: QualityConfig, name: str = ""
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A file as mono float32 [samples] at `rate`, and notes on what was done to it.
-
-    `name` begins the notes where a clip has two files. Raises LeftOut when the file cannot be
-    read, its rate is below `min_rate`, or `quality` refuses its length or level.
-    """
-    try:
-        header = read_header(path)
-        quality.check_length(header.seconds)
-        _check_rate(header.rate, rate, min_rate, name, header.seconds)
-        audio, file_rate = read_audio(path)
-    except UserError as error:
-        raise LeftOut("unreadable", str(error)) from error
-    seconds = audio.shape[1] / file_rate
-    quality.check_length(seconds)
-    quality.check_level(audio, seconds, name)
-    notes = []
-    if len(audio) > 1:
-        notes.append(f"{name}{len(audio)} channels mixed to mono")
-    try:
-        mono = mix_to_mono(audio)
-    except ChannelsCancel as error:
-        raise LeftOut("channels cancel", f"{name}{error}", seconds) from error
-    if len(audio) > 1:
-        quality.check_level(mono, seconds, f"{name}mixed to mono: ")
-    if file_rate != rate:
-        notes.append(f"{name}resampled from {file_rate:,} Hz")
-        mono = resample(torch.from_numpy(mono), file_rate, rate, sharp=True).numpy()
-    return mono, tuple(notes)
-
-
-def saturation_notes(audio: np.ndarray) -> tuple[str, ...]:
-    """A note when float audio passes full scale, where int16 will saturate."""
-    count = int((np.abs(audio) > 1).sum())
-    return (f"{count:,} samples saturated",) if count else ()
-
-
 # The loudest code of 16-bit audio; 24-bit and float files reach a little higher.
 _FULL_SCALE = 32767 / 32768
-
-
-def _check_rate(file_rate: int, rate: int, min_rate: int, name: str, seconds: float) -> None:
-    if file_rate < min_rate:
-        raise LeftOut(
-            "wrong rate", f"{name}{file_rate:,} Hz, at least {min_rate:,} needed", seconds
-        )
-    try:
-        require_practical_ratio(file_rate, rate)
-    except UserError as error:
-        raise LeftOut("wrong rate", f"{name}{error}", seconds) from error

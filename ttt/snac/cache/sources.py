@@ -10,24 +10,27 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 
 from ttt import storage
-from ttt.audio import resample, to_int16
+from ttt.audio import (
+    ChannelsCancel,
+    mix_to_mono,
+    read_audio,
+    read_header,
+    require_practical_ratio,
+    resample,
+    to_int16,
+)
 from ttt.errors import UserError
 from ttt.files.walk import find_files
-from ttt.snac.cache.align import AlignConfig, align_pair
-from ttt.snac.cache.inputs import (
-    MIN_TARGET_RATE,
-    ClipInput,
-    PreparedClip,
-    QualityConfig,
-    load_mono,
-    saturation_notes,
-)
+from ttt.snac.cache.align import align_pair
+from ttt.snac.cache.inputs import MIN_TARGET_RATE, ClipInput, LeftOut, PreparedClip, QualityConfig
+from ttt.snac.config import AlignConfig
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 
 # fmt: off
@@ -130,6 +133,45 @@ def prepare_pair(
     )
 
 
+def load_mono(
+    path: str | Path, rate: int, min_rate: int, quality: QualityConfig, name: str = ""
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A file as mono float32 [samples] at `rate`, and notes on what was done to it.
+
+    `name` begins the notes where a clip has two files. Raises LeftOut when the file cannot be
+    read, its rate is below `min_rate`, or `quality` refuses its length or level.
+    """
+    try:
+        header = read_header(path)
+        quality.check_length(header.seconds)
+        _check_rate(header.rate, rate, min_rate, name, header.seconds)
+        audio, file_rate = read_audio(path)
+    except UserError as error:
+        raise LeftOut("unreadable", str(error)) from error
+    seconds = audio.shape[1] / file_rate
+    quality.check_length(seconds)
+    quality.check_level(audio, seconds, name)
+    notes = []
+    if len(audio) > 1:
+        notes.append(f"{name}{len(audio)} channels mixed to mono")
+    try:
+        mono = mix_to_mono(audio)
+    except ChannelsCancel as error:
+        raise LeftOut("channels cancel", f"{name}{error}", seconds) from error
+    if len(audio) > 1:
+        quality.check_level(mono, seconds, f"{name}mixed to mono: ")
+    if file_rate != rate:
+        notes.append(f"{name}resampled from {file_rate:,} Hz")
+        mono = resample(torch.from_numpy(mono), file_rate, rate, sharp=True).numpy()
+    return mono, tuple(notes)
+
+
+def saturation_notes(audio: np.ndarray) -> tuple[str, ...]:
+    """A note when float audio passes full scale, where int16 will saturate."""
+    count = int((np.abs(audio) > 1).sum())
+    return (f"{count:,} samples saturated",) if count else ()
+
+
 def _audio_files(folder: str) -> dict[str, str | None]:
     """Path below `folder` -> why it cannot be read, or None; sorted by path.
 
@@ -146,6 +188,17 @@ def _audio_files(folder: str) -> dict[str, str | None]:
             "(.wav, .flac, .ogg, .opus, .mp3, .aiff, ...)"
         )
     return dict(sorted(found.items()))
+
+
+def _check_rate(file_rate: int, rate: int, min_rate: int, name: str, seconds: float) -> None:
+    if file_rate < min_rate:
+        raise LeftOut(
+            "wrong rate", f"{name}{file_rate:,} Hz, at least {min_rate:,} needed", seconds
+        )
+    try:
+        require_practical_ratio(file_rate, rate)
+    except UserError as error:
+        raise LeftOut("wrong rate", f"{name}{error}", seconds) from error
 
 
 def _problem(note: str | None) -> dict[str, Any]:

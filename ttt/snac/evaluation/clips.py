@@ -9,10 +9,11 @@ import numpy as np
 
 from ttt.audio import from_int16
 from ttt.files.identity import FileIdentity
-from ttt.snac.cache.encode import ClipEncoder, EncodeConfig
+from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.cache.index import DamagedClip, open_cache
 from ttt.snac.cache.inputs import ClipInput, LeftOut, QualityConfig
 from ttt.snac.cache.sources import prepare_recording
+from ttt.snac.config import EncodeConfig
 from ttt.snac.evaluate import EvaluationClip, Unmeasurable
 from ttt.snac.load import LoadedCodec
 

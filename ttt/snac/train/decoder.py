@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ttt import checkpoint
 from ttt.snac.model import Decoder48k
+from ttt.snac.train.config import LossConfig, Precision
 from ttt.snac.train.curriculum import Epoch, as_planned
-from ttt.snac.train.losses import LossConfig
 from ttt.snac.train.optim import OptimConfig, learning_rates, rate_factor
-from ttt.snac.train.step import Precision, accumulate_gradients
+from ttt.snac.train.step import accumulate_gradients
 from ttt.snac.train.validation import REFERENCE_ROWS, ValidationSet, validate
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.training.optim import Update

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,10 +18,9 @@ from torch import Tensor
 from ttt.audio import resample
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.model import Decoder48k, interleaved_to_codes
-from ttt.snac.train.losses import LossConfig, reconstruction_loss
+from ttt.snac.train.config import LossConfig, Precision
+from ttt.snac.train.losses import reconstruction_loss
 from ttt.snac.train.window_reader import MicroBatch
-
-Precision = Literal["float32", "bf16"]
 
 
 def accumulate_gradients(

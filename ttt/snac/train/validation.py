@@ -21,8 +21,9 @@ from ttt.exact_float32 import exact_float32
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.metrics import METRICS, all_metrics
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.train.losses import LossConfig, reconstruction_loss
-from ttt.snac.train.step import DecodedWindows, Precision, decode_windows
+from ttt.snac.train.config import LossConfig, Precision
+from ttt.snac.train.losses import reconstruction_loss
+from ttt.snac.train.step import DecodedWindows, decode_windows
 from ttt.snac.train.window_places import Windows
 from ttt.snac.train.window_reader import MicroBatch, WindowReader
 from ttt.snac.verdict import BASELINE, CEILING, OURS

@@ -21,17 +21,17 @@ from tests.conftest import build_nano_snac
 from tests.nano_cache import write_nano_cache
 from tests.two_ranks import Killed, be_a_rank, run_two_ranks
 from ttt import checkpoint
-from ttt.checkpoint import CheckpointConfig
 from ttt.errors import UserError
 from ttt.snac.cache.index import open_cache
 from ttt.snac.model import Decoder48k
+from ttt.snac.train.config import LossConfig
 from ttt.snac.train.curriculum import CurriculumConfig, Epoch, StageConfig, plan_epochs
 from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
-from ttt.snac.train.losses import LossConfig
 from ttt.snac.train.optim import OptimConfig, learning_rates
 from ttt.snac.train.validation import ValidationSet
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
+from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import LoopSettings, TrainingStopped, train
 from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torchaudio.functional
 
-from ttt.snac.train.losses import LossConfig, reconstruction_loss
+from ttt.snac.train.config import LossConfig
+from ttt.snac.train.losses import reconstruction_loss
 
 DEFAULT = LossConfig()
 SEED = LossConfig(preset="seed")

@@ -17,7 +17,8 @@ from ttt.snac.evaluation.trick_levels import GRID, fit
 from ttt.snac.evaluation.tricks import measure_grid, white_noise, zero_stuffed
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
-from ttt.snac.train.losses import LossConfig, reconstruction_loss
+from ttt.snac.train.config import LossConfig
+from ttt.snac.train.losses import reconstruction_loss
 from ttt.snac.train.memory import activation_bytes_per_coarse
 from ttt.snac.train.trick_fit import fit_on_windows
 from ttt.snac.train.validation import ValidationSet, validate

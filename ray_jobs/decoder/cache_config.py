@@ -1,0 +1,135 @@
+"""The tree of configs/cache_*.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from ray_jobs.config.former_keys import Alias
+from ray_jobs.config.workers import WorkersConfig
+from ttt.config import Config
+from ttt.snac.cache.inputs import QualityConfig
+from ttt.snac.cache.speakers import folder_number
+from ttt.snac.config import AlignConfig, EncodeConfig
+from ttt.snac.geometry import TARGET_RATE
+
+INPUT_FOLDERS = {
+    "folder": ("audio",),
+    "pair": ("source_24k", "target_48k"),
+    "original": ("codes", "audio_48k"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig(Config):
+    """Where the audio is; each kind has its own keys and refuses the others'."""
+
+    kind: Literal["folder", "pair", "original"] = "folder"
+    """folder: recordings; pair: sources and restored targets; original: codes that exist."""
+    audio: str | None = None
+    """Kind folder: recordings of at least 44.1 kHz, any depth, any format of libsndfile."""
+    source_24k: str | None = None
+    """Kind pair: the audio that is encoded, at the codec's rate or above."""
+    target_48k: str | None = None
+    """Kind pair: the restored audio, matched with its source by path without suffix."""
+    codes: str | None = None
+    """Kind original: the folder with codes_batch_gpu*.parquet."""
+    audio_48k: str | None = None
+    """Kind original: the folder with the 48 kHz wavs that file_path names."""
+    speaker: str | None = None
+    """folder:N writes each clip's N-th folder below the input (from 1) as its speaker, so that
+    evaluation can count speakers; null leaves them unknown."""
+    min_bandwidth_hz: float | None = None
+    """Leave out clips whose sound does not reach this frequency, whatever their sample rate: they
+    teach a head that the upper band is empty. null keeps them; each clip's bandwidth is recorded
+    either way."""
+
+    def __post_init__(self) -> None:
+        if self.speaker is not None:
+            folder_number(self.speaker)
+        if self.min_bandwidth_hz is not None and not 0 < self.min_bandwidth_hz <= TARGET_RATE / 2:
+            raise ValueError(
+                f"min_bandwidth_hz must be above 0 and at most {TARGET_RATE // 2:,}, or null, "
+                f"got {self.min_bandwidth_hz:g}"
+            )
+        wanted = INPUT_FOLDERS[self.kind]
+        for key in (key for keys in INPUT_FOLDERS.values() for key in keys):
+            is_set = getattr(self, key) is not None
+            if key in wanted and not is_set:
+                raise ValueError(f"{key} must name a folder for kind {self.kind}")
+            if key not in wanted and is_set:
+                raise ValueError(
+                    f"{key} has no effect for kind {self.kind}, which reads "
+                    f"{' and '.join(wanted)}; set it to null"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig(Config):
+    """The codec whose encoder makes the codes."""
+
+    name: str = "hubertsiuzdak/snac_24khz"
+    """A name on the hub, a local folder in the hub's layout, or "tiny", which ships with ttt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodersConfig(WorkersConfig):
+    """How many encoders run at once; the result does not depend on it."""
+
+    num_workers: int | None = None
+    """Encoder processes; null takes one per GPU share, or on CPUs one per CPU but one; 0 encodes in
+    this process, without Ray."""
+    read_threads: int = 2
+    """Threads of each encoder process that read and resample files while it encodes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.read_threads < 1:
+            raise ValueError(f"read_threads must be at least 1, got {self.read_threads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig(Config):
+    """From audio to a cache of full-length codes and aligned 48 kHz audio."""
+
+    __aliases__: ClassVar[Mapping[str, Alias]] = {
+        "workers.count": Alias("cluster.num_workers"),
+        "workers.num_gpus": Alias("cluster.gpus_per_worker"),
+        "workers.read_threads": Alias("cluster.read_threads"),
+        "ray.address": Alias("cluster.address"),
+        "ray.local_cpus": Alias("cluster.local_cpus"),
+    }
+
+    input: InputConfig
+    """The audio."""
+    output: str
+    """The cache folder to write, a path or a URI (s3://..., gs://...)."""
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    """The codec."""
+    clips_per_shard: int = 1000
+    """Inputs per shard: the unit of work, of resuming, and of memory (about 0.7 GB per 1,000)."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """Which audio is left out."""
+    align: AlignConfig | None = None
+    """How targets are aligned with their sources; for input.kind pair, and only there."""
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    """How much the encoder takes at once; kind original encodes nothing."""
+    min_cached_share: float = 0.5
+    """The job fails when less than this share of the inputs could be cached."""
+    cluster: EncodersConfig = field(default_factory=EncodersConfig)
+    """How many encoders run, and where."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.clips_per_shard <= 100_000:
+            raise ValueError(
+                f"clips_per_shard must be from 1 to 100,000, got {self.clips_per_shard}"
+            )
+        if not 0 <= self.min_cached_share <= 1:
+            raise ValueError(f"min_cached_share must be from 0 to 1, got {self.min_cached_share}")
+        if self.input.kind == "pair" and self.align is None:
+            raise ValueError("align must be given for input.kind pair; `align: {}` for defaults")
+        if self.input.kind != "pair" and self.align is not None:
+            raise ValueError(f"align has no effect for input.kind {self.input.kind}; remove it")
+        if self.input.kind == "original" and self.encode != EncodeConfig():
+            raise ValueError("encode has no effect for input.kind original; remove it")
