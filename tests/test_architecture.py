@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.schema import JOB_CONFIGS
+from ray_jobs.config.schema import JOB_CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(

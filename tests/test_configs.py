@@ -9,7 +9,7 @@ import pytest
 
 from ray_jobs.config import yaml_tree
 from ray_jobs.config.load import ConfigError, dump_yaml, load_config
-from ray_jobs.schema import JOB_CONFIGS, SCHEMA_PATH, config_class
+from ray_jobs.config.schema import JOB_CONFIGS, SCHEMA_PATH, config_class
 
 FILES = sorted(SCHEMA_PATH.parent.glob("*.yaml"))
 FIRST_LINE = re.compile(r"# yaml-language-server: \$schema=schema\.json#/\$defs/(\w+)")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.config.load import load_config
+from ray_jobs.config.schema import config_class
 from ray_jobs.moshi.pairs.config import ALIASES
-from ray_jobs.schema import config_class
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from ray_jobs.config.load import load_config
-from ray_jobs.schema import JOB_CONFIGS, config_class
+from ray_jobs.config.schema import JOB_CONFIGS, config_class
 from tests.dangers import dangers, python_in_shell
 from tests.nano_cache import write_nano_cache, write_nano_codec
 from tests.ttt.eval.scored_pairs import made_pairs, noisy, records

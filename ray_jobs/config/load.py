@@ -83,8 +83,8 @@ def _job_of_other_keys(config_class: type[Config], tree: Mapping[str, Any]) -> s
     """The job whose keys all of a file's are, where some of them are none of this one's."""
     if set(tree) <= _keys(config_class):
         return None
-    from ray_jobs.schema import JOB_CONFIGS  # It imports this module.
-    from ray_jobs.schema import config_class as of_job
+    from ray_jobs.config.schema import JOB_CONFIGS  # It imports this module.
+    from ray_jobs.config.schema import config_class as of_job
 
     jobs = {job: of_job(job) for job in JOB_CONFIGS}
     fits = [job for job, kind in jobs.items() if set(tree) <= _keys(kind)]

@@ -19,8 +19,8 @@ from ray.scripts.scripts import cli as ray_command
 from ray.scripts.scripts import start
 
 from ray_jobs.config.load import load_config
+from ray_jobs.config.schema import JOB_CONFIGS, config_class
 from ray_jobs.runtime.connection import check_free_cpu
-from ray_jobs.schema import JOB_CONFIGS, config_class
 from tests.cluster.manifests import (
     CLUSTER,
     IMAGE_FOLDER,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ray_jobs.config.schema import JOB_CONFIGS, config_class
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Action, Invocation, find_user_error, run
-from ray_jobs.schema import JOB_CONFIGS, config_class
 from ttt import storage
 from ttt.config import Config
 from ttt.errors import UserError

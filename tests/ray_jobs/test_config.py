@@ -10,7 +10,7 @@ import pytest
 
 from ray_jobs.config import yaml_tree
 from ray_jobs.config.load import ConfigError, dump_yaml, load_config
-from ray_jobs.schema import JOB_CONFIGS, config_class
+from ray_jobs.config.schema import JOB_CONFIGS, config_class
 from ttt.config import Config
 from ttt.errors import UserError
 

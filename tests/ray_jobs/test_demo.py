@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import demo
 from ray_jobs.config.load import load_config
+from ray_jobs.config.schema import config_class
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.reports.demo import build_page
 from ray_jobs.reports.page import TEMPLATES
-from ray_jobs.schema import config_class
+from ray_jobs.runtime.demo_steps import steps
 from tests.jobs import run_chapters
 from tests.ttt.eval.scored_pairs import made_pairs, noisy, write_run
 from ttt.eval.pairs.summary import summarize_run
@@ -167,5 +167,5 @@ def test_accuracies_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_every_step_is_a_command_of_this_repository() -> None:
-    for module, _, path, *overrides in demo.steps(Path("somewhere")):
+    for module, _, path, *overrides in steps(Path("somewhere")):
         load_config(config_class(module.removeprefix("ray_jobs.")), ROOT / path, overrides)

@@ -15,6 +15,7 @@ from ray_jobs import cache_codes
 from ray_jobs.config.load import load_config
 from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.decoder import decode as decode_worker
+from ray_jobs.decoder.cache import run as cache_run
 from ray_jobs.decoder.evaluate import run as evaluate_worker
 from ray_jobs.decoder.evaluate_config import (
     BootstrapConfig,
@@ -176,8 +177,8 @@ def test_caching(
     for number in range(3):
         noise = 0.1 * np.random.default_rng(number).standard_normal(48_000)
         soundfile.write(tmp_path / "audio" / f"{number}.wav", noise, 48_000)
-    worker = losing(cache_codes.ShardEncoder, "cache", flag)
-    monkeypatch.setattr(cache_codes, "ShardEncoder", worker)
+    worker = losing(cache_run.ShardEncoder, "cache", flag)
+    monkeypatch.setattr(cache_run, "ShardEncoder", worker)
     words = ["clips_per_shard=1", "cluster.num_workers=1", f"codec.name={small_codec}"]
     config = f"--config={CONFIGS / 'cache_folder.yaml'}"
     where = (f"input.audio={tmp_path / 'audio'}", f"output={tmp_path / 'cache'}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jsonschema
 
-from ray_jobs.schema import SCHEMA_PATH, schema_of, schema_text
+from ray_jobs.config.schema import SCHEMA_PATH, schema_of, schema_text
 from ttt.config import Config
 
 
