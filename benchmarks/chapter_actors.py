@@ -39,10 +39,9 @@ from ray_jobs.moshi.chapters.config import (
 )
 from ray_jobs.moshi.chapters.plan import MadeChapter, Plan, Work, make_plan, records_root
 from ray_jobs.moshi.chapters.worker import ChapterWorker
-from ray_jobs.runtime.actors import over_actors
+from ray_jobs.runtime.actors import RemoteCount, counted_progress, over_actors
 from ray_jobs.runtime.connection import ray_session
 from ray_jobs.runtime.progress import Progress
-from ray_jobs.runtime.work_counter import RemoteCount, counted_progress
 from ttt.eval.chapters.hear import HeardChapter, Listening, record_group
 from ttt.moshi import load_ttt
 from ttt.moshi.load import load_moshi

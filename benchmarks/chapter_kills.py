@@ -26,9 +26,8 @@ import torch
 from benchmarks.chapter_actors import CORES, hear_alone, made_chapters
 from ray_jobs.moshi.chapters.plan import Plan, Work, make_plan
 from ray_jobs.moshi.chapters.worker import ChapterWorker
-from ray_jobs.runtime.actors import over_actors
+from ray_jobs.runtime.actors import RemoteCount, over_actors
 from ray_jobs.runtime.connection import ray_session
-from ray_jobs.runtime.work_counter import RemoteCount
 from ttt.eval.chapters.records import read_record
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, save_ttt

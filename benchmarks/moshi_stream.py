@@ -7,8 +7,8 @@ Frames per second of CPU time, one thread: `evaluate_codes` against two others, 
 every code.
 
     stepping   the published generator a step at a time, its depformer codebook after codebook
-               (`ttt.moshi.reference`): how the package is used, and its first frames, whose rings
-               are empty
+               (`tests.oracles.reference`): how the package is used, and its first frames, whose
+               rings are empty
     chunks     the published modules driven as well as they allow (`benchmarks.moshi_peer`): known
                text in chunks over wide rings, own text a step at a time, the depformer parallel
 
@@ -33,9 +33,9 @@ from moshi.models.lm import LMModel
 from torch import Tensor
 
 from benchmarks import moshi_peer
+from tests.oracles.reference import step_by_step
 from ttt.layers import TTTConfig
 from ttt.moshi import ChapterNLL, evaluate_codes, insert_ttt, tiny_lm
-from ttt.moshi.reference import step_by_step
 from ttt.moshi.streaming.delays import ZERO_TOKEN
 from ttt.moshi.streaming.evaluate import negative_log_likelihood
 

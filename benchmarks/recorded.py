@@ -19,7 +19,7 @@ from typing import Any
 
 from ttt import records
 from ttt.snac.evaluation.systems import METRIC_NAMES, SYSTEM_NAMES, with_tricks
-from ttt.snac.evaluation.visqol_summary import summarize_visqol
+from ttt.snac.evaluation.visqol import summarize_visqol
 from ttt.snac.export import read_config
 from ttt.snac.verdict import describe_interval, summarize
 

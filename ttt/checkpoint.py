@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ttt import records, storage
+from ttt.config import differences
 from ttt.errors import UserError
 
 
@@ -160,13 +161,11 @@ def require_same_plan(folder: str, stored: dict[str, Any], current: dict[str, An
 
     Both arguments are trees; the UserError names the first key that differs and both values.
     """
-    before, now = _flat(stored), _flat(current)
-    for key in [*now, *(key for key in before if key not in now)]:
-        if before.get(key) != now.get(key):
-            raise UserError(
-                f"{folder}: {key} was {before.get(key)!r} and is now {now.get(key)!r}; a resumed "
-                f"run keeps its plan: restore the value or choose another run folder"
-            )
+    for key, now, before in differences(current, stored):
+        raise UserError(
+            f"{folder}: {key} was {before!r} and is now {now!r}; a resumed run keeps its plan: "
+            "restore the value or choose another run folder"
+        )
 
 
 _MARKER = "COMPLETE"
@@ -283,13 +282,3 @@ def _delete(folder: str) -> None:
     """The marker goes first, so that a kill in the middle leaves an incomplete folder."""
     storage.delete(storage.join(folder, _MARKER))
     storage.delete(folder)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value
-    return leaves

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
@@ -31,6 +32,16 @@ class Config:
         """Twelve hex digits that identify this configuration's values."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each key in which two trees differ, with its value before and after (None: not there)."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            inner = f"{key}.{name}" if key else name
+            yield from differences(before.get(name), after.get(name), inner)
+    elif before != after:
+        yield key, before, after
 
 
 def _plain(value: Any) -> Any:

@@ -1,15 +1,16 @@
-"""Calls of an object store, made again while it errs for a minute or two."""
+"""Calls of an object store, made again while it errs for a minute or two; what its errors mean."""
 
 from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ttt import store_errors, uris
+from ttt import uris
 from ttt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ def patiently(uri: str | Path, call: Callable[[], T], *, at_last: str = CONTINUE
         except FileNotFoundError:
             raise
         except OSError as error:
-            reason = store_errors.reason(error)
-            if advice := store_errors.lasting(error):
+            reason = store_reason(error)
+            if advice := lasting_advice(error):
                 raise StorageUnavailable(
                     f"{uri}: the storage refuses ({reason}); {advice}"
                 ) from error
@@ -58,3 +59,34 @@ def patiently(uri: str | Path, call: Callable[[], T], *, at_last: str = CONTINUE
         logger.warning("%s: %s; trying again in %.1f s", uri, reason, pause)
         time.sleep(pause)
     raise AssertionError("the last try returns or raises")
+
+
+def store_reason(error: OSError) -> str:
+    """The error in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    # Without a Java machine, pyarrow names every folder in which it has looked for one.
+    return text if len(text) <= 500 else f"{text[:497]}..."
+
+
+def lasting_advice(error: OSError) -> str | None:
+    """What to do about an error that would come again at every try; None when it may pass."""
+    for pattern, advice in _LASTING:
+        if re.search(pattern, str(error)):
+            return advice
+    return _CREDENTIALS if isinstance(error, PermissionError) else None
+
+
+_CREDENTIALS = "give this machine credentials that may read and write there"
+_LASTING = (
+    (
+        r"HTTP status 301|PERMANENT_REDIRECT|Looks like the configured region|is wrong; expecting",
+        "the bucket lies in another region: correct region= in the URI, or leave it out",
+    ),
+    (
+        r"NO_SUCH_BUCKET|Bucket '.*' not found",
+        "there is no such bucket: correct its name or create it",
+    ),
+    (r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH", _CREDENTIALS),
+    (r"Unable to load lib", "install what this library belongs to, or use another scheme"),
+)
+"""What an error says when waiting cannot help -> what to do."""

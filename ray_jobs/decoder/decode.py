@@ -14,7 +14,7 @@ import torch
 
 from ray_jobs.decoder.decoded_folder import DecodedFolder
 from ray_jobs.decoder.evaluate_config import DecodeConfig
-from ray_jobs.decoder.source import DecoderSource, find_decoder, weights_file_sha256
+from ray_jobs.decoder.source import DecoderSource, find_decoder
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import WorkerDied, worker_session
@@ -22,9 +22,8 @@ from ray_jobs.runtime.progress import Progress
 from ttt import records, retries, storage
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
-from ttt.exact_float32 import exact_float32
-from ttt.files.errors import cause
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity, cause
+from ttt.numerics import exact_float32
 from ttt.snac.cache.index import DamagedClip, open_cache
 from ttt.snac.code_files import CODE_SUFFIXES, list_code_files, read_codes, wav_names
 from ttt.snac.decode import write_decoded
@@ -139,7 +138,7 @@ def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
     folder = plan.decoder.export_into(output / "decoder").resolve()
     refuse_nonfinite_export(folder)
     made_by = {
-        "decoder_sha256": weights_file_sha256(folder),
+        "decoder_sha256": FileIdentity.of(folder / "model.safetensors").sha256,
         "codec_sha256": read_config(folder).codec_sha256,
         "device": config.cluster.device,
     }

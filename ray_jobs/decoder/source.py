@@ -5,7 +5,6 @@ Both may lie on an object store; an export there is copied to where it is used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +108,6 @@ def find_decoder(path: str) -> DecoderSource:
     if training is None:
         raise UserError(f"{path}: has checkpoints but no config.json or config.yaml of a run")
     return DecoderSource(path, None, best, path, training)
-
-
-def weights_file_sha256(folder: Path) -> str:
-    """64 hex digits that identify an export's weights file."""
-    with open(folder / "model.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_export(folder: str) -> bool:

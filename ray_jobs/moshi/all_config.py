@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from ray_jobs.config.former_keys import Alias
-from ray_jobs.config.original_keys import ORIGINAL_KEYS
+from ray_jobs.config.former_keys import ORIGINAL_KEYS, Alias
 from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.moshi.chapters.config import ChapterModelsConfig, EvaluateChaptersConfig
 from ray_jobs.moshi.pairs.config import ALIASES, EvaluatePairsConfig

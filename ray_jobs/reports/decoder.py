@@ -25,7 +25,7 @@ from ttt.snac.evaluation.systems import (
 )
 from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.evaluation.verdict_words import level_notes
-from ttt.snac.evaluation.visqol_summary import told_by
+from ttt.snac.evaluation.visqol import told_by
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.verdict import check_metrics_together
 

@@ -8,11 +8,14 @@ tried later would fail as well.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
@@ -23,6 +26,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.runtime.items import WorkerDied
+from ray_jobs.runtime.progress import Progress
 from ttt.device_errors import is_out_of_memory, lost_device_named
 
 _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
@@ -173,3 +177,60 @@ def _how_it_died(error: Exception) -> str:
     if isinstance(error, _DEATHS):
         return ""
     raise error
+
+
+class WorkCounter:
+    """The actor: how many units of each item are done. An item done again starts again."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, int] = {}
+
+    def count(self, item: int, units: int) -> None:
+        """Say that `units` of `item` are done."""
+        self._done[item] = units
+
+    def total(self) -> int:
+        """Units done in all items."""
+        return sum(self._done.values())
+
+
+class RemoteCount:
+    """count(item, units), told to the actor; it travels to workers."""
+
+    def __init__(self, counter: ActorHandle) -> None:
+        self._counter: Any = counter
+
+    def __call__(self, item: int, units: int) -> None:
+        self._counter.count.remote(item, units)
+
+
+@contextmanager
+def counted_progress(
+    progress: Progress, fields: Mapping[str, object], poll_seconds: float = 1.0
+) -> Iterator[ActorHandle]:
+    """Advance `progress` inside the block by what is counted in the actor that it yields.
+
+    `fields` are shown beside it, as they are at the time.
+    """
+    options = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
+    counter: Any = ray.remote(WorkCounter).options(**options).remote()
+    stop = threading.Event()
+
+    def follow() -> None:
+        shown = 0
+        while True:
+            stopping = stop.wait(poll_seconds)
+            total: int = ray.get(counter.total.remote())
+            progress.advance(total - shown, **fields)
+            shown = total
+            if stopping:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield counter
+    finally:
+        stop.set()
+        thread.join()
+        ray.kill(counter)

@@ -143,7 +143,7 @@ class RaySession:
     @contextmanager
     def counting(self, progress: Progress, fields: Mapping[str, object]) -> Iterator[Count]:
         """Advance `progress` inside the block by what is counted, with `fields` beside it."""
-        from ray_jobs.runtime.work_counter import RemoteCount, counted_progress
+        from ray_jobs.runtime.actors import RemoteCount, counted_progress
 
         with counted_progress(progress, fields) as counter:
             yield RemoteCount(counter)

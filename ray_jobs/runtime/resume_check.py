@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.config.load import load_config
-from ttt.config import Config
+from ttt.config import Config, differences
 from ttt.errors import UserError
 
 
@@ -23,7 +23,7 @@ def refuse_changed_config(config: Config, output: Path, free: Collection[str]) -
     before, after = load_config(type(config), path).to_dict(), config.to_dict()
     changed = [
         (key, old, new)
-        for key, old, new in _differences(before, after)
+        for key, old, new in differences(before, after)
         if not any(key == each or key.startswith(f"{each}.") for each in free)
     ]
     if changed:
@@ -43,20 +43,11 @@ def refuse_changed_run(
     Weights or recordings may have changed behind an unchanged configuration.
     """
     for name in names:
-        for key, was, now in _differences(_by_place(before[name]), _by_place(after[name]), name):
+        for key, was, now in differences(_by_place(before[name]), _by_place(after[name]), name):
             raise UserError(
                 f"{output}: since this run began {key} has changed from {was!r} to {now!r}; choose "
                 "another output for a new run, or bring it back"
             )
-
-
-def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in {**before, **after}:
-            inner = f"{key}.{name}" if key else name
-            yield from _differences(before.get(name), after.get(name), inner)
-    elif before != after:
-        yield key, before, after
 
 
 def _by_place(value: Any) -> Any:

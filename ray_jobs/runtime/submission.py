@@ -15,7 +15,7 @@ from ray_jobs.config.load import load_config
 from ray_jobs.config.schema import config_class
 from ray_jobs.runtime import job_server, run_folder
 from ray_jobs.runtime.cli import INTERRUPTED_EXIT
-from ray_jobs.runtime.upload import describe_upload, files_to_upload
+from ray_jobs.runtime.job_server import describe_upload, files_to_upload
 from ttt import records, storage
 from ttt.config import Config
 from ttt.errors import UserError

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from ray_jobs.decoder.train import placement_group as train_room
+from ray_jobs.decoder.train.worker import RAY_FOLDER, give_room_back
 from ray_jobs.decoder.train_config import ClusterConfig
 from ray_jobs.runtime.connection import ray_session, require_free_cpu_per_node, require_room
 from ray_jobs.runtime.progress import Progress
@@ -61,7 +61,7 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
             _run_trials(sweep, results, count, at_once, limits, watcher)
     storage.delete(storage.join(sweep.run, _RAY_FOLDER))
     for number in tune_trials.numbers(sweep.run):  # left by stopped trials of several workers
-        storage.delete(storage.join(tune_trials.folder(sweep.run, number), train_room.RAY_FOLDER))
+        storage.delete(storage.join(tune_trials.folder(sweep.run, number), RAY_FOLDER))
     return limits.reason
 
 
@@ -192,7 +192,7 @@ class _Watcher(tune.Callback):
     def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
         # For a while, since Ray Train may try again before it hears that its trial is over.
         for number, ended in list(self._ended.items()):
-            train_room.give_back(tune_trials.folder(self._sweep.run, number))
+            give_room_back(tune_trials.folder(self._sweep.run, number))
             if time.monotonic() - ended > _SECONDS_TO_GIVE_BACK:
                 del self._ended[number]
 

@@ -25,7 +25,7 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
-from ray_jobs.decoder.train.hook import WORST_SCORE
+from ray_jobs.decoder.train.trackers import WORST_SCORE
 from ray_jobs.sweep import trials as tune_trials
 from ray_jobs.sweep.config import RATE_FACTOR, Distribution, TuneConfig
 from ray_jobs.sweep.trials import Reached, Trial

@@ -20,16 +20,14 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ray_jobs.config.load import dump_yaml
 from ray_jobs.decoder.train import (
-    placement_group as train_room,
-)
-from ray_jobs.decoder.train import (
     run as train_run,
 )
 from ray_jobs.decoder.train import (
     worker as train_worker,
 )
-from ray_jobs.decoder.train.hook import ReportHook
 from ray_jobs.decoder.train.setup import TrainPlan, loop_settings, plan_training, require_resumable
+from ray_jobs.decoder.train.trackers import ReportHook
+from ray_jobs.decoder.train.worker import give_room_back
 from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.sweep import trials as tune_trials
 from ray_jobs.sweep.config import TuneConfig
@@ -53,7 +51,7 @@ def run_with_workers(given: dict[str, Any], sweep: TuneConfig) -> None:
     """A trial of several workers: Ray Train below this function, which takes no CPU itself."""
     with _end_noted(sweep.run, given["number"]):
         plan = begun(tune_trials.read(sweep.run, given["number"]), sweep)
-        train_room.give_back(plan.config.run)  # of a start that was killed
+        give_room_back(plan.config.run)  # of a start that was killed
         train_worker.train_on_ray(plan, None, threading.Event(), [TuneReportCallback()])
 
 

@@ -94,7 +94,7 @@ class Stage:
         if "moshi/speculate.py" in place:  # `steps_to_keep` keeps one more than it finds right.
             return self.size.kept_steps - 1
         # All rows are reset; all numbers are finite.
-        certain = ("layers/state.py", "ttt/finite.py", "train/validation.py")
+        certain = ("layers/state.py", "ttt/numerics.py", "train/validation.py")
         return 1 if any(part in place for part in certain) else None
 
     def codec(self) -> SNAC:

@@ -16,10 +16,10 @@ from ray_jobs import decode_codes
 from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.decoder.decode import describe, plan_decode
 from ray_jobs.decoder.evaluate_config import DecodeConfig
-from ray_jobs.decoder.source import weights_file_sha256
 from ray_jobs.runtime import run_folder
 from tests.jobs import run_decode
 from ttt.errors import UserError
+from ttt.files.errors import FileIdentity
 from ttt.snac.cache.index import open_cache
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k, interleaved_to_codes
@@ -79,7 +79,8 @@ def test_every_source_gives_the_same_wav(
 
     summary = json.loads((output / "decoded.json").read_text())
     assert (summary["written"], summary["kept"], summary["coverage"]) == (3, 0, 3 / 8)
-    assert summary["decoder"]["decoder_sha256"] == weights_file_sha256(small_export)
+    weights = FileIdentity.of(small_export / "model.safetensors")
+    assert summary["decoder"]["decoder_sha256"] == weights.sha256
     reasons = {entry["clip_id"]: entry["reason"] for entry in summary["failed"]}
     assert "holds more than tensors and is not read" in reasons["bomb.pt"]
     assert "codes from 64 to 64; the codebook has 0 to 63" in reasons["range.npy"]

@@ -9,7 +9,7 @@ import pytest
 
 from ray_jobs.decoder.decoded_folder import DecodedFolder
 from ttt.errors import UserError
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 
 MADE_BY = {"decoder_sha256": "a" * 64, "codec_sha256": "c" * 64, "device": "cpu"}
 THERE = [("one", "one.wav"), ("two", "two.wav")]

@@ -15,7 +15,7 @@ from ray_jobs.decoder.train_config import DataConfig, TrainConfig
 from tests.object_store import ObjectStore
 from ttt import checkpoint, records, storage
 from ttt.errors import UserError
-from ttt.snac.cache.split import held_out_rows
+from ttt.snac.cache.catalogue import held_out_rows
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
 

@@ -18,8 +18,8 @@ import soundfile
 import torch
 
 from ray_jobs import evaluate_chapters
+from ray_jobs.config.former_keys import ORIGINAL_KEYS
 from ray_jobs.config.load import ConfigError, dump_yaml, load_config
-from ray_jobs.config.original_keys import ORIGINAL_KEYS
 from ray_jobs.moshi.chapters import plan as chapter_plan
 from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig

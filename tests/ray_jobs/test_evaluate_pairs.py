@@ -27,7 +27,7 @@ from ttt.eval.pairs.records import ItemRecord, read_part, read_parts
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.codes import encode_chapter
-from ttt.moshi.tiny_mimi import tiny_mimi
+from ttt.moshi.tiny import tiny_mimi
 from ttt.records import read_json
 from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
 

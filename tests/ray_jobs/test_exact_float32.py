@@ -11,7 +11,7 @@ from ray_jobs.decoder.cache import encoder as cache_worker
 from ray_jobs.decoder.evaluate import run as evaluate_worker
 from ray_jobs.moshi.chapters import worker as chapter_worker
 from ray_jobs.moshi.pairs import worker as pair_worker
-from ttt.exact_float32 import exact_float32, float32_is_exact
+from ttt.numerics import exact_float32, float32_is_exact
 from ttt.snac.train import validation
 
 CUDNN, MATMUL = torch.backends.cudnn, torch.backends.cuda.matmul

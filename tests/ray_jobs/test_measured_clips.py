@@ -18,10 +18,10 @@ from ray_jobs.decoder.source import DecoderSource
 from ray_jobs.runtime.cli import Invocation
 from tests.nano_cache import write_nano_cache
 from ttt.errors import UserError
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.inputs import ClipInput, QualityConfig
-from ttt.snac.evaluation.clips import CachedClip
+from ttt.snac.evaluate import CachedClip
 
 CODEC = "c" * 64
 IDS = ("a.wav", "b.wav", "c.wav")

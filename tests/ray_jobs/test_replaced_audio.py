@@ -15,7 +15,7 @@ from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, find_chapters
 from ttt.eval.chapters.records import ChapterDetails, ChapterWriter, read_details, record_path
 from ttt.eval.config import ChapterConfig
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 
 
 def _write(path: Path, seed: int) -> None:

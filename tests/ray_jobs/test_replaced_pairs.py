@@ -14,7 +14,7 @@ from tests.ttt.eval.scored_pairs import item, made_pairs
 from ttt.errors import UserError
 from ttt.eval.pairs.find import Pair
 from ttt.eval.pairs.records import part_path, read_part, write_part
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 
 SIDES = ("positive", "negative")
 

@@ -27,7 +27,7 @@ import requests
 from ray_jobs import submit
 from ray_jobs.config.yaml_tree import read
 from ray_jobs.runtime import job_server
-from ray_jobs.runtime.upload import LARGEST_MIB, describe_upload, files_to_upload
+from ray_jobs.runtime.job_server import LARGEST_MIB, describe_upload, files_to_upload
 from ttt import records
 from ttt.errors import UserError
 

@@ -14,7 +14,7 @@ from ray.tune import Checkpoint
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import TrialScheduler
 
-from ray_jobs.decoder.train.hook import WORST_SCORE, ReportHook
+from ray_jobs.decoder.train.trackers import WORST_SCORE, ReportHook
 from ray_jobs.sweep import trials as tune_trials
 from ray_jobs.sweep.config import RATE_FACTOR
 from ray_jobs.sweep.search import Limits, TpeSearch, build_scheduler

@@ -5,8 +5,8 @@ import io
 import pytest
 import ray
 
+from ray_jobs.runtime.actors import counted_progress
 from ray_jobs.runtime.progress import Progress
-from ray_jobs.runtime.work_counter import counted_progress
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -4,7 +4,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from ttt.statistics.distributions import beta_quantile, beta_share, student_t_quantile
+from ttt.statistics.studentized import beta_quantile, beta_share, student_t_quantile
 
 _PARAMETERS = (0.05, 0.5, 1, 3.3, 20, 500, 8000.5, 1e5)
 

@@ -10,12 +10,11 @@ import torch
 
 from ttt.audio import flac_bytes, to_int16, write_wav
 from ttt.errors import UserError
-from ttt.finite import refuse_nonfinite_audio, refuse_nonfinite_weights
-from ttt.snac.decode import decode_pieces, write_decoded
+from ttt.numerics import refuse_nonfinite_audio, refuse_nonfinite_weights
+from ttt.snac.decode import StreamingDecoder, decode_pieces, write_decoded
 from ttt.snac.evaluate import EvaluationClip, Evaluator
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k, interleaved_to_codes
-from ttt.snac.streaming import StreamingDecoder
 from ttt.snac.train.validation import _metric_sums
 
 NUMBERS = [np.nan, np.inf, -np.inf]

@@ -1,10 +1,14 @@
-"""What a file of other people can throw, as one sentence with its name."""
+"""What a file of other people can throw, as one sentence, and whether it is still the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from ttt.errors import UserError
 
@@ -48,3 +52,58 @@ def cause(error: BaseException) -> str:
 
 _SPEAKING = (UserError, ValueError, RuntimeError, EOFError)
 """Their text makes sense without the name of their type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileIdentity:
+    """A file as it was when something was made of it."""
+
+    sha256: str
+    """Of its bytes."""
+    bytes: int
+
+    @classmethod
+    def of(cls, path: str | Path) -> Self:
+        """What `path` is now. Raises UserError when it cannot be read."""
+        with reading(path), open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return cls(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=size)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """What `to_dict` gave."""
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def is_of(self, path: str | Path) -> bool:
+        """Whether `path` still has the same bytes. Raises UserError when it cannot be read."""
+        with reading(path):
+            same_size = os.stat(path).st_size == self.bytes
+        return same_size and FileIdentity.of(path) == self
+
+
+def same_files(known: Sequence[FileIdentity], paths: Sequence[str | Path]) -> bool:
+    """Whether the files are those that were known, one by one."""
+    return len(known) == len(paths) and all(
+        identity.is_of(path) for identity, path in zip(known, paths, strict=True)
+    )
+
+
+@contextmanager
+def reading_column_types() -> Iterator[None]:
+    """Around the opening of a file: Ray's column types, too, fail with a pa.ArrowException.
+
+    Ray reads how a file describes them before anybody can look at its columns. Its own errors are
+    of any kind, and for a pickle they advise to switch the protection off.
+    """
+    import pyarrow as pa  # Whoever opens such a file has it; the decoder alone does without.
+
+    try:
+        yield
+    except pa.ArrowException:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise pa.ArrowInvalid("the type of a column cannot be read") from error

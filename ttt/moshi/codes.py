@@ -41,8 +41,9 @@ from ttt.audio import (
 )
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, Piece
-from ttt.exact_float32 import float32_is_exact
+from ttt.files.errors import FileIdentity
 from ttt.moshi.streaming.state import start_streaming
+from ttt.numerics import float32_is_exact
 
 Codes = npt.NDArray[np.int16]
 
@@ -253,7 +254,7 @@ def _content_key(mimi: MimiModel, chapter: Chapter, weights_sha256: str) -> str:
     files: dict[str, str] = {}
     for piece in chapter.pieces:
         if piece.path not in files:
-            files[piece.path] = _file_sha256(piece.path)
+            files[piece.path] = FileIdentity.of(piece.path).sha256
     spans = [[files[piece.path], piece.start, piece.stop] for piece in chapter.pieces]
     content = [_FORMAT, weights_sha256, mimi.num_codebooks, spans, *_computed_with(mimi)]
     if any(read_header(path).channels > 1 for path in files):
@@ -272,14 +273,6 @@ def _computed_with(mimi: MimiModel) -> list[str]:
         precision += "+tf32"
     made_by = [parameter.device.type, precision]
     return [] if made_by == ["cpu", "float32"] else made_by
-
-
-def _file_sha256(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _load_chapter(path: Path) -> ChapterCodes:

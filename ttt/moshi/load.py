@@ -7,7 +7,6 @@ configuration of its own. The published package's loaders do the building.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -29,12 +28,12 @@ from moshi.models.lm import LMModel
 from safetensors import SafetensorError
 
 from ttt.errors import UserError
+from ttt.files.errors import FileIdentity
 from ttt.files.text import read_text
-from ttt.finite import refuse_nonfinite_weights
 from ttt.moshi.codes import mimi_sha256
-from ttt.moshi.tiny import tiny_lm
-from ttt.moshi.tiny_mimi import tiny_mimi
+from ttt.moshi.tiny import tiny_lm, tiny_mimi
 from ttt.moshi.ttt_files import base_fingerprint
+from ttt.numerics import refuse_nonfinite_weights
 
 Precision = Literal["bfloat16", "float32"]
 TINY = "tiny"
@@ -69,7 +68,6 @@ def load_moshi(
     device: str = "cpu",
     dtype: Precision = "bfloat16",
     lm_kwargs: Mapping[str, Any] | None = None,
-    hash_weights: bool = True,
 ) -> LoadedMoshi:
     """Load a Moshi language model for evaluation.
 
@@ -77,7 +75,6 @@ def load_moshi(
         name: "tiny", a folder, or a repository such as kyutai/moshiko-pytorch-bf16.
         lm_kwargs: arguments of the model that replace those of config.json, such as context;
             for "tiny" those of `tiny_lm`.
-        hash_weights: read the weights' file once more for its hash (a minute for 7 billion).
 
     Raises:
         UserError: not found, not readable, or weights and configuration do not fit.
@@ -99,7 +96,7 @@ def load_moshi(
             f"{checkpoint.moshi_weights}: cannot be loaded as Moshi ({_first_words(error)}); check "
             "config.json and lm_kwargs"
         ) from error
-    sha256 = _file_sha256(checkpoint.moshi_weights) if hash_weights else None
+    sha256 = FileIdentity.of(checkpoint.moshi_weights).sha256
     return LoadedMoshi(lm, name, base_fingerprint(lm), sha256)
 
 
@@ -232,11 +229,6 @@ def _refuse_unknown(overrides: Mapping[str, Any], build: Any, taken: tuple[str, 
         raise UserError(
             f"lm_kwargs: the tiny model takes no {', '.join(unknown)}; it takes {', '.join(known)}"
         )
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_words(error: Exception) -> str:

@@ -28,7 +28,7 @@ from torch import Tensor
 from ttt.errors import UserError
 from ttt.moshi.streaming.delays import Delays
 from ttt.moshi.streaming.evaluate import Evaluation
-from ttt.moshi.streaming.heard import Heard
+from ttt.moshi.streaming.heads import Heard
 
 WARNING = (
     "preset original is wrong on purpose: like the original evaluation it scores every prediction "

@@ -2,7 +2,9 @@
 
     python -m ttt.moshi.train_tiny --seed 0 --out effect/
 
-writes `baseline/`, `ttt/` (see `ttt.moshi.tiny_effect`) and figures.json. Both models hear the same
+writes `baseline/`, `ttt/` and figures.json; what it wrote on chapters of `LANGUAGE` ships in
+`ttt/assets/tiny_moshi_effect`. Whoever remembers further back than attention reaches knows every
+second code there. Both models hear the same
 chapters in the same order for the same number of steps. Chapters are several windows long and
 training goes end to end through all of the TTT layer's inner steps, so that what is learnt is how
 to learn: keys, values, rates and the starting point.
@@ -20,7 +22,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,14 +34,19 @@ from torch.nn import functional as F
 
 from ttt.layers import TTTConfig
 from ttt.moshi.insert import insert_ttt
+from ttt.moshi.load import load_moshi
 from ttt.moshi.streaming.delays import ZERO_TOKEN
 from ttt.moshi.streaming.evaluate import evaluate_codes
 from ttt.moshi.tiny import tiny_arguments, tiny_lm
-from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect
-from ttt.moshi.ttt_files import save_ttt
+from ttt.moshi.ttt_files import load_ttt, save_ttt
 from ttt.statistics.intervals import bootstrap_interval, difference_interval
-from ttt.synthetic.chapters import synthetic_chapter
+from ttt.synthetic.chapters import SyntheticChapterConfig, synthetic_chapter
 
+ASSET = Path(__file__).parents[1] / "assets" / "tiny_moshi_effect"
+"""Folders `baseline` and `ttt`, each in the layout of `load_moshi`; `ttt` is one of `load_ttt`
+too."""
+LANGUAGE = SyntheticChapterConfig(cues=8, cues_per_block=2, card=16)
+"""What the models were trained on, and know how to hear."""
 MODEL: dict[str, Any] = {
     "context": 4,
     "dim": 64,
@@ -207,3 +214,15 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     train(arguments.out, arguments.seed, arguments.steps)
+
+
+def load_tiny_effect(name: Literal["baseline", "ttt"], folder: Path = ASSET) -> LMModel:
+    """One of the two models, in float32 on the CPU.
+
+    Raises:
+        UserError: the folder does not hold such a model.
+    """
+    lm = load_moshi(str(folder / name), dtype="float32").lm
+    if name == "ttt":
+        load_ttt(lm, folder / name)
+    return lm

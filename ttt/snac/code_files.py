@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickletools
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -27,7 +30,6 @@ import safetensors.torch
 import torch
 
 from ttt.files.errors import cause, reading
-from ttt.files.torch_files import read_tensors
 from ttt.files.walk import FoundFile, find_files, same_name_key, suffix_of
 from ttt.snac.geometry import CodeGeometry
 
@@ -51,12 +53,6 @@ def read_codes(path: Path, geometry: CodeGeometry) -> np.ndarray:
         else:
             raise ValueError(f"not a file of codes; known are {', '.join(CODE_SUFFIXES)}")
         return _checked(codes, geometry)
-
-
-def find_code_files(folder: Path) -> list[Path]:
-    """Every file of codes below `folder` that can be opened; `folder` may be one file."""
-    root = folder if folder.is_dir() else folder.parent
-    return [root / found.path for found in list_code_files(folder) if found.problem is None]
 
 
 def list_code_files(folder: Path) -> list[FoundFile]:
@@ -167,3 +163,61 @@ def _safe_part(part: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+def read_tensors(path: Path) -> Any:
+    """The tensors, lists and dicts of a file of torch.save, on the CPU.
+
+    Raises ValueError with the reason: a TorchScript program, a pickle that holds more than tensors,
+    or bytes that are neither. Torch's own words advise to read on without its safeguard.
+    """
+    if path.stat().st_size == 0:
+        raise ValueError("empty")
+    names = _names_in_archive(path)
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise ValueError(
+            "a TorchScript program, which is not read, since it could run code; save a plain list "
+            "of tensors"
+        )
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        if _is_pickle(path, names):
+            raise ValueError(
+                "holds more than tensors and is not read, since it could run code; save a plain "
+                "list of tensors"
+            ) from error
+        raise ValueError(f"damaged, or no file of torch.save ({_own_words(error)})") from error
+
+
+def _names_in_archive(path: Path) -> list[str]:
+    """Names in the zip archive that torch.save writes; none where it is no such archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except zipfile.BadZipFile:
+        return []
+
+
+def _is_pickle(path: Path, names: list[str]) -> bool:
+    """Whether there is a whole pickle to be read, found without running it."""
+    try:
+        if names:
+            with zipfile.ZipFile(path) as archive:
+                content = archive.read(next(n for n in names if n.endswith("data.pkl")))
+        else:
+            content = path.read_bytes()
+        return any(code.name in _CALLS for code, _, _ in pickletools.genops(content))
+    except Exception:
+        return False
+
+
+_CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "BUILD", "OBJ", "NEWOBJ"})
+"""What names a function or type, or calls it."""
+
+
+def _own_words(error: Exception) -> str:
+    """The cause without torch's advice on how to read the file nevertheless."""
+    if "weights_only" in str(error) or "Weights only" in str(error):
+        return "its content cannot be understood"
+    return cause(error)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.finite import refuse_nonfinite_weights
+from ttt.numerics import refuse_nonfinite_weights
 from ttt.snac.config import Init
 from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.geometry import CodeGeometry

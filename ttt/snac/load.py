@@ -24,7 +24,7 @@ from torch import nn
 
 from ttt.errors import UserError
 from ttt.files.text import read_text
-from ttt.finite import refuse_nonfinite_weights
+from ttt.numerics import refuse_nonfinite_weights
 from ttt.snac.geometry import CodeGeometry
 
 TINY = "tiny"

@@ -16,9 +16,11 @@ from ttt.snac.evaluation.comparisons import (
     TRICKS,
     Comparison,
     Draws,
+    Units,
     by_rule,
     compare_all,
     ratios_to_baseline,
+    units_of,
 )
 from ttt.snac.evaluation.systems import (
     BASELINE,
@@ -37,7 +39,6 @@ from ttt.snac.evaluation.systems import (
     with_tricks,
 )
 from ttt.snac.evaluation.trick_levels import FittedTricks, fit
-from ttt.snac.evaluation.units import Units, units_of
 from ttt.snac.evaluation.verdict_words import (
     closing_sentence,
     distance_sentence,

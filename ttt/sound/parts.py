@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 import soundfile
 
 from ttt.errors import UserError
-from ttt.sound import chunks, flac, mp3, ogg, sphere
+from ttt.sound import containers, flac, mp3
 from ttt.sound.splice import Damaged, Splice, SplicedFile, Window
 
 
@@ -76,12 +76,12 @@ def _reader(window: Window, path: str) -> Callable[[Window], list[Splice | None]
     magic = window[:4]
     if magic == flac.MAGIC:
         return flac.splices
-    if magic in chunks.MAGICS:
-        return chunks.splices
-    if magic == ogg.MAGIC:
-        return ogg.splices
-    if magic == sphere.MAGIC:
-        return sphere.splices
+    if magic in containers.CHUNK_MAGICS:
+        return containers.chunk_splices
+    if magic == containers.OGG_MAGIC:
+        return containers.ogg_splices
+    if magic == containers.SPHERE_MAGIC:
+        return containers.sphere_splices
     if os.path.splitext(path)[1].lower() in mp3.SUFFIXES or mp3.begins(window):
         return mp3.splices
     return lambda _: [None]

@@ -18,8 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from ttt.statistics.distributions import beta_quantile
 from ttt.statistics.intervals import Floats, Interval, Values, finite, with_enough_clusters
+from ttt.statistics.studentized import beta_quantile
 
 Weighing = Literal["clusters", "values"]
 """What counts once: every cluster (a word, whatever its voices) or every value (a pair)."""

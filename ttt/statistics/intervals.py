@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttt.statistics.distributions import student_t_quantile as student_t_quantile
 from ttt.statistics.studentized import interval_ends, standard_error
+from ttt.statistics.studentized import student_t_quantile as student_t_quantile
 
 Values = Sequence[float] | npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]

@@ -26,8 +26,14 @@ from safetensors.torch import save_file
 from snac import SNAC
 from torch import Tensor
 
-from ttt.synthetic.codebook_training import fill_codebooks, quantize, revive_codes, scale_layers
-from ttt.synthetic.codec_sounds import batches, unheard_voices
+from ttt.synthetic.codebook_training import (
+    batches,
+    fill_codebooks,
+    quantize,
+    revive_codes,
+    scale_layers,
+    unheard_voices,
+)
 
 CONFIG: dict[str, Any] = {
     "sampling_rate": 24_000,

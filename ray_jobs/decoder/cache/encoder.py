@@ -10,9 +10,9 @@ import torch
 
 from ray_jobs.decoder.cache_config import CacheConfig
 from ray_jobs.runtime.items import Count
-from ttt.exact_float32 import exact_float32
+from ttt.numerics import exact_float32
+from ttt.snac.cache.bandwidth import add_facts
 from ttt.snac.cache.encode import ClipEncoder
-from ttt.snac.cache.facts import add_facts
 from ttt.snac.cache.inputs import ClipInput
 from ttt.snac.cache.original import prepare_original
 from ttt.snac.cache.shards import CodecIdentity

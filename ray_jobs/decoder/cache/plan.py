@@ -19,6 +19,7 @@ from ray_jobs.config.load import dump_yaml
 from ray_jobs.decoder.cache_config import INPUT_FOLDERS, CacheConfig
 from ttt import records, storage
 from ttt.audio import read_header
+from ttt.config import differences
 from ttt.errors import UserError
 from ttt.snac.cache.inputs import ClipFacts, ClipInput
 from ttt.snac.cache.original import list_original
@@ -186,10 +187,11 @@ def _claimed(plan: CachePlan) -> bool:
     found, wanted = records.read_json(_claim_uri(config)), _identity(plan)
     for told in ("facts", "sizes"):  # What the shards tell is decided when they are begun.
         wanted[told] = found.get(told)
-    if differences := _differences(found, wanted):
+    if changed := sorted(differences(found, wanted), key=lambda each: each[0].split(".")):
+        told = "; ".join(f"{key} was {was}, is {now}" for key, was, now in changed)
         raise UserError(
-            f"{config.output}: holds a cache made with other settings or inputs "
-            f"({'; '.join(differences)}); choose another output or delete it"
+            f"{config.output}: holds a cache made with other settings or inputs ({told}); choose "
+            "another output or delete it"
         )
     return True
 
@@ -215,16 +217,6 @@ def _identity(plan: CachePlan) -> dict[str, Any]:
         "device": "gpu" if config.cluster.gpus_per_worker else "cpu",
         **{key: tree[key] for key in ("clips_per_shard", "quality", "align", "encode")},
     }
-
-
-def _differences(found: Any, wanted: Any, key: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        return [
-            line
-            for name in sorted({*found, *wanted})
-            for line in _differences(found.get(name), wanted.get(name), f"{key}.{name}".strip("."))
-        ]
-    return [] if found == wanted else [f"{key} was {found}, is {wanted}"]
 
 
 def _remove_abandoned_files(output: str) -> None:

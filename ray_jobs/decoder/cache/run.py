@@ -22,7 +22,7 @@ from ray_jobs.runtime.items import Session, WorkerDied, worker_session
 from ray_jobs.runtime.progress import Progress
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.snac.cache.facts import BandwidthHours
+from ttt.snac.cache.bandwidth import BandwidthHours
 from ttt.snac.cache.shards import build_index, read_catalogue, verify_cache
 from ttt.snac.cache.write_shard import check_manifest, merge_manifest
 from ttt.snac.geometry import TARGET_RATE

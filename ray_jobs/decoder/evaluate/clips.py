@@ -16,9 +16,9 @@ from typing import Any
 from ray_jobs.decoder.evaluate.plan import Plan
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 from ttt.snac.cache.index import CodeCache, DamagedClip, open_cache
-from ttt.snac.evaluation.clips import CachedClip
+from ttt.snac.evaluate import CachedClip
 
 LINES = "sources.jsonl"
 

@@ -11,12 +11,12 @@ from ray_jobs.decoder.evaluate_config import EvaluateConfig
 from ray_jobs.decoder.source import DecoderSource, find_decoder
 from ttt import storage
 from ttt.errors import UserError
-from ttt.snac.cache.index import open_cache
+from ttt.snac.cache.catalogue import held_out_rows
+from ttt.snac.cache.index import open_cache, open_cache_of
 from ttt.snac.cache.inputs import ClipInput
 from ttt.snac.cache.sources import list_folder
 from ttt.snac.cache.speakers import with_speakers
-from ttt.snac.cache.split import held_out_rows
-from ttt.snac.evaluation.clips import CachedClip
+from ttt.snac.evaluate import CachedClip
 from ttt.snac.evaluation.visqol import is_installed
 from ttt.snac.load import LoadedCodec
 
@@ -90,20 +90,8 @@ def describe(plan: Plan) -> str:
 
 def check_codec(plan: Plan, codec: LoadedCodec) -> None:
     """Refuse a cache whose codes another codec made. Raises UserError."""
-    if plan.cache is None:
-        return
-    cache = open_cache(plan.cache)
-    if cache.geometry != codec.geometry:
-        raise UserError(
-            f"{plan.cache}: geometry {cache.geometry.to_json()} is not that of codec "
-            f"{codec.name}, {codec.geometry.to_json()}"
-        )
-    if cache.codec.weights_sha256 != codec.weights_sha256:
-        raise UserError(
-            f"{plan.cache}: its codes were made by {cache.codec.name} with weights "
-            f"{cache.codec.weights_sha256[:12]}, codec {codec.name} has "
-            f"{codec.weights_sha256[:12]}; name the codec that made the cache"
-        )
+    if plan.cache is not None:
+        open_cache_of(plan.cache, codec)
 
 
 def _cached(cache_uri: str, share: float | None) -> list[Item]:

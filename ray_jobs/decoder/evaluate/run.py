@@ -20,7 +20,6 @@ from ray_jobs.decoder.evaluate import clips as measured_clips
 from ray_jobs.decoder.evaluate.plan import Item, Plan, check_codec
 from ray_jobs.decoder.evaluate.visqol_pass import score_clips, visqol_of, with_scores
 from ray_jobs.decoder.evaluate_config import EvaluateConfig
-from ray_jobs.decoder.source import weights_file_sha256
 from ray_jobs.reports.decoder import Example, build_report
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
@@ -30,9 +29,9 @@ from ray_jobs.runtime.resume_check import refuse_changed_config
 from ttt import records, retries, storage
 from ttt.device_errors import is_out_of_memory, raise_if_lost
 from ttt.errors import UserError
-from ttt.exact_float32 import exact_float32
-from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
-from ttt.snac.evaluation.clips import ClipReader
+from ttt.files.errors import FileIdentity
+from ttt.numerics import exact_float32
+from ttt.snac.evaluate import ClipReader, Evaluator, Passage, Unmeasurable
 from ttt.snac.evaluation.model_card import card
 from ttt.snac.evaluation.systems import BASELINE, OURS, trick_levels, value
 from ttt.snac.evaluation.trick_levels import FittedTricks, Level, fit
@@ -70,7 +69,7 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
     with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
         folder = plan.decoder.export_into(output / "decoder").resolve()
         Evaluator(Decoder48k.from_pretrained(folder), codec)  # refuses another codec's decoder
-        sha256 = weights_file_sha256(folder)
+        sha256 = FileIdentity.of(folder / "model.safetensors").sha256
         done = _read_done(output / "results.jsonl", sha256)
         done_ids = [line["clip_id"] for line in done]
         measured_clips.refuse_other(output, plan, codec.weights_sha256, done_ids)

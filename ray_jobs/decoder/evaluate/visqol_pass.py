@@ -10,8 +10,13 @@ from ray_jobs.decoder.evaluate_config import EvaluateConfig
 from ray_jobs.runtime.items import WorkerDied, Workers
 from ray_jobs.runtime.progress import Progress
 from ttt.snac.evaluation.trick_levels import Level
-from ttt.snac.evaluation.visqol import is_installed
-from ttt.snac.evaluation.visqol_summary import Scores, missing, spread_evenly, summarize_visqol
+from ttt.snac.evaluation.visqol import (
+    Scores,
+    is_installed,
+    missing,
+    spread_evenly,
+    summarize_visqol,
+)
 
 
 def score_clips(

@@ -21,7 +21,7 @@ from ray_jobs.runtime.connection import require_gpu_here
 from ray_jobs.runtime.progress import Progress
 from ttt import checkpoint, storage
 from ttt.errors import UserError
-from ttt.snac.train.trick_fit import fit_on_windows
+from ttt.snac.train.validation import fit_on_windows
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import BatchSource, train

@@ -17,9 +17,8 @@ from ray_jobs.config import yaml_tree
 from ray_jobs.decoder.train import trackers
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt import checkpoint, storage
-from ttt.errors import UserError
-from ttt.snac.cache.index import CodeCache, open_cache
-from ttt.snac.cache.split import held_out_rows
+from ttt.snac.cache.catalogue import held_out_rows
+from ttt.snac.cache.index import CodeCache, open_cache, open_cache_of
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.model import Decoder48k
 from ttt.snac.train.curriculum import (
@@ -117,11 +116,11 @@ def plan_training(
     for workers in config.cluster.worker_counts:
         require_even_shares(config.curriculum, max(workers, 1))
     codec = codec or load_codec(config.codec)
-    cache = other = _open(config.data.train, codec)
+    cache = other = open_cache_of(config.data.train, codec)
     rows, validation_rows = _split(config, cache)
     digests = {"training": cache.catalogue.sha256(rows)}
     if config.data.validation is not None:
-        other = _open(config.data.validation, codec)
+        other = open_cache_of(config.data.validation, codec)
         validation_rows = np.arange(len(other), dtype=np.int64)
     if len(validation_rows):
         digests["validation"] = other.catalogue.sha256(validation_rows)
@@ -226,22 +225,6 @@ def with_absolute_paths(config: C) -> C:
     if Path(codec).expanduser().is_dir():
         codec = storage.absolute(codec)
     return dataclasses.replace(config, run=storage.absolute(config.run), codec=codec, data=data)
-
-
-def _open(uri: str, codec: LoadedCodec) -> CodeCache:
-    cache = open_cache(uri)
-    if cache.geometry != codec.geometry:
-        raise UserError(
-            f"{uri}: its codes have the geometry {cache.geometry.to_json()} and codec "
-            f"{codec.name} has {codec.geometry.to_json()}; name the codec that wrote the cache"
-        )
-    if cache.codec.weights_sha256 != codec.weights_sha256:
-        raise UserError(
-            f"{uri}: its codes were written by {cache.codec.name} with weights "
-            f"{cache.codec.weights_sha256[:12]} and codec {codec.name} has "
-            f"{codec.weights_sha256[:12]}; name the codec that wrote the cache"
-        )
-    return cache
 
 
 def _split(config: TrainConfig, cache: CodeCache) -> tuple[np.ndarray, np.ndarray]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_jobs.decoder.train.setup import TrainPlan
-from ttt.snac.cache.facts import BandwidthHours
+from ttt.snac.cache.bandwidth import BandwidthHours
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.train.curriculum import CurriculumConfig
-from ttt.snac.train.memory import activation_bytes_per_coarse
 from ttt.snac.train.optim import learning_rates, rate_factor
+from ttt.snac.train.step import activation_bytes_per_coarse
 
 GOES_ON = "was begun with one window of each clip, and goes on so"
 """What a plan says of a run that `as_begun` has changed."""

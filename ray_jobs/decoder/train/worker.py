@@ -2,11 +2,18 @@
 
 Ray Train only starts the group of workers again when one dies: checkpoints, and finding the newest
 of them, are the loop's own.
+
+The workers' gloo talks over the network on which Ray itself found its nodes. Left alone, gloo
+listens where the host's name points to: on machines installed from Debian or Ubuntu that is
+127.0.1.1, and workers on two of them never find each other.
 """
 
 from __future__ import annotations
 
 import os
+import socket
+import struct
+import sys
 import threading
 import uuid
 from collections.abc import Sequence
@@ -17,15 +24,16 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import ray.util
 import torch
+from ray.train.torch import TorchConfig
+from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from ray_jobs.decoder.train import monitor as train_monitor
-from ray_jobs.decoder.train import placement_group as train_room
-from ray_jobs.decoder.train.gloo_network import NodeNetworkConfig
-from ray_jobs.decoder.train.hook import ReportHook
 from ray_jobs.decoder.train.monitor import MonitorClient
 from ray_jobs.decoder.train.run import Outcome, PositionHook, run_loop, steps_done
 from ray_jobs.decoder.train.setup import TrainPlan
+from ray_jobs.decoder.train.trackers import ReportHook
 from ray_jobs.decoder.train.window_source import (
     RayWindowSource,
     WindowSpec,
@@ -90,7 +98,7 @@ def train_on_ray(
             run_config=ray.train.RunConfig(
                 # A name of its own each time: Ray resumes an old name without a word.
                 name=uuid.uuid4().hex,
-                storage_path=storage.join(config.run, train_room.RAY_FOLDER),
+                storage_path=storage.join(config.run, RAY_FOLDER),
                 failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
                 callbacks=[*callbacks, _EndForGood()],
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -110,7 +118,7 @@ def train_on_ray(
                 if mendable is None:
                     raise
                 raise mendable from error
-    storage.delete(storage.join(config.run, train_room.RAY_FOLDER))
+    storage.delete(storage.join(config.run, RAY_FOLDER))
     assert isinstance(result.return_value, Outcome)
     return result.return_value
 
@@ -160,7 +168,7 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
     client = MonitorClient(job.monitor)
     with ExitStack() as stack:
         if rank == 0:  # the loop follows the first rank's wish to stop
-            train_room.note(plan.config.run)
+            note_room(plan.config.run)
             stack.enter_context(client.connected())
             hooks.append(PositionHook(client.move_to))
         return run_loop(
@@ -171,3 +179,77 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
             hooks,
             lambda: client.stop_requested,
         )
+
+
+# The room (placement group) of workers whose driver was an actor that was killed, as a sweep's
+# scheduler kills trials, stays taken until the whole job ends. Ray's own cleaner asks the
+# dashboard, which may be off, and with several Rays may be another one's. So the first worker
+# notes its room in the run folder, and whoever ends the trial gives it back.
+
+RAY_FOLDER = "ray_train"
+"""What Ray Train keeps below a run's folder while it runs."""
+
+
+def note_room(run: str) -> None:
+    """Called by a worker: note_room the room it was placed in, if any."""
+    group = get_current_placement_group()
+    if group is not None:
+        storage.write_bytes(_room_note(run), group.id.hex().encode())
+
+
+def give_room_back(run: str) -> None:
+    """Free the room that was noted last, with whatever still runs in it; nothing without a note."""
+    if storage.exists(_room_note(run)):
+        group = ray.PlacementGroupID(bytes.fromhex(storage.read_bytes(_room_note(run)).decode()))
+        ray.util.remove_placement_group(PlacementGroup(group))
+
+
+def _room_note(run: str) -> str:
+    return storage.join(run, RAY_FOLDER, "placement_group")
+
+
+_INTERFACE = "GLOO_SOCKET_IFNAME"  # torch/csrc/distributed/c10d/ProcessGroupGloo.cpp
+_SIOCGIFADDR = 0x8915  # netdevice(7)
+
+
+class NodeNetworkConfig(TorchConfig):
+    """Ray's process group for torch, whose gloo uses the interface with the node's address."""
+
+    @property
+    def backend_cls(self) -> type:
+        """What Ray starts the group with."""
+        return _NodeNetworkBackend
+
+
+class _NodeNetworkBackend(TorchConfig().backend_cls):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(use_node_network)
+        super().on_start(worker_group, backend_config)
+
+
+def use_node_network() -> None:
+    """Tell gloo in this process which interface to use, unless the user has.
+
+    Does nothing where no interface has the node's address (behind NAT) and outside Linux, where
+    only single machines are used.
+    """
+    name = _interface_of(ray.util.get_node_ip_address())
+    if name is not None:
+        os.environ.setdefault(_INTERFACE, name)
+
+
+def _interface_of(address: str) -> str | None:
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                answer = fcntl.ioctl(probe, _SIOCGIFADDR, request)
+            except OSError:
+                continue  # Without an IPv4 address.
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return None

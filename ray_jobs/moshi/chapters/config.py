@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 from ray_jobs.config import yaml_tree
-from ray_jobs.config.original_keys import ORIGINAL_KEYS
+from ray_jobs.config.former_keys import ORIGINAL_KEYS
 from ray_jobs.config.workers import WorkersConfig
 from ttt import uris
 from ttt.config import Config

@@ -31,7 +31,7 @@ from ttt.eval.chapters.find import Chapter
 from ttt.eval.chapters.records import read_details, record_path
 from ttt.eval.chapters.summary import VERIFICATION, held_groups, rescore
 from ttt.eval.run import ModelIdentity, PlannedChapter, RunDescription
-from ttt.files.identity import same_files
+from ttt.files.errors import same_files
 from ttt.moshi.original import WARNING
 
 _FREE = ("cluster", "summary", "min_coverage", "verify_spans", "state_every_frames", "output")

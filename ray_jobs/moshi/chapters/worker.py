@@ -23,11 +23,11 @@ from ttt.eval.chapters.find import Chapter
 from ttt.eval.chapters.hear import HeardChapter, Listening, record_group, verify_group
 from ttt.eval.chapters.records import NonFiniteLoss, leftovers, record_path
 from ttt.eval.run import ModelIdentity
-from ttt.exact_float32 import exact_float32
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 from ttt.moshi.codes import encode_chapter
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.load import LoadedMoshi
+from ttt.numerics import exact_float32
 from ttt.synthetic.chapters import synthetic_chapter
 
 

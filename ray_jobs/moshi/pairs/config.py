@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ray_jobs.config.former_keys import Alias
-from ray_jobs.config.original_keys import ORIGINAL_KEYS
+from ray_jobs.config.former_keys import ORIGINAL_KEYS, Alias
 from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.moshi.chapters.config import ChapterModelsConfig
 from ttt import uris

@@ -35,7 +35,7 @@ from ttt.eval.pairs.records import read_part, write_part
 from ttt.eval.pairs.run import PairRunDescription
 from ttt.eval.pairs.summary import rescore
 from ttt.eval.run import ModelIdentity
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 
 _FREE = ("cluster", "summary", "min_coverage", "silence_seconds", "codes_cache", "output")
 """What may change when a run goes on: no record depends on it."""

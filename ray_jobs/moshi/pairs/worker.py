@@ -24,9 +24,9 @@ from ttt.eval.pairs.find import Pair, Role, Utterance
 from ttt.eval.pairs.records import ItemRecord, Status, write_part
 from ttt.eval.pairs.score import Recording, Score, Scoring, check_streams, first_difference, score
 from ttt.eval.run import ModelIdentity
-from ttt.exact_float32 import exact_float32
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 from ttt.moshi.codes import decode_codes, encode_chapter
+from ttt.numerics import exact_float32
 
 
 @dataclass(frozen=True)

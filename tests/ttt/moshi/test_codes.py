@@ -18,7 +18,6 @@ from ttt.audio import read_audio, resample
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, Piece, find_chapters
 from ttt.eval.config import ChapterConfig
-from ttt.exact_float32 import exact_float32
 from ttt.moshi import codes as codes_module
 from ttt.moshi.codes import (
     codes_sha256,
@@ -27,7 +26,8 @@ from ttt.moshi.codes import (
     mimi_sha256,
     silence_codes,
 )
-from ttt.moshi.tiny_mimi import tiny_mimi
+from ttt.moshi.tiny import tiny_mimi
+from ttt.numerics import exact_float32
 from ttt.synthetic.voice import utterance
 
 SHA = "a" * 64

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from tests.oracles.reference import step_by_step
 from ttt.errors import UserError
 from ttt.moshi import Evaluation, evaluate_codes, tiny_lm
-from ttt.moshi.reference import step_by_step
 from ttt.moshi.streaming.delays import Delays
 from ttt.moshi.streaming.evaluate import negative_log_likelihood
 

@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 
 from ttt.errors import UserError
 from ttt.moshi.load import load_mimi, load_moshi, outline_moshi
-from ttt.moshi.tiny import tiny_lm
-from ttt.moshi.tiny_mimi import _config, tiny_mimi
+from ttt.moshi.tiny import _config, tiny_lm, tiny_mimi
 from ttt.moshi.ttt_files import base_fingerprint
 
 LM_CONFIG = {
@@ -47,10 +46,9 @@ def test_moshi_from_a_folder_is_the_saved_one(folder: Path) -> None:
 
 
 def test_precision_and_overrides(folder: Path) -> None:
-    loaded = load_moshi(str(folder), lm_kwargs={"context": 48}, hash_weights=False)
+    loaded = load_moshi(str(folder), lm_kwargs={"context": 48})
     assert loaded.lm.text_linear.weight.dtype == torch.bfloat16
     assert loaded.lm.context == 48
-    assert loaded.weights_sha256 is None
     assert loaded.fingerprint == base_fingerprint(tiny_lm(seed=3))
 
 

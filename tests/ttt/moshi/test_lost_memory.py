@@ -12,7 +12,7 @@ from ttt.moshi.insert import StreamingTTT, ttt_layers
 from ttt.moshi.streaming import evaluate as evaluate_module
 from ttt.moshi.streaming import heads, session
 from ttt.moshi.streaming import state as streaming_state
-from ttt.moshi.tiny_mimi import tiny_mimi
+from ttt.moshi.tiny import tiny_mimi
 
 FRAMES = 41
 

@@ -16,7 +16,7 @@ from ttt.eval.chapters.records import read_records
 from ttt.moshi import evaluate_codes, tiny_lm
 from ttt.moshi.original import WARNING, OriginalEvaluation
 from ttt.moshi.streaming.evaluate import negative_log_likelihood
-from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect
+from ttt.moshi.train_tiny import LANGUAGE, load_tiny_effect
 from ttt.synthetic.chapters import synthetic_chapter
 
 FRAMES = 4 * 12 + 3

@@ -2,7 +2,7 @@
 
 import torch
 
-from ttt.moshi.reference import step_by_step
+from tests.oracles.reference import step_by_step
 
 FRAMES = 3 * 12 + 4
 

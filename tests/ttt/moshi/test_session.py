@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from tests.oracles.reference import step_by_step
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
 from ttt.moshi import Session, insert_ttt
 from ttt.moshi.insert import ttt_layers
-from ttt.moshi.reference import step_by_step
-from ttt.moshi.streaming.heard import Prediction
+from ttt.moshi.streaming.heads import Prediction
 
 FRAMES = 3 * 12 + 9
 CHUNKINGS = {

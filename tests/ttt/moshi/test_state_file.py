@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ttt.moshi.streaming.state_file import load_state, save_state
+from ttt.moshi.streaming.state import load_state, save_state
 
 
 @pytest.mark.parametrize("identity", ["a", "ab", "abc", "abcd"])

@@ -11,8 +11,15 @@ import torch
 from ttt.moshi import evaluate_codes
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.tiny import tiny_arguments
-from ttt.moshi.tiny_effect import ASSET, LANGUAGE, load_tiny_effect
-from ttt.moshi.train_tiny import MODEL, TTT, TTT_LAYERS, semantic_loss
+from ttt.moshi.train_tiny import (
+    ASSET,
+    LANGUAGE,
+    MODEL,
+    TTT,
+    TTT_LAYERS,
+    load_tiny_effect,
+    semantic_loss,
+)
 from ttt.synthetic.chapters import synthetic_chapter
 
 CHAPTERS, ROUNDS = 12, 24

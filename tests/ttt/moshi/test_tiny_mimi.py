@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ttt.moshi.tiny_mimi import tiny_mimi
+from ttt.moshi.tiny import tiny_mimi
 from ttt.synthetic.voice import utterance
 
 

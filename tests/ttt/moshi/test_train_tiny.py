@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ttt.moshi import evaluate_codes, train_tiny
 from ttt.moshi.tiny import tiny_lm
-from ttt.moshi.tiny_effect import LANGUAGE, load_tiny_effect
+from ttt.moshi.train_tiny import LANGUAGE, load_tiny_effect
 
 
 def test_two_steps_are_deterministic_and_touch_every_ttt_parameter(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import soundfile
 import torch
 
 from ttt.audio import resample, to_int16
-from ttt.snac.cache.bandwidth import bandwidth_hz
-from ttt.snac.cache.facts import BandwidthHours, add_facts
+from ttt.snac.cache.bandwidth import BandwidthHours, add_facts, bandwidth_hz
 from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip
 from ttt.synthetic.voice import utterance
 

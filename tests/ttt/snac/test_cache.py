@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from tests.code_caches import CODEC, GEOMETRY, impulse_clip, label, write_impuls
 from ttt.errors import UserError
 from ttt.snac.cache.index import CodeCache, DamagedClip, open_cache
 from ttt.snac.cache.ranged_file import OpenFiles
-from ttt.snac.cache.shards import write_shard
+from ttt.snac.cache.shards import build_index, write_shard
 
 LENGTHS = [[12, 5], [9]]
 
@@ -37,26 +36,39 @@ def test_any_span_of_any_clip_is_read(tmp_path: Path) -> None:
     _check_content(open_cache(write_impulse_cache(tmp_path, LENGTHS)))
 
 
-def test_without_an_index_the_same_is_read_and_the_log_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cache_without_an_index_is_refused_until_it_is_built(tmp_path: Path) -> None:
     cache = write_impulse_cache(tmp_path, LENGTHS, index=False)
-    with caplog.at_level(logging.WARNING):
-        _check_content(open_cache(cache))
-    assert [record.message for record in caplog.records] == [
-        f"{cache}: no index, so whole row groups are read for each window (slow)"
-    ]
+    with pytest.raises(UserError) as refusal:
+        open_cache(cache)
+    assert str(refusal.value) == (
+        f"{cache}: has no index.arrow; build it with ray_jobs.cache_codes, which encodes only "
+        "what is missing"
+    )
+    build_index(cache)
+    _check_content(open_cache(cache))
+
+
+def test_shards_that_another_program_compressed_are_refused(tmp_path: Path) -> None:
+    cache = write_impulse_cache(tmp_path, LENGTHS)
+    shard = tmp_path / "shards/shard-00001.parquet"
+    pq.write_table(pq.read_table(shard), shard, compression="zstd")
+    build_index(cache)
+    with pytest.raises(UserError) as refusal:
+        open_cache(cache)
+    assert str(refusal.value) == (
+        f"{cache}: another program has compressed its shards, so no window can be read out of "
+        "them; cache again with ray_jobs.cache_codes"
+    )
 
 
 def test_many_clips_codes_are_gathered_with_zeros_past_their_ends(tmp_path: Path) -> None:
-    for name, index in (("indexed", True), ("plain", False)):
-        cache = open_cache(write_impulse_cache(tmp_path / name, LENGTHS, index=index))
-        codes, damaged = cache.gather_codes(np.array([0, 1]), np.array([4, 0]), 7)
-        assert damaged == {}
-        assert codes[0, :, 0].tolist() == [4, 5, 6, 7, 8, 9, 10]
-        assert codes[0, 1].tolist() == [5, 10, 11, 20, 21, 22, 23]
-        assert codes[1, :, 0].tolist() == [0, 1, 2, 3, 4, 0, 0]
-        assert not codes[1, 5:].any()
+    cache = open_cache(write_impulse_cache(tmp_path, LENGTHS))
+    codes, damaged = cache.gather_codes(np.array([0, 1]), np.array([4, 0]), 7)
+    assert damaged == {}
+    assert codes[0, :, 0].tolist() == [4, 5, 6, 7, 8, 9, 10]
+    assert codes[0, 1].tolist() == [5, 10, 11, 20, 21, 22, 23]
+    assert codes[1, :, 0].tolist() == [0, 1, 2, 3, 4, 0, 0]
+    assert not codes[1, 5:].any()
 
 
 def test_a_span_outside_the_clip_is_an_error(tmp_path: Path) -> None:
@@ -153,7 +165,7 @@ def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     pq.write_table(pa.table({"a": [1]}), tmp_path / "shards/shard-00000.parquet")
     with pytest.raises(UserError, match=r"no ttt.format_version in its schema"):
-        open_cache(tmp_path)
+        build_index(tmp_path)
 
 
 def test_few_files_stay_open(tmp_path: Path) -> None:

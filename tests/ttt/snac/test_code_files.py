@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ttt.errors import UserError
 from ttt.files.walk import same_name_key
-from ttt.snac.code_files import find_code_files, read_codes, wav_names
+from ttt.snac.code_files import list_code_files, read_codes, wav_names
 from ttt.snac.geometry import CodeGeometry
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
@@ -29,7 +29,7 @@ def test_all_layouts_give_the_same_rows(tmp_path: Path) -> None:
     named = {f"codes_{k}": torch.tensor(scale, dtype=torch.int32) for k, scale in enumerate(SCALES)}
     save_file(named, tmp_path / "d.safetensors")
     (tmp_path / "notes.txt").write_text("not codes")
-    files = find_code_files(tmp_path)
+    files = [tmp_path / found.path for found in list_code_files(tmp_path)]
     assert [path.name for path in files] == ["a.npy", "b.pt", "c.pt", "d.safetensors"]
     for path in files:
         codes = read_codes(path, GEOMETRY)
@@ -254,7 +254,7 @@ def test_integers_of_every_type_and_suffixes_in_capitals_are_read(tmp_path: Path
     (tmp_path / "a.npy").rename(tmp_path / "a.NPY")
     torch.save([torch.tensor(scale, dtype=torch.uint8) for scale in SCALES], tmp_path / "b.PT")
     _named(torch.int16)(tmp_path / "c.SafeTensors")
-    files = find_code_files(tmp_path)
+    files = [tmp_path / found.path for found in list_code_files(tmp_path)]
     assert [path.name for path in files] == ["a.NPY", "b.PT", "c.SafeTensors"]
     assert all(read_codes(path, GEOMETRY).tolist() == ROWS for path in files)
     assert wav_names([path.name for path in files]) == ["a.wav", "b.wav", "c.wav"]

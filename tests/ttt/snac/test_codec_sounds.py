@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from ttt.synthetic.codec_sounds import BATCH, CROP_SAMPLES, batches, unheard_voices
+from ttt.synthetic.codebook_training import BATCH, CROP_SAMPLES, batches, unheard_voices
 
 
 def test_batches_are_reproducible_crops() -> None:

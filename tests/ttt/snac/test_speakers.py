@@ -57,8 +57,7 @@ def test_rules_that_mean_nothing_are_refused(rule: str) -> None:
         folder_number(rule)
 
 
-@pytest.mark.parametrize("index", [True, False])
-def test_a_cache_tells_what_is_known_of_its_clips(tmp_path: Path, index: bool) -> None:
+def test_a_cache_tells_what_is_known_of_its_clips(tmp_path: Path) -> None:
     """Of two shards the second one knows nothing, as in a cache that is older than speakers."""
     known = [
         replace(impulse_clip(0, 5), speaker="anna", bandwidth_hz=12_000),
@@ -66,9 +65,8 @@ def test_a_cache_tells_what_is_known_of_its_clips(tmp_path: Path, index: bool) -
     ]
     write_shard(tmp_path / "shards/shard-00000.parquet", known, GEOMETRY, CODEC)
     write_shard(tmp_path / "shards/shard-00001.parquet", [impulse_clip(2, 4)], GEOMETRY, CODEC)
-    if index:
-        build_index(tmp_path)
-        assert verify_cache(tmp_path) == []
+    build_index(tmp_path)
+    assert verify_cache(tmp_path) == []
     cache = open_cache(tmp_path)
     assert cache.catalogue.speakers[:] == ["anna", None, None]
     assert [cache.catalogue.speakers[row] for row in range(3)] == ["anna", None, None]
@@ -78,9 +76,8 @@ def test_a_cache_tells_what_is_known_of_its_clips(tmp_path: Path, index: bool) -
     assert cache.read_audio(2, 0, 4 * 4096)[0] == 121
 
 
-@pytest.mark.parametrize("index", [True, False])
-def test_a_cache_that_knows_nothing_has_no_such_column(tmp_path: Path, index: bool) -> None:
-    cache = open_cache(write_impulse_cache(tmp_path, [[4, 5], [6]], index=index))
+def test_a_cache_that_knows_nothing_has_no_such_column(tmp_path: Path) -> None:
+    cache = open_cache(write_impulse_cache(tmp_path, [[4, 5], [6]]))
     assert cache.catalogue.speakers[:] == [None, None, None]
     assert np.isnan(cache.catalogue.bandwidth_hz).all()
     (first, _) = shard_names(tmp_path)

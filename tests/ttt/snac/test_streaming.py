@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from ttt.snac.decode import StreamingDecoder
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.streaming import StreamingDecoder
 
 CHUNKS = pytest.mark.parametrize("chunks", [[1] * 13, [13], [2, 0, 5, 1, 0, 5], [12, 1], [4, 9]])
 

@@ -14,7 +14,7 @@ from snac import SNAC
 from ttt.audio import read_audio, resample
 from ttt.snac.geometry import CodeGeometry
 from ttt.synthetic import tiny_codec
-from ttt.synthetic.codec_sounds import unheard_voices
+from ttt.synthetic.codebook_training import unheard_voices
 
 ASSET = Path(tiny_codec.__file__).parents[1] / "assets" / "tiny_codec"
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ttt.snac.evaluation.comparisons import units_of
 from ttt.snac.evaluation.model_card import card
 from ttt.snac.evaluation.systems import with_tricks
 from ttt.snac.evaluation.trick_levels import (
@@ -17,7 +18,6 @@ from ttt.snac.evaluation.trick_levels import (
     Level,
     TrickGrid,
 )
-from ttt.snac.evaluation.units import units_of
 from ttt.snac.metrics import METRICS, all_metrics
 from ttt.snac.verdict import (
     BASELINE,

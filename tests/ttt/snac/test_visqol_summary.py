@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ttt.snac.evaluation.systems import BASELINE, CEILING, HISS, OURS
-from ttt.snac.evaluation.visqol_summary import (
+from ttt.snac.evaluation.visqol import (
     missing,
     passage,
     spread_evenly,

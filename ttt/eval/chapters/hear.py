@@ -33,12 +33,12 @@ from ttt.eval.chapters.records import (
     read_record,
     record_path,
 )
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity
 from ttt.moshi.codes import codes_sha256, padded
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.original import WARNING, OriginalEvaluation
 from ttt.moshi.streaming.evaluate import Block, Evaluation
-from ttt.moshi.streaming.state_file import load_state, save_state
+from ttt.moshi.streaming.state import load_state, save_state
 from ttt.moshi.streaming.streams import Streams
 from ttt.moshi.verify import Verification, verify
 

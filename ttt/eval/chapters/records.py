@@ -29,9 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt import storage
-from ttt.column_types import reading_column_types
 from ttt.errors import UserError
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity, reading_column_types
 from ttt.files.walk import fitting_name, natural_key
 
 CODEBOOKS = 8

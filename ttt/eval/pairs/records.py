@@ -29,10 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt import storage
-from ttt.column_types import reading_column_types
 from ttt.errors import UserError
 from ttt.eval.pairs.find import Role
-from ttt.files.identity import FileIdentity
+from ttt.files.errors import FileIdentity, reading_column_types
 
 CODEBOOKS = 8
 Status = Literal["ok", "missing", "error"]

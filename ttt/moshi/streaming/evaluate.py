@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from ttt.device_errors import is_out_of_memory
 from ttt.errors import UserError
 from ttt.moshi.streaming.delays import ZERO_TOKEN, Delays
-from ttt.moshi.streaming.heard import Heard, join
+from ttt.moshi.streaming.heads import Heard, join
 from ttt.moshi.streaming.session import Session
 from ttt.moshi.streaming.speculate import Acceptance
 from ttt.moshi.streaming.state import cpu_copy

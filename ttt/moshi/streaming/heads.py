@@ -1,4 +1,4 @@
-"""From hidden states to logits: the text's, and the audio's through the depformer.
+"""What comes of listening: hidden states and text, and from them the logits of text and audio.
 
 Both heads compute in float32, whatever the model's type: logits rounded to bfloat16 move a loss by
 a hundredth of a nat.
@@ -9,7 +9,8 @@ of the depformer, V text vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -98,3 +99,35 @@ def _exactly(head: nn.Linear, x: Tensor) -> Tensor:
 
 
 _HEAD_ROWS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What steps predict; `step` leaves the dimension n out."""
+
+    text_logits: Tensor  # [B, n, V] float32 or float64
+    text: Tensor  # [B, n] what the depformer was told and the next step hears
+    audio_logits: Tensor  # [B, Q, n, card]
+    targets: Tensor  # [B, Q, n] the code each of them predicts; -1 where there is none
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What the temporal transformer gave for steps that stand."""
+
+    hidden: Tensor  # [B, n, D]
+    text: Tensor  # [B, n]
+    forced: Tensor  # [B, K, n] what the depformer is to be told: the column after each step
+
+    def __getitem__(self, steps: slice) -> Heard:
+        """Some of the steps."""
+        return Heard(self.hidden[:, steps], self.text[:, steps], self.forced[:, :, steps])
+
+
+def join(parts: Sequence[Heard]) -> Heard:
+    """Stretches heard one after the other, as one."""
+    return Heard(
+        torch.cat([part.hidden for part in parts], dim=1),
+        torch.cat([part.text for part in parts], dim=1),
+        torch.cat([part.forced for part in parts], dim=2),
+    )

@@ -27,7 +27,7 @@ from torch import Tensor
 from ttt.errors import UserError
 from ttt.moshi.streaming import heads
 from ttt.moshi.streaming.delays import Delays
-from ttt.moshi.streaming.heard import Heard, Prediction, join
+from ttt.moshi.streaming.heads import Heard, Prediction, join
 from ttt.moshi.streaming.speculate import NEAR_TIE, Acceptance, best_text, guess_text, steps_to_keep
 from ttt.moshi.streaming.state import StreamingState, cpu_copy
 from ttt.moshi.streaming.streams import check_tokens

@@ -1,8 +1,7 @@
 """Read windows of a cache of codes: which clips there are, any span of their codes and audio.
 
-With an index (ttt.snac.cache.shards.build_index) a window is one exact read of the shard and a look
-into codes.bin. Without one, or where a shard was compressed by another program, whole row groups
-are read instead: the same bytes, a hundred times slower, said once in the log.
+A window is one exact read of the shard and a look into codes.bin, both placed by the cache's index
+(ttt.snac.cache.shards.build_index).
 
 The cache is read-only and may be used by several threads.
 """
@@ -20,12 +19,16 @@ import numpy as np
 import pyarrow as pa
 
 from ttt import retries, storage
-from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.files.errors import reading_column_types
 from ttt.snac.cache.catalogue import Catalogue
-from ttt.snac.cache.parquet_offsets import NO_OFFSET, PREFIX_BYTES, length_prefix
-from ttt.snac.cache.ranged_file import OpenFiles, RangedFile, open_ranged
-from ttt.snac.cache.row_groups import RowGroups
+from ttt.snac.cache.ranged_file import (
+    PREFIX_BYTES,
+    OpenFiles,
+    RangedFile,
+    length_prefix,
+    open_ranged,
+)
 from ttt.snac.cache.shard_file import (
     FACT_COLUMNS,
     SAMPLE_BYTES,
@@ -35,8 +38,9 @@ from ttt.snac.cache.shard_file import (
     read_shard_table,
     shard_header,
 )
-from ttt.snac.cache.shards import codes_uri, index_uri, read_catalogue, shard_names, shards_folder
+from ttt.snac.cache.shards import codes_uri, index_uri, shard_names, shards_folder
 from ttt.snac.geometry import CodeGeometry
+from ttt.snac.load import LoadedCodec
 
 logger = logging.getLogger(__name__)
 
@@ -51,20 +55,40 @@ class DamagedClip(Exception):
 def open_cache(uri: str | Path) -> CodeCache:
     """Open the cache folder at a path or at any URI that pyarrow or fsspec reads.
 
-    Raises UserError when there is no shard, the index is damaged, stale or of another format, or
-    (without an index) a shard is unreadable. Shards that do not match the index are logged, and
-    reading their clips raises DamagedClip.
+    Raises UserError when there is no shard, or the index is missing, damaged, stale or of another
+    format. Shards that do not match the index are logged, and reading their clips raises
+    DamagedClip.
     """
-    if storage.exists(index_uri(uri)):
-        return CodeCache(str(uri), _load_index(uri), indexed=True)
-    logger.warning("%s: no index, so whole row groups are read for each window (slow)", uri)
-    return CodeCache(str(uri), read_catalogue(uri), indexed=False)
+    if not storage.exists(index_uri(uri)):
+        shard_names(uri)  # Says so where there is no cache at all.
+        raise UserError(
+            f"{uri}: has no index.arrow; build it with ray_jobs.cache_codes, which encodes only "
+            "what is missing"
+        )
+    return CodeCache(str(uri), _load_index(uri))
+
+
+def open_cache_of(uri: str, codec: LoadedCodec) -> CodeCache:
+    """The cache of a codec's codes. Raises UserError where another codec wrote them."""
+    cache = open_cache(uri)
+    if cache.geometry != codec.geometry:
+        raise UserError(
+            f"{uri}: its codes have the geometry {cache.geometry.to_json()} and codec "
+            f"{codec.name} has {codec.geometry.to_json()}; name the codec that wrote the cache"
+        )
+    if cache.codec.weights_sha256 != codec.weights_sha256:
+        raise UserError(
+            f"{uri}: its codes were written by {cache.codec.name} with weights "
+            f"{cache.codec.weights_sha256[:12]} and codec {codec.name} has "
+            f"{codec.weights_sha256[:12]}; name the codec that wrote the cache"
+        )
+    return cache
 
 
 class CodeCache:
     """An open cache; make it with `open_cache`."""
 
-    def __init__(self, uri: str, table: pa.Table, *, indexed: bool) -> None:
+    def __init__(self, uri: str, table: pa.Table) -> None:
         header = shard_header(table.schema, index_uri(uri))
         self.uri = uri
         self.geometry: CodeGeometry = header.geometry
@@ -79,11 +103,13 @@ class CodeCache:
         self._files = OpenFiles(self._shard_uri)
         self._checksums: dict[int, np.ndarray] = {}
         self._prefix_checked = np.zeros(len(self), bool)
-        self._row_groups = RowGroups(self._shard_uri, self.geometry)
-        self._codes = self._open_codes() if indexed else None
+        self._codes = self._open_codes()
         self._pool = None if storage.is_local(uri) else ThreadPoolExecutor(_REMOTE_READS)
-        if indexed and len(self) and self._audio_offset.min() < 0:
-            logger.warning("%s: compressed shards, so whole row groups are read (slow)", uri)
+        if len(self) and self._audio_offset.min() < 0:
+            raise UserError(
+                f"{uri}: another program has compressed its shards, so no window can be read out "
+                "of them; cache again with ray_jobs.cache_codes"
+            )
 
     def __len__(self) -> int:
         return len(self.catalogue.n_coarse)
@@ -94,19 +120,15 @@ class CodeCache:
         Raises DamagedClip, ValueError when the span is not inside the clip.
         """
         self._check_span(row, start, count, int(self.catalogue.n_coarse[row]))
-        shard = int(self._shard[row])
-        name = "codes.bin"
         first = int(self._codes_offset[row]) + start
         if isinstance(self._codes, np.ndarray):
             codes = np.array(self._codes[first : first + count])
-        elif self._codes is not None:
-            codes = np.empty((count, self.geometry.codes_per_coarse), np.int16)
-            self._read_into(self._codes, name, first * codes[0].nbytes, codes)
         else:
-            name = self._shards[shard][0]
-            codes = self._whole_clip(self._row_groups.codes, shard, row)[start : start + count]
-        if codes.shape[0] != count or not in_range(codes, self.geometry):
-            raise DamagedClip(f"{name}: a code is outside 0 to {self.geometry.codebook_size - 1}")
+            codes = np.empty((count, self.geometry.codes_per_coarse), np.int16)
+            self._read_into(self._codes, "codes.bin", first * codes[0].nbytes, codes)
+        if not in_range(codes, self.geometry):
+            outside = f"a code is outside 0 to {self.geometry.codebook_size - 1}"
+            raise DamagedClip(f"codes.bin: {outside}")
         return codes
 
     def read_audio(self, row: int, start_sample: int, count: int) -> np.ndarray:
@@ -126,12 +148,6 @@ class CodeCache:
         if self._broken_shards and shard in self._broken_shards:
             raise DamagedClip(self._broken_shards[shard])
         offset = int(self._audio_offset[row])
-        if offset == NO_OFFSET:
-            audio = self._whole_clip(self._row_groups.audio, shard, row)
-            if len(audio) != samples_48k:
-                raise DamagedClip(f"{self._shards[shard][0]}: audio and codes differ in length")
-            out[:] = audio[start_sample : start_sample + len(out)]
-            return
         name = self._shards[shard][0]
         try:
             file = self._files.get(shard)
@@ -211,16 +227,6 @@ class CodeCache:
             raise DamagedClip(f"{name}: {error}") from error
         if read != out.nbytes:
             raise DamagedClip(f"{name}: ends inside the clip")
-
-    def _whole_clip(
-        self, read: Callable[[int, int], np.ndarray], shard: int, row: int
-    ) -> np.ndarray:
-        try:
-            return read(shard, int(self._shard_row[row]))
-        except retries.StorageUnavailable:
-            raise
-        except (UserError, ValueError) as error:
-            raise DamagedClip(f"{self._shards[shard][0]}: {error}") from error
 
     def _check_span(self, row: int, start: int, count: int, length: int) -> None:
         if start < 0 or count < 1 or start + count > length:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from ttt import storage
 from ttt.audio import to_int16
-from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.files.errors import reading_column_types
 from ttt.snac.cache.inputs import MIN_TARGET_RATE, ClipInput, LeftOut, PreparedClip, QualityConfig
 from ttt.snac.cache.sources import load_mono, saturation_notes
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry, Codes

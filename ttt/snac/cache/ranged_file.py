@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from ttt import retries, storage
 
@@ -154,3 +155,60 @@ class _Seekable(io.RawIOBase):
 def _fill(out: np.ndarray, content: bytes) -> int:
     out.reshape(-1).view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
     return len(content)
+
+
+PREFIX_BYTES = 4
+"""Bytes of the length that stands before a value."""
+
+NO_OFFSET = -1
+"""Instead of an offset: the value is not contiguous in the file."""
+
+
+def value_offsets(
+    metadata: pq.FileMetaData,
+    column: str,
+    value_bytes: np.ndarray,
+    read_at: Callable[[int, int], bytes],
+    check_every: int = 1,
+) -> np.ndarray:
+    """The byte offset of every value of `column`; int64 [rows], NO_OFFSET where there is none.
+
+    `value_bytes` [rows] are the lengths of the values, `read_at(offset, count)` reads the file.
+    Every `check_every`-th offset of a row group, and its last, is checked against the length
+    stored before the value.
+    """
+    index = metadata.schema.names.index(column)
+    offsets = np.full(metadata.num_rows, NO_OFFSET, np.int64)
+    row = 0
+    for group in range(metadata.num_row_groups):
+        group_metadata = metadata.row_group(group)
+        rows = slice(row, row + group_metadata.num_rows)
+        row = rows.stop
+        chunk = group_metadata.column(index)
+        if chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page:
+            offsets[rows] = _offsets_in_chunk(chunk, value_bytes[rows], read_at, check_every)
+    return offsets
+
+
+def length_prefix(value_bytes: int) -> bytes:
+    """The bytes that stand before a value of this length."""
+    return int(value_bytes).to_bytes(PREFIX_BYTES, "little")
+
+
+def _offsets_in_chunk(
+    chunk: pq.ColumnChunkMetaData,
+    value_bytes: np.ndarray,
+    read_at: Callable[[int, int], bytes],
+    check_every: int,
+) -> np.ndarray | int:
+    ends = np.cumsum(value_bytes.astype(np.int64) + PREFIX_BYTES)
+    header_bytes = chunk.total_compressed_size - int(ends[-1])
+    if header_bytes <= 0:
+        return NO_OFFSET
+    offsets = chunk.data_page_offset + header_bytes + ends - value_bytes
+    last = len(offsets) - 1
+    for value in {*range(0, last, check_every), last}:
+        stored = read_at(int(offsets[value]) - PREFIX_BYTES, PREFIX_BYTES)
+        if stored != length_prefix(value_bytes[value]):
+            return NO_OFFSET
+    return offsets

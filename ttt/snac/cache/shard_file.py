@@ -1,7 +1,7 @@
 """One shard: the parquet file that holds the codes of about 1,000 clips and their 48 kHz audio.
 
 Shards are uncompressed and the audio is PLAIN, one page per row group, so that the samples of a
-clip are contiguous in the file and a window of them is one read (ttt.snac.cache.parquet_offsets).
+clip are contiguous in the file and a window of them is one read (ttt.snac.cache.ranged_file).
 
 Columns, none nullable: clip_id string, n_coarse int32, n_samples int32, codes_0/1/2 list<int16>,
 audio binary (int16 little-endian mono), gain_db float32, lag_samples int32, crc32 uint32. The
@@ -29,8 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt import storage
-from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.files.errors import reading_column_types
 from ttt.snac.cache.ranged_file import open_seekable
 from ttt.snac.geometry import CodeGeometry
 

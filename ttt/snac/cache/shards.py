@@ -22,11 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttt import retries, storage
-from ttt.column_types import reading_column_types
 from ttt.errors import UserError
+from ttt.files.errors import reading_column_types
 from ttt.files.walk import is_hidden, suffix_of
-from ttt.snac.cache.parquet_offsets import NO_OFFSET, value_offsets
-from ttt.snac.cache.ranged_file import open_ranged, open_seekable, read_at
+from ttt.snac.cache.ranged_file import NO_OFFSET, open_ranged, open_seekable, read_at, value_offsets
 from ttt.snac.cache.shard_file import (
     FACT_COLUMNS,
     SAMPLE_BYTES,
@@ -93,7 +92,7 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
     n_samples, codes_offset (coarsest tokens before this clip), and those of FACT_COLUMNS that tell
     something of at least one clip. The metadata are a shard's and `ttt.shards`, the list of
     [name, bytes]. With a `codes_sink` all codes are written to it and
-    the audio is located; without, audio_offset is -1, which means: read the row group.
+    the audio is located; without, and in compressed shards, audio_offset is -1.
     """
     header: ShardHeader | None = None
     tables, shards = [], []

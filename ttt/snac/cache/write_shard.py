@@ -24,8 +24,8 @@ import numpy as np
 from ttt import retries, storage
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
+from ttt.snac.cache.bandwidth import BandwidthHours
 from ttt.snac.cache.encode import ClipEncoder
-from ttt.snac.cache.facts import BandwidthHours
 from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip
 from ttt.snac.cache.shard_file import open_shard, whole_file
 from ttt.snac.cache.shards import Clip, CodecIdentity, read_catalogue, shards_folder, write_shard

@@ -7,7 +7,7 @@ from typing import Any
 
 from ttt.snac.evaluation.systems import METRIC_NAMES, SYSTEM_NAMES
 from ttt.snac.evaluation.verdict_words import level_notes
-from ttt.snac.evaluation.visqol_summary import told_by
+from ttt.snac.evaluation.visqol import told_by
 from ttt.snac.verdict import describe_interval
 
 

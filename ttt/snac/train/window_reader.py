@@ -41,7 +41,7 @@ class MicroBatch:
     codes: torch.Tensor
     """int16 [B, L, codes_per_coarse], interleaved by scale; zeros where a clip is too short."""
     audio: torch.Tensor
-    """int16 [B, T] at 48 kHz (float32 in [-1, 1) from a reader of float32)."""
+    """int16 [B, T] at 48 kHz."""
     core_start: torch.Tensor
     """Where the core starts in the slice, in coarsest tokens; int64 [B]."""
     valid_samples: torch.Tensor
@@ -53,25 +53,15 @@ class MicroBatch:
 class WindowReader:
     """Reads the windows of one cache."""
 
-    def __init__(
-        self,
-        cache: CodeCache,
-        plan: WindowPlan,
-        *,
-        audio_dtype: torch.dtype = torch.int16,
-        reused_batches: int = 0,
-    ) -> None:
-        """`plan` chooses replacements. `audio_dtype` is int16 (as stored) or float32.
+    def __init__(self, cache: CodeCache, plan: WindowPlan, *, reused_batches: int = 0) -> None:
+        """`plan` chooses replacements.
 
         With `reused_batches` = k > 0 the tensors live in k buffers that are used in turn: a
         micro-batch is overwritten by the k-th read after it. Fresh memory for every batch costs
         up to five times as much as filling it.
         """
-        if audio_dtype not in (torch.int16, torch.float32):
-            raise ValueError(f"audio_dtype {audio_dtype}: use torch.int16 or torch.float32")
         self._cache = cache
         self._plan = plan
-        self._audio_dtype = audio_dtype
         self._reused_batches = reused_batches
         self._ring: deque[torch.Tensor] = deque()
 
@@ -124,7 +114,7 @@ class WindowReader:
             if at in damaged:
                 return None
             try:
-                self._read_core(rows[at], starts[at], audio[at, : counts[at]])
+                self._cache.read_audio_into(rows[at], starts[at], audio[at, : counts[at]])
             except DamagedClip as damage:
                 return str(damage)
             audio[at, counts[at] :] = 0
@@ -132,12 +122,6 @@ class WindowReader:
 
         reasons = self._cache.concurrently(read, range(len(rows)))
         return {at: reason for at, reason in enumerate(reasons) if reason}
-
-    def _read_core(self, row: int, start_sample: int, out: np.ndarray) -> None:
-        if out.dtype == np.int16:
-            self._cache.read_audio_into(row, start_sample, out)
-            return
-        np.multiply(self._cache.read_audio(row, start_sample, len(out)), _INT16_SCALE, out=out)
 
     def _replace(
         self, windows: Windows, batch: BatchId | None, at: int, reason: str, audio: np.ndarray
@@ -163,11 +147,11 @@ class WindowReader:
         samples = self._cache.geometry.samples_48k(windows.core_coarse)
         shape = (len(windows), samples)
         if len(self._ring) < self._reused_batches or not self._ring:
-            buffer = torch.empty(shape, dtype=self._audio_dtype)
+            buffer = torch.empty(shape, dtype=torch.int16)
         else:
             buffer = self._ring.popleft()
             if buffer.shape != shape:
-                buffer = torch.empty(shape, dtype=self._audio_dtype)
+                buffer = torch.empty(shape, dtype=torch.int16)
         if self._reused_batches:
             self._ring.append(buffer)
         return buffer
@@ -213,4 +197,3 @@ class LocalWindowSource:
 
 
 _STEPS_AHEAD = 2
-_INT16_SCALE = np.float32(1 / 32768)

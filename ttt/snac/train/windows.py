@@ -27,8 +27,7 @@ import numpy as np
 
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.train.draws import hashed, permuted
-from ttt.snac.train.window_places import ClipPlaces, Windows, windows_in
+from ttt.snac.train.window_places import ClipPlaces, Windows, hashed, permuted, windows_in
 
 WindowsPerClip = Literal["length", 1]
 """How many windows of a clip an epoch hears: as many as fit into its length, or one."""

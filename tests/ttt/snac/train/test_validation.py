@@ -11,17 +11,16 @@ import torch
 from tests.conftest import build_nano_snac
 from tests.nano_cache import write_nano_cache
 from ttt.audio import resample
+from ttt.snac.cache.catalogue import held_out_rows
 from ttt.snac.cache.index import open_cache
-from ttt.snac.cache.split import held_out_rows
 from ttt.snac.evaluation.trick_levels import GRID, fit
 from ttt.snac.evaluation.tricks import measure_grid, white_noise, zero_stuffed
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
 from ttt.snac.train.config import LossConfig
 from ttt.snac.train.losses import reconstruction_loss
-from ttt.snac.train.memory import activation_bytes_per_coarse
-from ttt.snac.train.trick_fit import fit_on_windows
-from ttt.snac.train.validation import ValidationSet, validate
+from ttt.snac.train.step import activation_bytes_per_coarse
+from ttt.snac.train.validation import ValidationSet, fit_on_windows, validate
 from ttt.snac.train.window_reader import WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
 from ttt.snac.verdict import CEILING

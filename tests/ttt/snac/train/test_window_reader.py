@@ -4,7 +4,6 @@ import operator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -158,16 +157,6 @@ def test_abandoning_an_epoch_stops_its_thread(impulses: str) -> None:
     _assert_same(first, next(source.step_batches(1)))
 
 
-def test_float32_is_the_same_audio(impulses: str) -> None:
-    for batch, other in zip(
-        _all(_source(impulses)),
-        _all(_source(impulses, audio_dtype=torch.float32)),
-        strict=True,
-    ):
-        assert other.audio.dtype == torch.float32
-        assert torch.equal(other.audio, batch.audio.float() / 32768)
-
-
 def test_reused_buffers_hold_the_same_and_are_reused(impulses: str) -> None:
     cache = open_cache(impulses)
     plan = WindowPlan(cache.catalogue.n_coarse, cache.catalogue.n_samples, cache.geometry, 9000, 5)
@@ -185,25 +174,7 @@ def test_reused_buffers_hold_the_same_and_are_reused(impulses: str) -> None:
     assert addresses[-1] == addresses[-3] != addresses[-2]
 
 
-def test_another_audio_dtype_is_refused(impulses: str) -> None:
-    with pytest.raises(ValueError, match=r"audio_dtype torch.float16: use torch.int16"):
-        _source(impulses, audio_dtype=torch.float16)
-
-
 # -- the same batches, however the cache is stored -------------------------------------------------
-
-
-def test_without_index_the_batches_are_the_same(impulses: str, tmp_path: Path) -> None:
-    plain = write_impulse_cache(tmp_path, LENGTHS, index=False)
-    _assert_same(_all(_source(impulses)), _all(_source(plain)))
-
-
-def test_of_compressed_shards_the_batches_are_the_same(impulses: str, tmp_path: Path) -> None:
-    compressed = write_impulse_cache(tmp_path, LENGTHS)
-    shard = tmp_path / "shards/shard-00001.parquet"
-    pq.write_table(pq.read_table(shard), shard, compression="zstd", row_group_size=3)
-    build_index(compressed)
-    _assert_same(_all(_source(impulses)), _all(_source(compressed)))
 
 
 def test_of_a_cache_in_memory_the_batches_are_the_same(impulses: str) -> None:
@@ -212,24 +183,22 @@ def test_of_a_cache_in_memory_the_batches_are_the_same(impulses: str) -> None:
     storage.delete("memory://caches")
 
 
-@pytest.mark.parametrize("index", [True, False])
 def test_of_a_cache_on_s3_the_batches_are_the_same(
-    impulses: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, index: bool
+    impulses: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while every third request fails: no clip is taken for damaged."""
     monkeypatch.setattr(retries, "RETRY_PAUSES_SECONDS", (0.01,) * 20)
-    remote = write_impulse_cache(object_store.uri("impulses"), LENGTHS, index=index)
+    remote = write_impulse_cache(object_store.uri("impulses"), LENGTHS)
     object_store.fails = lambda _method, _path: len(object_store.requests) % 3 == 0
     _assert_same(_all(_source(impulses)), _all(_source(remote)))
     assert object_store.refused
 
 
-@pytest.mark.parametrize("index", [True, False])
 def test_a_store_that_stays_away_stops_the_run_and_replaces_no_clip(
-    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, index: bool
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "RETRY_PAUSES_SECONDS", (0.01,))
-    source = _source(write_impulse_cache(object_store.uri("impulses"), LENGTHS, index=index))
+    source = _source(write_impulse_cache(object_store.uri("impulses"), LENGTHS))
     object_store.fails = lambda _method, _path: True
     with pytest.raises(retries.StorageUnavailable, match="failed 2 times in a row"):
         next(source.step_batches(1))

@@ -1,4 +1,4 @@
-"""float32 that is float32: what GPUs round away by themselves unless they are told not to.
+"""Numbers that are what they seem: float32 without hidden rounding, and no NaN in a file.
 
 PyTorch lets convolutions take their inputs rounded to ten bits (TF32) and matrix products of half
 precision add up in half precision. Codes are the nearest of some thousand vectors: such rounding
@@ -7,9 +7,14 @@ changed one in a hundred of them in a trial, and everything that is measured aft
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 import torch
+from torch import Tensor, nn
+
+from ttt.errors import UserError
 
 _FLAGS = (
     (torch.backends.cudnn, "allow_tf32", False),
@@ -46,3 +51,28 @@ class exact_float32:  # noqa: N801, used as torch.no_grad is
 def float32_is_exact() -> bool:
     """Whether every switch is where `exact_float32` puts it."""
     return all(getattr(where, name) == value for where, name, value in _FLAGS)
+
+
+def refuse_nonfinite_weights(tensors: nn.Module | Mapping[str, Tensor], place: str | Path) -> None:
+    """Raise UserError, naming the tensor, where a weight is NaN or infinite.
+
+    A model with such a weight need not say so: a codebook's nearest entry to NaN is entry 0, and
+    NaN as 16-bit audio is silence.
+    """
+    named = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
+    for name, tensor in named.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"{place}: {count:,} of the {tensor.numel():,} values of {name} are NaN or "
+                "infinite; take an earlier checkpoint, or make the weights again"
+            )
+
+
+def refuse_nonfinite_audio(audio: Tensor, maker: str) -> None:
+    """Raise UserError where a model's output is NaN or infinite: as a file it would be silence."""
+    if not bool(torch.isfinite(audio).all()):
+        raise UserError(
+            f"{maker} gave {int((~torch.isfinite(audio)).sum()):,} samples of {audio.numel():,} "
+            "that are NaN or infinite; its weights do not fit, or it must run in float32"
+        )
