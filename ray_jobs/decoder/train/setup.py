@@ -29,6 +29,7 @@ from ttt.snac.train.curriculum import (
 )
 from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee, require_same_plan
 from ttt.snac.train.validation import ValidationSet
+from ttt.snac.train.window_places import ClipPlaces
 from ttt.snac.train.window_reader import WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
 from ttt.training.loop import LoopSettings
@@ -260,7 +261,7 @@ def _validation(
 ) -> ValidationSet:
     arrays = _arrays(cache, model)
     windows = validation_windows(
-        *arrays,
+        ClipPlaces(*arrays),
         core_coarse=cache.geometry.tokens(config.validation.segment_seconds)[0],
         context_coarse=config.curriculum.context_coarse,
         clips_per_batch=config.validation.clips_per_batch,

@@ -224,10 +224,7 @@ _REPLACEMENT_ATTEMPTS = 64
 
 
 def validation_windows(
-    n_coarse: np.ndarray,
-    n_samples: np.ndarray,
-    geometry: CodeGeometry,
-    reach_samples_48k: int,
+    clips: ClipPlaces,
     core_coarse: int,
     context_coarse: int,
     clips_per_batch: int,
@@ -240,23 +237,22 @@ def validation_windows(
     `max_windows` of them are taken, evenly spread over all. Raises UserError when no clip is
     long enough for a single valid sample.
     """
-    rows = np.arange(len(n_coarse)) if rows is None else np.asarray(rows, np.int64)
-    clip_coarse = np.asarray(n_coarse, np.int64)[rows]
-    ends = np.cumsum(windows_in(clip_coarse, core_coarse))
+    rows = np.arange(len(clips.n_coarse)) if rows is None else np.asarray(rows, np.int64)
+    ends = np.cumsum(windows_in(clips.lengths(rows), core_coarse))
     total = int(ends[-1]) if len(ends) else 0
     count = min(total, max_windows)
     chosen = (2 * np.arange(count) + 1) * total // (2 * max(count, 1))
     clip = np.searchsorted(ends, chosen, side="right")
-    clips = ClipPlaces(n_coarse, n_samples, geometry, reach_samples_48k)
     nth = chosen - np.concatenate([[0], ends])[clip]
     windows = clips.windows(
         rows[clip], nth * core_coarse, nth, core_coarse, core_coarse + 2 * context_coarse
     )
     usable = np.flatnonzero(windows.valid_samples > 0)
     if len(usable) == 0:
+        seconds = clips.geometry.seconds(core_coarse)
         raise UserError(
             f"none of {len(rows)} clips is long enough to validate on windows of "
-            f"{geometry.seconds(core_coarse):.2f} s; cache longer clips or shorten the windows"
+            f"{seconds:.2f} s; cache longer clips or shorten the windows"
         )
     return [
         windows.chosen(usable[first : first + clips_per_batch])

@@ -29,6 +29,7 @@ from ttt.snac.train.curriculum import CurriculumConfig, Epoch, StageConfig, plan
 from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
 from ttt.snac.train.optim import OptimConfig, learning_rates
 from ttt.snac.train.validation import ValidationSet
+from ttt.snac.train.window_places import ClipPlaces
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
 from ttt.training.config import CheckpointConfig
@@ -95,7 +96,7 @@ class Rig:
             self.group.rank,
             self.group.world,
         )
-        windows = validation_windows(*arrays, 3, 1, 2, 5, rows=rows[N_TRAIN:])
+        windows = validation_windows(ClipPlaces(*arrays), 3, 1, 2, 5, rows=rows[N_TRAIN:])
         self.validation = ValidationSet(reader, windows) if self.with_validation else None
 
     def train(

@@ -21,6 +21,7 @@ from ttt.snac.train.config import LossConfig
 from ttt.snac.train.losses import reconstruction_loss
 from ttt.snac.train.step import activation_bytes_per_coarse
 from ttt.snac.train.validation import ValidationSet, fit_on_windows, validate
+from ttt.snac.train.window_places import ClipPlaces
 from ttt.snac.train.window_reader import WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
 from ttt.snac.verdict import CEILING
@@ -38,14 +39,16 @@ def test_rows_are_the_whole_decodes_metrics_weighted_by_samples(tmp_path: Path, 
     cache = open_cache(write_nano_cache(tmp_path, 5))
     model = Decoder48k.from_snac(build_nano_snac(), init)  # pyright: ignore[reportArgumentType]
     catalogue, geometry = cache.catalogue, cache.geometry
-    plan = WindowPlan(
-        catalogue.n_coarse, catalogue.n_samples, geometry, model.reach_samples_48k, seed=0
-    )
+    arrays = (catalogue.n_coarse, catalogue.n_samples, geometry, model.reach_samples_48k)
+    plan = WindowPlan(*arrays, seed=0)
     windows = validation_windows(
-        catalogue.n_coarse, catalogue.n_samples, geometry, model.reach_samples_48k,
-        core_coarse=2, context_coarse=3, clips_per_batch=4, max_windows=99,
+        ClipPlaces(*arrays),
+        core_coarse=2,
+        context_coarse=3,
+        clips_per_batch=4,
+        max_windows=99,
         rows=ROWS,
-    )  # fmt: skip
+    )
     result = validate(
         model,
         ValidationSet(WindowReader(cache, plan), windows),
@@ -105,7 +108,12 @@ def test_tricks_are_fitted_on_the_windows_beside_the_untouched_decoder(tmp_path:
     catalogue, geometry = cache.catalogue, cache.geometry
     arrays = (catalogue.n_coarse, catalogue.n_samples, geometry, model.reach_samples_48k)
     windows = validation_windows(
-        *arrays, core_coarse=2, context_coarse=3, clips_per_batch=4, max_windows=99, rows=ROWS[-1:]
+        ClipPlaces(*arrays),
+        core_coarse=2,
+        context_coarse=3,
+        clips_per_batch=4,
+        max_windows=99,
+        rows=ROWS[-1:],
     )
     reader = WindowReader(cache, WindowPlan(*arrays, seed=0))
     fitted = fit_on_windows(model, ValidationSet(reader, windows))

@@ -3,7 +3,7 @@ import pytest
 
 from tests.code_caches import GEOMETRY
 from ttt.errors import UserError
-from ttt.snac.train.window_places import Windows
+from ttt.snac.train.window_places import ClipPlaces, Windows
 from ttt.snac.train.windows import (
     BatchId,
     WindowPlan,
@@ -294,7 +294,8 @@ def test_a_batch_outside_the_epoch_is_an_error() -> None:
 def _validation(lengths: list[int], max_windows: int) -> list[Windows]:
     n_coarse = np.array(lengths, np.int32)
     n_samples = (n_coarse * 4096).astype(np.int32)
-    return validation_windows(n_coarse, n_samples, GEOMETRY, REACH, 6, 2, 4, max_windows)
+    clips = ClipPlaces(n_coarse, n_samples, GEOMETRY, REACH)
+    return validation_windows(clips, 6, 2, 4, max_windows)
 
 
 def test_validation_takes_every_window_when_there_are_few() -> None:
