@@ -14,7 +14,7 @@ from functools import cache, partial
 import numpy as np
 
 from benchmarks.recorded_rows import origin, recorded_rows
-from ttt.eval.chapters.slopes import slope_interval, slope_weights
+from ttt.eval.chapters.long_context import slope_interval, slope_weights
 from ttt.snac.metrics import METRICS
 from ttt.statistics.accuracies import Weighing, accuracy_difference_interval, accuracy_interval
 from ttt.statistics.intervals import Floats, Interval, clustered_interval, clustered_ratio_interval

@@ -8,7 +8,7 @@ of its own around the planted one. Slopes are drawn, not fitted: what least squa
 noise has a known variance, and tests/benchmarks/test_slopes.py holds the draws to fitted ones.
 
 power     the planted -1e-5 nats per frame with 30 speakers: share of runs whose interval lies
-          below 0, with every chapter weighing the same and with `ttt.eval.chapters.slopes`
+          below 0, with every chapter weighing the same and with `ttt.eval.chapters.long_context`
 coverage  of the new intervals, 5 to 30 speakers, one chapter of each, three, or a number that
           differs by speaker, without speakers' own slopes and with small and large ones
 """
@@ -24,7 +24,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from ttt.eval.chapters.slopes import slope_interval
+from ttt.eval.chapters.long_context import slope_interval
 from ttt.eval.config import LongContextConfig
 from ttt.statistics.intervals import clustered_interval
 

@@ -13,7 +13,6 @@ from ray_jobs.reports.page import render
 from ray_jobs.reports.words import number
 from ttt.audio import flac_bytes
 from ttt.plots import Curve, curves, spectrograms
-from ttt.snac.evaluation.model_card import digits
 from ttt.snac.evaluation.systems import (
     BASELINE,
     CEILING,
@@ -27,7 +26,7 @@ from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.evaluation.verdict_words import level_notes
 from ttt.snac.evaluation.visqol import told_by
 from ttt.snac.geometry import TARGET_RATE
-from ttt.snac.verdict import check_metrics_together
+from ttt.snac.verdict import check_metrics_together, digits
 
 _PANEL_NAMES = {
     TRUE: "True 48 kHz",

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ttt.eval.pairs.find import task_title
-from ttt.snac.evaluation.model_card import digits
-from ttt.snac.verdict import describe_interval
+from ttt.snac.verdict import describe_interval, digits
 
 Cell = str | tuple[str, str]
 

@@ -24,13 +24,12 @@ from ray_jobs.decoder.evaluate_config import (
 from ray_jobs.reports import decoder as decoder_report
 from tests.jobs import run_decoder_evaluation
 from ttt.errors import UserError
-from ttt.snac.evaluation import model_card
 from ttt.snac.evaluation.systems import FOLDING_HISS, HISS
 from ttt.snac.evaluation.trick_levels import GRID
 from ttt.snac.evaluation.visqol import is_installed
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
-from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE, summarize
+from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE, card, summarize
 
 
 @dataclasses.dataclass
@@ -183,7 +182,7 @@ def test_visqol_that_was_not_measured_is_named_with_its_reason(
     summary["visqol"] = visqol_pass.visqol_of(config, lines, summary["verdict"])
     sentence = f"ViSQOL was not measured: {reason}."
     assert sentence in decoder_report.build_report(summary, lines, [], [])
-    assert sentence in model_card.card(summary)
+    assert sentence in card(summary)
     del summary["visqol"]  # as earlier commits wrote it
     assert "ViSQOL was not measured" in decoder_report.build_report(summary, lines, [], [])
 
@@ -226,7 +225,7 @@ def test_lines_from_before_the_tricks_give_a_page_that_says_so(evaluated: Evalua
     assert summary["verdict"]["kind"] == "mixed"
     page = decoder_report.build_report(summary, lines, [], [])
     assert "hiss and folding were not measured beside it" in page
-    assert "not measured" in model_card.card(summary)
+    assert "not measured" in card(summary)
 
 
 def test_training_curves_come_from_the_history(evaluated: Evaluated) -> None:

@@ -44,8 +44,10 @@ from ttt.snac.evaluation.verdict_words import (
     distance_sentence,
     faults,
     guard_sentence,
+    level_notes,
     trick_sentences,
 )
+from ttt.snac.evaluation.visqol import told_by
 from ttt.statistics.intervals import Interval, clustered_interval
 
 __all__ = [
@@ -198,3 +200,61 @@ def _mean(rows: Sequence[ClipRow], system: str, metric: str, draws: Draws) -> In
         draws.resamples,
         units.kind,
     )
+
+
+def card(summary: Mapping[str, Any]) -> str:
+    """Markdown from an evaluation's summary.json."""
+    decoder, data, made = summary["decoder"], summary["data"], summary["provenance"]
+    verdict = summary["verdict"]
+    return f"""# A 48 kHz decoder for SNAC codes
+
+It turns the codes of `{decoder["codec"]}` into 48 kHz audio.
+
+```python
+from ttt.snac.model import Decoder48k
+audio = Decoder48k.from_pretrained("path/to/this/folder").decode(codes)
+```
+
+`codes` are the codec's own, one integer tensor [batch, length] per codebook, coarsest first;
+`audio` is [batch, 1, samples] at 48 kHz in [-1, 1]. `decode_24k(codes)` gives its 24 kHz output.
+
+## Measured
+
+**{verdict["heading"]}.** {" ".join(verdict["sentences"])}
+
+{_card_table(summary)}
+
+Mean over {data["evaluated"]} clips ({data["seconds"]:.0f} s) of {data["wanted"]} from
+`{data["name"]}`, with 95 % intervals over {summary["units"]["kind"]}s. Lower is better,
+except for env-r, SI-SDR and ViSQOL. LSD: log-spectral distance (Hann 2048/512, base-10 log of the
+power spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; env-r: correlation of band
+energies over time above 12.6 kHz; L1: mean absolute difference of samples. LSD alone is won by
+noise, so read it beside all others, and beside the rows of hiss and folding, which cost nothing.
+{" ".join(level_notes(summary["tricks"]))}
+
+{told_by(summary)["sentence"]}
+
+## Origin
+
+- weights: sha256 `{decoder["sha256"]}`
+- codec: `{decoder["codec"]}`, weights sha256 `{decoder["codec_sha256"]}`
+- measured: {made["created"]}, commit `{made["git_commit"]}`, configuration {made["config_digest"]}
+- versions: {", ".join(f"{name} {version}" for name, version in made["versions"].items())}
+"""
+
+
+def _card_table(summary: Mapping[str, Any]) -> str:
+    opinions = told_by(summary).get("systems", {})
+    names = [*METRIC_NAMES.values(), *(["ViSQOL"] if opinions else [])]
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for system, metrics in summary["systems"].items():
+        cells = [describe_interval(metrics[metric], digits(metric)) for metric in METRIC_NAMES]
+        if opinions:
+            cells.append(describe_interval(opinions[system]) if system in opinions else "–")
+        lines.append(f"| {SYSTEM_NAMES[system]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def digits(metric: str) -> int:
+    """Decimals worth reading: L1 is small, decibels are coarse."""
+    return {"l1": 4, "si_sdr": 2}.get(metric, 3)

@@ -25,21 +25,20 @@ from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import WorkerDied, Workers, worker_session
 from ray_jobs.runtime.progress import Progress
-from ray_jobs.runtime.resume_check import refuse_changed_config
+from ray_jobs.runtime.run_folder import refuse_changed_config
 from ttt import records, retries, storage
 from ttt.device_errors import is_out_of_memory, raise_if_lost
 from ttt.errors import UserError
 from ttt.files.errors import FileIdentity
 from ttt.numerics import exact_float32
 from ttt.snac.evaluate import ClipReader, Evaluator, Passage, Unmeasurable
-from ttt.snac.evaluation.model_card import card
 from ttt.snac.evaluation.systems import BASELINE, OURS, trick_levels, value
 from ttt.snac.evaluation.trick_levels import FittedTricks, Level, fit
 from ttt.snac.evaluation.visqol import NotScored
 from ttt.snac.export import read_config
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.model import Decoder48k
-from ttt.snac.verdict import summarize
+from ttt.snac.verdict import card, summarize
 
 _FREE = (
     "decoder",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_jobs.moshi.compare import Comparison, difference_words, named_run, pngs
-from ray_jobs.reports.comparison import of_chapters, side_name
+from ray_jobs.reports.together import of_chapters, side_name
 from ray_jobs.reports.words import equivalence_words
 from ttt.eval.chapters.summary import summarize_comparison
 from ttt.eval.figures import LOSS_NAMES, chapter_plots

@@ -27,7 +27,7 @@ from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import Ask, Session, WorkerDied, worker_session
 from ray_jobs.runtime.progress import Progress
-from ray_jobs.runtime.resume_check import refuse_changed_config, refuse_changed_run
+from ray_jobs.runtime.run_folder import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
 from ttt.audio import read_header
 from ttt.errors import UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_jobs.moshi.compare import Comparison, difference_words, named_run, pngs
-from ray_jobs.reports.comparison import of_pairs, side_name
+from ray_jobs.reports.together import of_pairs, side_name
 from ttt.eval.pairs.figures import pair_plots
 from ttt.eval.pairs.run import PairRunDescription
 from ttt.eval.pairs.summary import summarize_comparison

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ttt.audio import resample
-from ttt.snac.cache.align import align_pair
 from ttt.snac.cache.inputs import LeftOut
+from ttt.snac.cache.sources import align_pair
 from ttt.snac.config import AlignConfig
 from ttt.snac.geometry import CodeGeometry
 

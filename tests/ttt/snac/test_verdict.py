@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ttt.snac.evaluation.comparisons import units_of
-from ttt.snac.evaluation.model_card import card
 from ttt.snac.evaluation.systems import with_tricks
 from ttt.snac.evaluation.trick_levels import (
     GRID,
@@ -24,6 +23,7 @@ from ttt.snac.verdict import (
     CEILING,
     OURS,
     SILENCE,
+    card,
     check_metrics_together,
     describe_interval,
     judge,

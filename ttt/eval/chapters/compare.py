@@ -13,9 +13,14 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import UserError
-from ttt.eval.chapters.long_context import longer_half, mean_curve, speaker_interval
+from ttt.eval.chapters.long_context import (
+    longer_half,
+    mean_curve,
+    slope_interval,
+    speaker_interval,
+    speaker_slopes,
+)
 from ttt.eval.chapters.measures import LOSSES, SLOPES, ChapterMeasures
-from ttt.eval.chapters.slopes import slope_interval, speaker_slopes
 from ttt.eval.config import LongContextConfig
 from ttt.eval.significance import adjust_for_many, paired_test
 

@@ -5,9 +5,14 @@ import pytest
 
 from tests.ttt.eval.long_records import record
 from ttt.eval.chapters.compare import compare
-from ttt.eval.chapters.long_context import summarize
+from ttt.eval.chapters.long_context import (
+    WEIGHTING,
+    slope_interval,
+    slope_weights,
+    speaker_slopes,
+    summarize,
+)
 from ttt.eval.chapters.measures import ChapterMeasures, measure_chapter
-from ttt.eval.chapters.slopes import WEIGHTING, slope_interval, slope_weights, speaker_slopes
 from ttt.eval.config import LongContextConfig
 from ttt.statistics.intervals import effective_count
 
