@@ -20,7 +20,6 @@ from ray_jobs import cache_codes
 from ray_jobs.decoder.cache_config import CacheConfig, EncodersConfig, InputConfig
 from ray_jobs.runtime import run_folder
 from tests.object_store import ObjectStore
-from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt import records, storage
 from ttt.audio import resample
 from ttt.snac.cache.index import open_cache
@@ -308,23 +307,6 @@ def test_a_cache_on_s3_that_errs_now_and_then_has_the_same_bytes(
         storage.read_bytes(storage.join(there, "index.arrow"))
         == (here / "index.arrow").read_bytes()
     )
-
-
-@pytest.mark.usefixtures("ray_local")
-def test_an_encoder_killed_midway_changes_no_byte(
-    tmp_path: Path, small_codec: Path, four_shards: Path
-) -> None:
-    audio = (f"input.audio={four_shards}", "clips_per_shard=2")
-    assert cache_codes.main(_words("cache_folder.yaml", small_codec, tmp_path / "a", *audio)) == 0
-    words = _words("cache_folder.yaml", small_codec, tmp_path / "b", *audio, ON_RAY)
-
-    def encoding() -> list[int]:
-        title = "ShardEncoder"
-        return worker_pids(title) if _first_shard_is_there(tmp_path / "b") else []
-
-    with killing(encoding):
-        assert cache_codes.main(words) == 0
-    assert _contents(tmp_path / "b") == _contents(tmp_path / "a")
 
 
 @pytest.mark.faults
