@@ -4,6 +4,16 @@ Ray reads these settings once, while it is imported.
 """
 
 import os
+import sys
+
+from ttt import extras
+
+try:
+    extras.require("a job", "pydantic", "yaml")
+except extras.MissingPackage as missing:
+    # No command is there yet that could say it in one line.
+    print(f"error: {missing}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 # ray_jobs.runtime.connection adds the token. Left unset, a local Ray would write a token into the
 # user's home and change how their next cluster starts.

@@ -13,20 +13,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ray_jobs.decoder.cache.plan import describe, make_plan
-from ray_jobs.decoder.cache.run import execute, verify
 from ray_jobs.decoder.cache_config import CacheConfig
-from ray_jobs.runtime.cli import Action, run
+from ray_jobs.runtime.cli import Action, later, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    check = Action("--verify", ("DIR",), "check an existing cache and stop", verify)
+    check = Action(
+        "--verify",
+        ("DIR",),
+        "check an existing cache and stop",
+        later("ray_jobs.decoder.cache.run:verify"),
+    )
     return run(
         CacheConfig,
-        plan=make_plan,
-        describe=describe,
-        execute=execute,
+        plan=later("ray_jobs.decoder.cache.plan:make_plan"),
+        describe=later("ray_jobs.decoder.cache.plan:describe"),
+        execute=later("ray_jobs.decoder.cache.run:execute"),
         doc=__doc__ or "",
         argv=argv,
         actions=[check],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ray_jobs.decoder.decode import decode, describe, plan_decode
 from ray_jobs.decoder.evaluate_config import DecodeConfig
 from ray_jobs.runtime import cli
 
@@ -18,9 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     return cli.run(
         DecodeConfig,
-        plan=plan_decode,
-        describe=describe,
-        execute=decode,
+        plan=cli.later("ray_jobs.decoder.decode:plan_decode"),
+        describe=cli.later("ray_jobs.decoder.decode:describe"),
+        execute=cli.later("ray_jobs.decoder.decode:decode"),
         doc=__doc__ or "",
         argv=argv,
     )

@@ -15,21 +15,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
-from ray_jobs.moshi.chapters.plan import describe, make_plan
-from ray_jobs.moshi.chapters.run import evaluate, write_results
-from ray_jobs.moshi.chapters.table import compare_chapters
-from ray_jobs.moshi.compare import publish
 from ray_jobs.runtime import cli
 
 
 def rescore(folder: str) -> None:
     """Compute everything of a run again from its records."""
+    from ray_jobs.moshi.chapters.run import write_results
+
     write_results(Path(folder))
     print(f"report: {folder}/report.html")
 
 
 def compare(first: str, second: str, output: str | None) -> None:
     """Print and write the paired comparison of a model of one run with a model of another."""
+    from ray_jobs.moshi.chapters.table import compare_chapters
+    from ray_jobs.moshi.compare import publish
+
     publish(compare_chapters(first, second), output)
 
 
@@ -47,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     return cli.run(
         EvaluateChaptersConfig,
-        plan=make_plan,
-        describe=describe,
-        execute=evaluate,
+        plan=cli.later("ray_jobs.moshi.chapters.plan:make_plan"),
+        describe=cli.later("ray_jobs.moshi.chapters.plan:describe"),
+        execute=cli.later("ray_jobs.moshi.chapters.run:evaluate"),
         doc=__doc__ or "",
         argv=argv,
         actions=actions,

@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ray_jobs.decoder.evaluate.plan import describe, plan_evaluation
-from ray_jobs.decoder.evaluate.run import evaluate
 from ray_jobs.decoder.evaluate_config import EvaluateConfig
 from ray_jobs.runtime import cli
 
@@ -19,9 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     return cli.run(
         EvaluateConfig,
-        plan=plan_evaluation,
-        describe=describe,
-        execute=evaluate,
+        plan=cli.later("ray_jobs.decoder.evaluate.plan:plan_evaluation"),
+        describe=cli.later("ray_jobs.decoder.evaluate.plan:describe"),
+        execute=cli.later("ray_jobs.decoder.evaluate.run:evaluate"),
         doc=__doc__ or "",
         argv=argv,
     )

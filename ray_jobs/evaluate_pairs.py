@@ -14,22 +14,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_jobs.moshi.compare import publish
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
-from ray_jobs.moshi.pairs.plan import describe, make_plan
-from ray_jobs.moshi.pairs.run import evaluate, write_results
-from ray_jobs.moshi.pairs.table import compare_pairs
 from ray_jobs.runtime import cli
 
 
 def rescore(folder: str) -> None:
     """Compute everything of a run again from its records."""
+    from ray_jobs.moshi.pairs.run import write_results
+
     write_results(Path(folder))
     print(f"report: {folder}/report.html")
 
 
 def compare(first: str, second: str, output: str | None) -> None:
     """Print and write the paired comparison of one run's model and setting with another's."""
+    from ray_jobs.moshi.compare import publish
+    from ray_jobs.moshi.pairs.table import compare_pairs
+
     publish(compare_pairs(first, second), output)
 
 
@@ -47,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     return cli.run(
         EvaluatePairsConfig,
-        plan=make_plan,
-        describe=describe,
-        execute=evaluate,
+        plan=cli.later("ray_jobs.moshi.pairs.plan:make_plan"),
+        describe=cli.later("ray_jobs.moshi.pairs.plan:describe"),
+        execute=cli.later("ray_jobs.moshi.pairs.run:evaluate"),
         doc=__doc__ or "",
         argv=argv,
         actions=actions,

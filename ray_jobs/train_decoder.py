@@ -15,31 +15,32 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from ray_jobs.decoder.train import setup as train_setup
-from ray_jobs.decoder.train import words as train_words
 from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.runtime import run_folder
-from ray_jobs.runtime.cli import Invocation, run
+from ray_jobs.runtime.cli import Invocation, later, run
+
+if TYPE_CHECKING:
+    from ray_jobs.decoder.train.setup import TrainPlan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     return run(
         TrainConfig,
-        plan=train_setup.make_plan,
-        describe=train_words.describe,
+        plan=later("ray_jobs.decoder.train.setup:make_plan"),
+        describe=later("ray_jobs.decoder.train.words:describe"),
         execute=execute,
         doc=__doc__ or "",
         argv=argv,
     )
 
 
-def execute(plan: train_setup.TrainPlan, invocation: Invocation) -> None:
+def execute(plan: TrainPlan, invocation: Invocation) -> None:
     """Train to the end, or until SIGTERM; then export the best decoder."""
-    from ray_jobs.decoder.train import (
-        run as train_run,  # --print-config and --dry-run need none of it
-    )
+    from ray_jobs.decoder.train import run as train_run
+    from ray_jobs.decoder.train import setup as train_setup
 
     config = plan.config
     with (
@@ -51,9 +52,8 @@ def execute(plan: train_setup.TrainPlan, invocation: Invocation) -> None:
         if config.cluster.num_workers == 0:
             outcome = train_run.train_in_process(plan, stop)
         else:
-            from ray_jobs.decoder.train import (
-                worker as train_worker,  # Ray is imported only where it runs.
-            )
+            # Ray is imported only where it runs.
+            from ray_jobs.decoder.train import worker as train_worker
 
             outcome = train_worker.train_on_ray(plan, invocation.address, stop)
         if outcome.skipped or outcome.replaced:

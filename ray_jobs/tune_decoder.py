@@ -15,24 +15,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ray_jobs.runtime import run_folder
-from ray_jobs.runtime.cli import Invocation, run
-from ray_jobs.sweep import space as tune_space
-from ray_jobs.sweep import trials as tune_trials
+from ray_jobs.runtime.cli import Invocation, later, run
 from ray_jobs.sweep.config import TuneConfig
-from ray_jobs.sweep.plan import SweepPlan, describe, make_plan
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.snac.train.decoder import require_same_plan
+
+if TYPE_CHECKING:
+    from ray_jobs.sweep.plan import SweepPlan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     return run(
         TuneConfig,
-        plan=make_plan,
-        describe=describe,
+        plan=later("ray_jobs.sweep.plan:make_plan"),
+        describe=later("ray_jobs.sweep.plan:describe"),
         execute=execute,
         doc=__doc__ or "",
         argv=argv,
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(plan: SweepPlan, invocation: Invocation) -> None:
     """Run the trials that are left; then write what they show."""
-    from ray_jobs.sweep import results as tune_results  # --print-config and --dry-run need no Ray
+    from ray_jobs.sweep import results as tune_results
     from ray_jobs.sweep import run as tune_sweep
 
     sweep = plan.sweep
@@ -55,6 +55,10 @@ def execute(plan: SweepPlan, invocation: Invocation) -> None:
 
 def _require_same_sweep(sweep: TuneConfig) -> None:
     """Raises UserError when what has been tried would not be comparable with what is still left."""
+    from ray_jobs.sweep import space as tune_space
+    from ray_jobs.sweep import trials as tune_trials
+    from ttt.snac.train.decoder import require_same_plan
+
     path = storage.join(sweep.run, "provenance.json")
     if storage.exists(path):
         before, now = records.read_json(path)["config"], sweep.to_dict()

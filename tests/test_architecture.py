@@ -1,6 +1,7 @@
 """The rules of the house that a program can check."""
 
 import ast
+import pkgutil
 import re
 import subprocess
 import sys
@@ -84,6 +85,10 @@ def test_every_job_is_plan_describe_and_execute():
         assert runs, f"{job} is no job"
         for words in runs:
             assert {"plan", "describe", "execute"} <= words, job
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("later", "cli.later"):
+                (name,) = node.args
+                assert callable(pkgutil.resolve_name(ast.literal_eval(name))), job
 
 
 def _imported_names(path: Path) -> Iterator[str]:

@@ -40,8 +40,9 @@ def needed_for(what: str) -> Iterator[None]:
 def require(what: str, *packages: str) -> None:
     """Raise MissingPackage unless these packages are installed, without importing them."""
     for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise _missing(what, package)
+        with needed_for(what):
+            if importlib.util.find_spec(package) is None:
+                raise _missing(what, package)
 
 
 def _missing(what: str, package: str) -> MissingPackage:

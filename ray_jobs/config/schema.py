@@ -6,8 +6,8 @@ It has one definition per job. A configuration file names its own in the first l
 
 from __future__ import annotations
 
-import importlib
 import json
+import pkgutil
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +35,7 @@ SCHEMA_PATH = Path(__file__).resolve().parents[2] / "configs" / "schema.json"
 
 def config_class(job: str) -> type[Config]:
     """The configuration class of a job."""
-    module, _, name = JOB_CONFIGS[job].partition(":")
-    return getattr(importlib.import_module(module), name)
+    return pkgutil.resolve_name(JOB_CONFIGS[job])
 
 
 def schema_text() -> str:

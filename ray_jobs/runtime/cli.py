@@ -2,8 +2,10 @@
 
 A job's module calls `run` with its configuration class and three functions: `plan` validates and
 finds all that can be known before resources are taken, `describe` says it in words, `execute` does
-it. The plan is made once. A mistake that the user can mend ends as one line on stderr and exit code
-2, also when it was raised in a Ray worker, and so does a full disk; a bug keeps its traceback.
+it. The plan is made once. They are named by `later`, so that reading a configuration imports
+nothing that only the job needs. A mistake that the user can mend ends as one line on stderr and
+exit code 2, also when it was raised in a Ray worker, and so does a full disk; a bug keeps its
+traceback.
 Ctrl-C is a SIGTERM, a second one ends at once.
 """
 
@@ -13,18 +15,20 @@ import argparse
 import contextlib
 import errno
 import os
+import pkgutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ray_jobs.config.load import dump_yaml, load_config
 from ray_jobs.runtime import run_folder
 from ttt.config import Config
 from ttt.errors import UserError
+from ttt.extras import needed_for
 
 C = TypeVar("C", bound=Config)
 P = TypeVar("P")
@@ -81,7 +85,7 @@ def run(
     arguments = _parser(doc, actions).parse_intermixed_args(argv)
     stopped = f"stopped; {goes_on} goes on from here"
     try:
-        with _signals_unwind(stopped):
+        with needed_for("this job"), _signals_unwind(stopped):
             _dispatch(arguments, config_class, plan, describe, execute, actions)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -93,6 +97,15 @@ def run(
         print(f"error: {_sentence(mendable)}", file=sys.stderr)
         return USER_ERROR_EXIT
     return 0
+
+
+def later(name: str) -> Callable[..., Any]:
+    """The function `package.module:function`, whose module is imported when it is first called."""
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return pkgutil.resolve_name(name)(*arguments, **keywords)
+
+    return call
 
 
 def find_user_error(error: BaseException) -> UserError | None:

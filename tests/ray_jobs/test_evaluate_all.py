@@ -11,6 +11,7 @@ from ray_jobs.config.load import ConfigError, dump_yaml, load_config
 from ray_jobs.moshi.all_config import EvaluateAllConfig
 from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.pairs import run as pair_pool
+from ttt.errors import UserError
 from ttt.records import read_json
 from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
 
@@ -102,7 +103,7 @@ def test_one_part_that_fails_leaves_the_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise evaluate_all.UserError("the disk is full")
+        raise UserError("the disk is full")
 
     monkeypatch.setattr(chapter_pool, "evaluate", full)
     here = [*overrides(words, tmp_path / "out"), "cluster.num_workers=0"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import evaluate_all
 from ray_jobs.config.load import load_config
+from ray_jobs.moshi import together
 from ray_jobs.moshi.all_config import EvaluateAllConfig
 from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.chapters.plan import Plan
@@ -49,8 +49,8 @@ def test_a_part_killed_inside_its_first_write_begins_anew(
     made = "chapters.synthetic={chapters: 1, speakers: 1}"
     config = load_config(EvaluateAllConfig, ALL, [f"output={tmp_path / 'out'}", made, *changed])
     for _ in range(2):
-        plan = evaluate_all.make_plan(config)
-        evaluate_all.execute(plan, cli.Invocation(resume=True, address=None, config_path=""))
+        plan = together.make_plan(config)
+        together.execute(plan, cli.Invocation(resume=True, address=None, config_path=""))
     assert claimed == [False, True]
 
 
