@@ -16,6 +16,7 @@ BENCHMARKS = (
     "chapter_actors",
     "chapter_kills",
     "scale",
+    "planning",
     "pairs",
     "coverage",
     "slopes",

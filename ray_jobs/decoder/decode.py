@@ -135,16 +135,17 @@ def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
             f"{output}: {len(there)} of the {len(plan.items)} files exist, {there[0].wav} among "
             "them; give --resume to keep them and write the others, or choose another output"
         )
-    folder = plan.decoder.export_into(output / "decoder").resolve()
-    refuse_nonfinite_export(folder)
-    made_by = {
-        "decoder_sha256": FileIdentity.of(folder / "model.safetensors").sha256,
-        "codec_sha256": read_config(folder).codec_sha256,
-        "device": config.cluster.device,
-    }
-    decoded = DecodedFolder.open(
-        output, made_by, [(item.clip_id, item.wav) for item in there], _is_same(plan)
-    )
+    with plan.decoder.exporting(output / "decoder") as made:
+        refuse_nonfinite_export(made)
+        made_by = {
+            "decoder_sha256": FileIdentity.of(made / "model.safetensors").sha256,
+            "codec_sha256": read_config(made).codec_sha256,
+            "device": config.cluster.device,
+        }
+        decoded = DecodedFolder.open(
+            output, made_by, [(item.clip_id, item.wav) for item in there], _is_same(plan)
+        )
+    folder = plan.decoder.exported(output / "decoder").resolve()
     for note in decoded.notes:
         print(f"{output}: {note}", flush=True)
     there = [item for item in there if item.wav in decoded.lines]
@@ -162,7 +163,7 @@ def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
         Progress("decode", len(plan.items), "clips", done=len(there)) as progress,
         session.workers(DecodeWorker, config, str(folder), plan.cache, str(output)) as workers,
     ):
-        for item, result in workers.each("decode", items):
+        for item, result in workers.each("decode", items, progress=progress):
             if isinstance(result, Failed | WorkerDied):
                 failed.append({"clip_id": item.clip_id, "reason": result.reason})
             else:

@@ -5,7 +5,11 @@ Both may lie on an object store; an export there is copied to where it is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +51,26 @@ class DecoderSource:
         if uri is None or not storage.exists(uri):
             return []
         return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
+
+    @contextlib.contextmanager
+    def exporting(self, folder: Path) -> Iterator[Path]:
+        """The export to look at inside the block; one that had to be made is `folder` after it.
+
+        Where the block raises, `folder` stays as it is: it may belong to another decoder's results.
+        """
+        named = {"prefix": f".{folder.name}.", "suffix": ".tmp", "dir": folder.parent}
+        with tempfile.TemporaryDirectory(**named) as beside:
+            made = self.export_into(Path(beside, folder.name))
+            yield made
+            if made != self.exported(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                made.rename(folder)
+
+    def exported(self, folder: Path) -> Path:
+        """Where the export is once `export_into(folder)` is done."""
+        if self.export is not None and storage.is_local(self.export):
+            return storage.local_path(self.export)
+        return folder
 
     def export_into(self, folder: Path) -> Path:
         """The local export to load; it is written into `folder` when there is only a checkpoint,

@@ -66,16 +66,22 @@ class ActorPool:
         return found
 
     def run(
-        self, call: Callable[[Any, Any], ray.ObjectRef], items: Sequence[Any], *, actors: int
+        self,
+        call: Callable[[Any, Any], ray.ObjectRef],
+        items: Sequence[Any],
+        *,
+        actors: int,
+        waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield (item, result) as results come; a result is a WorkerDied after all attempts.
 
         Items go to the actors that are up; one that finds no place in the cluster is waited for
         beside them. `call(actor, item)` starts the work and returns its reference. An exception
         inside the work is raised here, and so is one from an actor's constructor, unless it says
-        that the actor's device is lost, which is a death.
+        that the actor's device is lost, which is a death. `waiting()` is around the time in which
+        no actor is up.
         """
-        waiting, idle = deque(enumerate(items)), self._idle
+        todo, idle = deque(enumerate(items)), self._idle
         # With the deaths of its predecessors, which never came up. An actor has no work before it
         # is up: where nodes are lost, the next one may find no place while others are idle.
         starting: dict[ray.ObjectRef, tuple[Any, int]] = {}
@@ -89,16 +95,17 @@ class ActorPool:
 
         for _ in range(min(actors, len(items)) - len(idle)):
             start(died=0)
-        while waiting or running:
-            while waiting and idle:
-                place, item = waiting.popleft()
+        while todo or running:
+            while todo and idle:
+                place, item = todo.popleft()
                 actor = idle.pop()
                 running[call(actor, item)] = (place, item, actor)
             if not running and not starting:
                 reason = f"its worker died {self._attempts} times while starting{unborn}"
-                yield from ((item, WorkerDied(reason)) for _, item in waiting)
+                yield from ((item, WorkerDied(reason)) for _, item in todo)
                 return
-            (finished,), _ = ray.wait([*running, *starting], num_returns=1)
+            with contextlib.nullcontext() if running else waiting():
+                (finished,), _ = ray.wait([*running, *starting], num_returns=1)
             if finished in starting:
                 actor, died = starting.pop(finished)
                 try:
@@ -122,7 +129,7 @@ class ActorPool:
                 if deaths[place] < self._attempts:
                     # One whose device was lost waits for the others: its next worker is likelier
                     # to have another card, should it be the card.
-                    (waiting.append if how else waiting.appendleft)((place, item))
+                    (todo.append if how else todo.appendleft)((place, item))
                 else:
                     yield item, WorkerDied(f"its worker died {self._attempts} times{how}")
             else:

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 from ray_jobs.runtime import ray_start
+from ray_jobs.runtime.progress import waiting_for
 from ttt.errors import UserError
 
 
@@ -42,7 +43,8 @@ def ray_session(
         _quiet_data()
         yield
         return
-    with _own_sigterm_handler():
+    what = "Ray to start" if cluster is None else f"Ray at {cluster}"
+    with _own_sigterm_handler(), waiting_for(what):
         if cluster is None:
             ray_start.start_local(local_cpus, dashboard=dashboard)
         else:

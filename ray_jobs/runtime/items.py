@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -109,12 +109,18 @@ class HereWorker:
     def _worker(self) -> Any:
         return self._start()
 
-    def prepare(self, prepare: Callable[[Ask], None]) -> None:
+    def prepare(self, prepare: Callable[[Ask], None], progress: Progress) -> None:
         """Let `prepare` ask the worker."""
-        prepare(lambda method, *arguments: getattr(self._worker, method)(*arguments))
+        with progress.waiting(_LOADING):
+            prepare(lambda method, *arguments: getattr(self._worker, method)(*arguments))
 
-    def each(self, method: str, items: Sequence[Any], *arguments: Any) -> Iterator[tuple[Any, Any]]:
+    def each(
+        self, method: str, items: Sequence[Any], *arguments: Any, progress: Progress | None = None
+    ) -> Iterator[tuple[Any, Any]]:
         """Yield (item, method(item, *arguments)), one after the other."""
+        if items and progress is not None:
+            with progress.waiting(_LOADING):
+                _ = self._worker
         for item in items:
             yield item, getattr(self._worker, method)(item, *arguments)
 
@@ -155,22 +161,34 @@ class RayWorkers:
     def __init__(self, pool: ActorPool, count: int) -> None:
         self._pool, self.count = pool, count
 
-    def prepare(self, prepare: Callable[[Ask], None]) -> None:
+    def prepare(self, prepare: Callable[[Ask], None], progress: Progress) -> None:
         """Let `prepare` ask an actor; where that dies, once more with its successor."""
         import ray
 
         def asking(actor: Any) -> None:
             prepare(lambda method, *arguments: ray.get(getattr(actor, method).remote(*arguments)))
 
-        self._pool.prepare(asking)
+        with progress.waiting(_LOADING):
+            self._pool.prepare(asking)
 
-    def each(self, method: str, items: Sequence[Any], *arguments: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield (item, method(item, *arguments)) as results come, or a WorkerDied for a result."""
+    def each(
+        self, method: str, items: Sequence[Any], *arguments: Any, progress: Progress | None = None
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield (item, method(item, *arguments)) as results come, or a WorkerDied for a result.
+
+        `progress` says it while none of the workers is up, which is no time of theirs.
+        """
 
         def call(actor: Any, item: Any) -> Any:
             return getattr(actor, method).remote(item, *arguments)
 
-        return self._pool.run(call, items, actors=self.count)
+        def waiting() -> AbstractContextManager[None]:
+            return nullcontext() if progress is None else progress.waiting(_LOADING)
+
+        return self._pool.run(call, items, actors=self.count, waiting=waiting)
+
+
+_LOADING = "workers to start and load"
 
 
 Session = HereSession | RaySession

@@ -1,11 +1,16 @@
-"""Progress of long work: a live bar on a terminal, one plain line every few seconds in a log."""
+"""Progress of long work: a live bar on a terminal, one plain line every few seconds in a log.
+
+What is waited for before the work begins is said as well, and does not count into its rate.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TextIO
 
@@ -44,6 +49,7 @@ class Progress:
         self._interval = _REDRAW_SECONDS if self._live else line_seconds
         self._started = self._shown = clock()
         self._closed = False
+        self._wait: tuple[str, float] | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -64,6 +70,20 @@ class Progress:
         if now - self._shown >= self._interval:
             self._shown = now
             self._show(now)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Show that `what` is waited for inside the block, whose time is none of the work's."""
+        if self._wait is not None:
+            yield
+            return
+        self._wait = what, (began := self._clock())
+        try:
+            with ticking(lambda: self.advance(0), self._interval):
+                yield
+        finally:
+            self._wait = None
+            self._started += self._clock() - began
 
     def close(self) -> None:
         """Show where the work stands one last time; calling it again does nothing."""
@@ -91,6 +111,10 @@ class Progress:
                 filled = int(share * _BAR_CELLS)
                 parts.insert(1, "[" + "#" * filled + "-" * (_BAR_CELLS - filled) + "]")
         worked = self._done - self._first
+        if self._wait is not None:
+            what, since = self._wait
+            elapsed -= self._clock() - since
+            parts.append(f"waiting for {what} {_duration(self._clock() - since)}")
         if worked > 0 and elapsed > 0:
             rate = worked / elapsed
             parts.append(f"{_number(rate)} {self._unit}/s")
@@ -100,6 +124,37 @@ class Progress:
             parts.append(f"in {_duration(elapsed)}")
         parts += [f"{name}={_number(value)}" for name, value in self._fields.items()]
         return "  ".join(parts)
+
+
+@contextmanager
+def waiting_for(what: str, seconds: float = 5.0, stream: TextIO | None = None) -> Iterator[None]:
+    """Say every few seconds inside the block, where no Progress is yet, what is waited for."""
+    began = time.monotonic()
+
+    def say() -> None:
+        waited = _duration(time.monotonic() - began)
+        print(f"waiting for {what} {waited}", file=stream or sys.stderr, flush=True)
+
+    with ticking(say, seconds):
+        yield
+
+
+@contextmanager
+def ticking(call: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `call` every few seconds from a thread inside the block."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _number(value: object) -> str:

@@ -58,7 +58,8 @@ class SearchConfig(Config):
     """random draws; grid takes every combination of choices; tpe (Optuna) learns from the trials
     that have ended."""
     trials: int | None = 20
-    """Trials besides trial 0, which is the configuration as it stands; null with grid."""
+    """How many trials vary; trial 0, the configuration as it stands, is trained besides, so that 20
+    make 21 trainings. null with grid."""
     seed: int = 0
     """Of the draws; the trainings take the configuration's own seed."""
 

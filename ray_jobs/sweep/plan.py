@@ -38,12 +38,13 @@ def make_plan(sweep: TuneConfig) -> SweepPlan:
 def describe(plan: SweepPlan) -> str:
     """The sweep in words."""
     sweep, search, scheduler = plan.told, plan.told.search, plan.told.scheduler
+    trainings = tune_space.number_of_trials(sweep)
     lines = [
         train_words.describe(plan.first),
         *([f"{sweep.run}: {train_words.GOES_ON}"] * plan.goes_on_as_begun),
         "",
-        f"sweep: {tune_space.number_of_trials(sweep)} trials; trial 0 is the plan above, the "
-        f"others vary",
+        f"sweep: {trainings:,} trainings: trial 0 is the plan above, {trainings - 1:,} more "
+        f"({'combinations' if search.kind == 'grid' else 'search.trials'}) vary",
         *(f"  {key}: {words}" for key, words in tune_space.in_words(sweep).items()),
         f"search {search.kind}, scheduler {scheduler.kind}",
         f"writes: {sweep.run}/ trials, best.yaml, trials.csv, trials.json, report.html, export",

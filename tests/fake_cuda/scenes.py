@@ -319,6 +319,7 @@ def main(size: str, *names: str) -> None:
     torch.set_num_threads(1)
     _untorchscripted()
     for name in names or SCENES:
+        torch.manual_seed(0)
         stage = Stage({"small": SMALL, "published": PUBLISHED}[size])
         with stage.card:
             counted = SCENES[name](stage)

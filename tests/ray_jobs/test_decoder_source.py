@@ -61,6 +61,22 @@ def test_the_best_checkpoint_is_exported(run: Path, small_codec: Path, tmp_path:
     assert _same(Decoder48k.from_pretrained(folder), _decoder(small_codec, 0.1))
 
 
+def test_an_export_replaces_another_only_where_nothing_refuses_it(
+    run: Path, small_codec: Path, tmp_path: Path
+) -> None:
+    source, folder = find_decoder(str(run)), tmp_path / "decoder"
+    _decoder(small_codec, 0.9).save_pretrained(folder)
+    refused = source.exporting(folder)
+    assert _same(Decoder48k.from_pretrained(refused.__enter__()), _decoder(small_codec, 0.1))
+    error = UserError("results of another decoder")
+    assert not refused.__exit__(UserError, error, None)
+    assert _same(Decoder48k.from_pretrained(folder), _decoder(small_codec, 0.9))
+    with source.exporting(folder):
+        pass
+    assert _same(Decoder48k.from_pretrained(source.exported(folder)), _decoder(small_codec, 0.1))
+    assert [path.name for path in tmp_path.iterdir() if path != run] == ["decoder"]
+
+
 def test_averaged_weights_are_the_ones_validated(
     run: Path, small_codec: Path, tmp_path: Path
 ) -> None:

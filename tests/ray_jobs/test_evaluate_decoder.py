@@ -22,6 +22,7 @@ from ray_jobs.decoder.evaluate_config import (
     ReportConfig,
 )
 from ray_jobs.reports import decoder as decoder_report
+from ray_jobs.runtime.items import HereWorker
 from tests.jobs import run_decoder_evaluation
 from ttt.errors import UserError
 from ttt.snac.evaluation.systems import FOLDING_HISS, HISS
@@ -264,6 +265,23 @@ def test_resume_keeps_what_is_measured_and_ends_with_the_same_bytes(
     config = dataclasses.replace(evaluated.config, output=str(output), report=quick)
     run_decoder_evaluation(config, resume=True)
     assert results.read_bytes() == before
+
+
+def test_scores_of_visqol_stay_where_it_is_switched_off() -> None:
+    scored: dict[str, Any] = {"clip_id": "a", "visqol": {OURS: 4.0}}
+    bare: dict[str, Any] = {"clip_id": "b"}
+    config = EvaluateConfig(
+        decoder="d",
+        output="o",
+        data=EvaluationDataConfig(audio="a"),
+        report=ReportConfig(visqol=False),
+    )
+    scores = visqol_pass.score_clips(config, [], [scored, bare], {}, HereWorker(object))
+    assert visqol_pass.with_scores([scored, bare], scores) == [scored, bare]
+    assert visqol_pass.with_scores([scored, bare], {"b": {OURS: 3.0}}) == [
+        {"clip_id": "a"},
+        {"clip_id": "b", "visqol": {OURS: 3.0}},
+    ]
 
 
 def test_an_output_in_use_or_of_another_decoder_is_refused(

@@ -41,7 +41,8 @@ def sums(config: WorkersConfig) -> tuple[list[int], list[tuple[int, int]]]:
         worker_session(config, None, wanted=5) as session,
         session.workers(Adder, 10) as workers,
     ):
-        workers.prepare(lambda ask: asked.extend((ask("calls"), ask("calls"))))
+        progress = Progress("adding", 5, "numbers")
+        workers.prepare(lambda ask: asked.extend((ask("calls"), ask("calls"))), progress)
         first = sorted(workers.each("add", [1, 2, 3, 4, 5]))
         second = sorted(workers.each("add", [7], 100))
     return asked, [*first, *second]

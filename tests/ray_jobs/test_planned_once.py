@@ -13,9 +13,11 @@ import soundfile
 
 from ray_jobs import cache_codes, decode_codes, evaluate_chapters, evaluate_decoder, train_decoder
 from ray_jobs.decoder import decode as decode_worker
+from ray_jobs.decoder.cache import encoder as cache_worker
 from ray_jobs.decoder.cache import plan as cache_plan
 from ttt.eval.chapters import find as chapters
 from ttt.snac import load
+from ttt.snac.cache import write_shard as cache_shard
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HERE = "cluster.num_workers=0"
@@ -23,7 +25,7 @@ HERE = "cluster.num_workers=0"
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
-    """How often codecs were built and hashed, and headers read for a plan."""
+    """How often codecs were built and hashed, headers read for a plan, and sizes of files."""
     found: collections.Counter[str] = collections.Counter()
 
     def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,6 +41,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
     monkeypatch.setattr("ttt.snac.model.weights_sha256", hashing)
     for module in (cache_plan, chapters):
         monkeypatch.setattr(module, "read_header", counted("headers", module.read_header))
+    for module in (cache_worker, cache_shard):
+        monkeypatch.setattr(module, "size_on_disk", counted("sizes", module.size_on_disk))
     monkeypatch.setattr(decode_worker, "find_decoder", counted("found", decode_worker.find_decoder))
     return found
 
@@ -55,8 +59,8 @@ def test_the_decoders_jobs(tmp_path: Path, counts: collections.Counter[str]) -> 
         soundfile.write(f"{speech}/{clip}.wav", noise, 48_000)
 
     run(cache_codes, "cache_folder", "codec.name=tiny", f"input.audio={speech}", f"output={cache}")
-    # The second codec is the encoder's.
-    assert counts == {"codecs": 2, "hashes": 1, "headers": 6}
+    # The second codec is the encoder's, and no file of a new cache is asked its size for the plan.
+    assert counts == {"codecs": 2, "hashes": 1, "headers": 6, "sizes": 6}
 
     counts.clear()
     stage = "{first_epoch: 1, last_epoch: 1, segment_seconds: 0.5, clips_per_step: 2}"

@@ -1,8 +1,9 @@
 """The two faces of progress, read off the characters that were written."""
 
 import io
+import time
 
-from ray_jobs.runtime.progress import Progress
+from ray_jobs.runtime.progress import Progress, waiting_for
 
 
 class Clock:
@@ -74,3 +75,31 @@ def test_nothing_to_do():
     log = io.StringIO()
     Progress("cache", 0, "clips", stream=log, clock=Clock()).close()
     assert log.getvalue() == "cache:  0/0 clips  in 0:00\n"
+
+
+def test_what_is_waited_for_is_said_and_is_no_time_of_the_work():
+    clock, log = Clock(), io.StringIO()
+    progress = Progress("cache", 100, "clips", stream=log, clock=clock)
+    with progress.waiting("workers to start and load"):
+        clock.now += 20
+        progress.advance(0)
+        with progress.waiting("what is waited for already"):
+            clock.now += 5
+        progress.advance(0)
+    clock.now += 10
+    progress.advance(20)
+    progress.close()
+    assert log.getvalue().splitlines() == [
+        "cache:  0/100 clips  0%  waiting for workers to start and load 0:20",
+        "cache:  0/100 clips  0%  waiting for workers to start and load 0:25",
+        "cache:  20/100 clips  20%  2 clips/s  ETA 0:40",
+        "cache:  20/100 clips  20%  2 clips/s  in 0:10",
+    ]
+
+
+def test_a_wait_before_any_progress_is_said_every_few_seconds():
+    log = io.StringIO()
+    with waiting_for("Ray to start", seconds=0.01, stream=log):
+        while log.getvalue().count("\n") < 2:
+            time.sleep(0.01)
+    assert log.getvalue().startswith("waiting for Ray to start 0:00\n")

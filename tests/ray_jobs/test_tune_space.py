@@ -156,7 +156,7 @@ def test_dry_run_says_what_varies_and_writes_nothing(
     assert tune_decoder.main(["--config", str(world), f"run={run}", "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "6 steps in 3 epochs" in printed
-    assert "sweep: 5 trials; trial 0 is the plan above, the others vary" in printed
+    assert "sweep: 5 trainings: trial 0 is the plan above, 4 more (search.trials) vary" in printed
     assert "  optim.peak_lr: loguniform 0.0001, 0.03" in printed
     assert not run.exists()
 

@@ -110,11 +110,10 @@ class _Walk:
         return self._found
 
     def _below(self, start: str) -> None:
-        waiting = [start]
+        waiting = [(start, os.path.realpath(os.path.join(self._root, start)))]
         while waiting:
-            path = waiting.pop()
+            path, real = waiting.pop()
             place = os.path.join(self._root, path)
-            real = os.path.realpath(place)
             if real in self._entered:
                 continue
             self._entered.add(real)
@@ -125,9 +124,12 @@ class _Walk:
                 self._note(path, f"cannot be listed ({error.strerror})")
                 continue
             for entry in inside:
-                self._look_at(entry, f"{path}/{entry.name}" if path else entry.name, waiting)
+                below = f"{path}/{entry.name}" if path else entry.name
+                if self._is_entered(entry, below):
+                    waiting.append((below, os.path.join(real, entry.name)))
 
-    def _look_at(self, entry: os.DirEntry[str], path: str, waiting: list[str]) -> None:
+    def _is_entered(self, entry: os.DirEntry[str], path: str) -> bool:
+        """Whether to go into it now, a folder that is no link; anything else is noted."""
         wanted = suffix_of(entry.name) in self._suffixes
         try:
             # What is no link has told its kind in the listing: no file of thousands is asked.
@@ -137,19 +139,22 @@ class _Walk:
             if wanted or not suffix_of(entry.name):
                 aim = shown(os.readlink(entry.path))
                 self._note(path, f"is a link to {aim}, which cannot be found")
-            return
+            return False
         if entry.is_dir(follow_symlinks=False) if target is None else stat.S_ISDIR(target):
-            (waiting if target is None else self._links).append(path)
             if wanted:
                 self._named_as_files.append(path)
+            if target is None:
+                return True
+            self._links.append(path)
         elif not wanted:
-            return
+            return False
         elif not (entry.is_file(follow_symlinks=False) if target is None else stat.S_ISREG(target)):
             self._note(path, "is no regular file but a pipe, socket or device")
-        elif shown(path) != path:
+        elif not path.isascii() and shown(path) != path:
             self._note(path, "has a name that is not UTF-8: rename it")
         else:
             self._found.append(FoundFile(path))
+        return False
 
     def _note(self, path: str, problem: str) -> None:
         self._found.append(FoundFile(shown(path), problem))

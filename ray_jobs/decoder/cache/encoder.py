@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,7 +13,7 @@ from ray_jobs.runtime.items import Count
 from ttt.numerics import exact_float32
 from ttt.snac.cache.bandwidth import add_facts
 from ttt.snac.cache.encode import ClipEncoder
-from ttt.snac.cache.inputs import ClipInput
+from ttt.snac.cache.inputs import ClipInput, size_on_disk
 from ttt.snac.cache.original import prepare_original
 from ttt.snac.cache.shards import CodecIdentity
 from ttt.snac.cache.sources import prepare_pair, prepare_recording
@@ -23,6 +23,16 @@ from ttt.snac.load import load_codec
 
 Shard = tuple[int, tuple[ClipInput, ...]]
 """A shard's number and its inputs."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What the shards of a cache note of each clip, decided when the first of them is begun."""
+
+    facts: bool
+    """What ClipFacts names."""
+    sizes: bool
+    """The size of its files."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +48,8 @@ class ShardEncoder:
     """A worker: holds the encoder, turns a shard's inputs into its files."""
 
     def __init__(
-        self, config: CacheConfig, codec: CodecIdentity, count: Count, with_facts: bool
+        self, config: CacheConfig, codec: CodecIdentity, count: Count, noted: Noted
     ) -> None:
-        """`with_facts` is false for a cache whose other shards tell no ClipFacts."""
         # The same codes on every run: no fast approximations, and one thread on a CPU.
         exact_float32()
         device = config.cluster.device
@@ -51,13 +60,15 @@ class ShardEncoder:
         self._encoder = ClipEncoder(loaded.model, config.encode)
         self._codec = codec
         prepare = prepare_function(config, loaded.geometry)
-        if with_facts:
+        if noted.facts:
             prepare = functools.partial(add_facts, prepare, config.input.min_bandwidth_hz)
-        self._prepare = prepare
+        self._prepare, self._noted = prepare, noted
 
     def cache(self, shard: Shard) -> ShardStatus:
         """Write the shard's files."""
         number, inputs = shard
+        if self._noted.sizes:
+            inputs = tuple(replace(clip, file_bytes=size_on_disk(clip)) for clip in inputs)
         began, cpu_began = time.monotonic(), time.process_time()
         encoded = 0
 

@@ -7,7 +7,6 @@ may be run again at any time and finish what is missing; others are refused.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ray_jobs.config.load import dump_yaml
+from ray_jobs.decoder.cache.encoder import Noted
 from ray_jobs.decoder.cache_config import INPUT_FOLDERS, CacheConfig
 from ttt import records, storage
 from ttt.audio import read_header
@@ -26,7 +26,7 @@ from ttt.snac.cache.original import list_original
 from ttt.snac.cache.shards import CodecIdentity
 from ttt.snac.cache.sources import list_folder, list_pairs
 from ttt.snac.cache.speakers import with_speakers
-from ttt.snac.cache.write_shard import is_finished
+from ttt.snac.cache.write_shard import is_finished, refuse_replaced
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.load import load_codec
 
@@ -58,7 +58,8 @@ class CachePlan:
 def make_plan(config: CacheConfig) -> CachePlan:
     """List the inputs and load the codec.
 
-    Raises UserError for what is missing or unfit, and for an output that holds something else.
+    Raises UserError for what is missing or unfit, and for an output that holds something else, or
+    shards of files that were replaced by others of another size.
     """
     codec = load_codec(config.codec.name)
     geometry = codec.geometry
@@ -68,7 +69,7 @@ def make_plan(config: CacheConfig) -> CachePlan:
             f"{TARGET_RATE:,} Hz; use one of 24,000 Hz"
         )
     inputs, notes = _list_inputs(config, geometry)
-    inputs = _with_sizes(with_speakers(inputs, config.input.speaker))
+    inputs = with_speakers(inputs, config.input.speaker)
     size = config.clips_per_shard
     shards = tuple(tuple(inputs[at : at + size]) for at in range(0, len(inputs), size))
     identity = CodecIdentity(codec.name, codec.weights_sha256)
@@ -84,7 +85,10 @@ def make_plan(config: CacheConfig) -> CachePlan:
     )
     if not _claimed(plan):
         return plan
-    return replace(plan, finished=len(shards) - len(pending_shards(plan)))
+    finished = {*range(len(shards))} - {*pending_shards(plan)}
+    for number in sorted(finished):
+        refuse_replaced(config.output, number, shards[number])
+    return replace(plan, finished=len(finished))
 
 
 def describe(plan: CachePlan) -> str:
@@ -121,46 +125,22 @@ def claim_output(plan: CachePlan) -> None:
     records.write_json(_claim_uri(config), _identity(plan))
 
 
-def has_facts(config: CacheConfig) -> bool:
-    """Whether the shards of the claimed output tell of each clip what ClipFacts names.
+def noted(config: CacheConfig) -> Noted:
+    """What the shards of the claimed output note of each clip.
 
-    A cache that was begun before there were any goes on without them.
+    A cache that was begun before something was noted goes on without it.
     """
-    return bool(records.read_json(_claim_uri(config)).get("facts"))
-
-
-def claimed_shards(plan: CachePlan) -> Sequence[tuple[ClipInput, ...]]:
-    """The inputs of every shard, as the claimed output notes them.
-
-    A cache that was begun before sizes of files were noted goes on without them.
-    """
-    if records.read_json(_claim_uri(plan.config)).get("sizes"):
-        return plan.shards
-    return [tuple(replace(clip, file_bytes=None) for clip in shard) for shard in plan.shards]
+    claim = records.read_json(_claim_uri(config))
+    return Noted(facts=bool(claim.get("facts")), sizes=bool(claim.get("sizes")))
 
 
 def pending_shards(plan: CachePlan) -> list[int]:
-    """Numbers of the shards that are not finished.
-
-    Raises UserError where an input of a finished one has been replaced by a file of another size.
-    """
+    """Numbers of the shards that are not finished."""
     return [
         number
         for number, inputs in enumerate(plan.shards)
         if not is_finished(plan.config.output, number, inputs)
     ]
-
-
-def _with_sizes(inputs: Sequence[ClipInput]) -> list[ClipInput]:
-    """A replaced file is noticed by its size: reading all audio again would cost too much."""
-    return [replace(clip, file_bytes=_file_bytes(clip)) for clip in inputs]
-
-
-def _file_bytes(clip: ClipInput) -> int | None:
-    try:
-        return sum(os.stat(path).st_size for path in (clip.source, clip.target) if path)
-    except OSError:
-        return None  # What cannot be read is in the manifest, with its reason.
 
 
 def _list_inputs(config: CacheConfig, geometry: CodeGeometry) -> tuple[list[ClipInput], list[str]]:

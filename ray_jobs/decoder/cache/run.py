@@ -11,8 +11,7 @@ from ray_jobs.decoder.cache.encoder import Shard, ShardEncoder
 from ray_jobs.decoder.cache.plan import (
     CachePlan,
     claim_output,
-    claimed_shards,
-    has_facts,
+    noted,
     pending_shards,
 )
 from ray_jobs.decoder.cache_config import CacheConfig
@@ -71,8 +70,8 @@ def verify(cache: str) -> None:
 
 def _encode(plan: CachePlan, pending: list[int], session: Session) -> dict[str, Any]:
     """Cache the pending shards; returns what it took."""
-    config, shards = plan.config, claimed_shards(plan)
-    work: list[Shard] = [(number, shards[number]) for number in pending]
+    config = plan.config
+    work: list[Shard] = [(number, plan.shards[number]) for number in pending]
     done = plan.n_inputs - sum(len(inputs) for _, inputs in work)
     shards_done = len(plan.shards) - len(pending)
     audio_seconds, cpu_seconds, began, ended = 0.0, 0.0, float("inf"), 0.0
@@ -81,9 +80,9 @@ def _encode(plan: CachePlan, pending: list[int], session: Session) -> dict[str, 
     with (
         Progress("caching", plan.n_inputs, "clips", done=done) as progress,
         session.counting(progress, fields) as count,
-        session.workers(ShardEncoder, *arguments, count, has_facts(config)) as workers,
+        session.workers(ShardEncoder, *arguments, count, noted(config)) as workers,
     ):
-        for (number, _), status in workers.each("cache", work):
+        for (number, _), status in workers.each("cache", work, progress=progress):
             if isinstance(status, WorkerDied):
                 raise UserError(
                     f"{config.output}: shard {number} was not written, {status.reason}; give each "

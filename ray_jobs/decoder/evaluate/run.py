@@ -66,12 +66,13 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
     codec = load_codec(plan.codec)
     check_codec(plan, codec)
     with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
-        folder = plan.decoder.export_into(output / "decoder").resolve()
-        Evaluator(Decoder48k.from_pretrained(folder), codec)  # refuses another codec's decoder
-        sha256 = FileIdentity.of(folder / "model.safetensors").sha256
-        done = _read_done(output / "results.jsonl", sha256)
-        done_ids = [line["clip_id"] for line in done]
-        measured_clips.refuse_other(output, plan, codec.weights_sha256, done_ids)
+        with plan.decoder.exporting(output / "decoder") as made:
+            Evaluator(Decoder48k.from_pretrained(made), codec)  # refuses another codec's decoder
+            sha256 = FileIdentity.of(made / "model.safetensors").sha256
+            done = _read_done(output / "results.jsonl", sha256)
+            done_ids = [line["clip_id"] for line in done]
+            measured_clips.refuse_other(output, plan, codec.weights_sha256, done_ids)
+        folder = plan.decoder.exported(output / "decoder").resolve()
         begin()
         missing = len(plan.items) - len(done)
         bare = replace(plan, items=())  # Its items reach a worker one by one.
@@ -165,7 +166,7 @@ def _measure(
     clips = [line for line in done if line["clip_id"] in {item.clip_id for item in plan.items}]
     left_out: list[dict[str, str]] = []
     with Progress("evaluate", len(plan.items), "clips", done=len(clips)) as progress:
-        for item, result in workers.each("measure", items):
+        for item, result in workers.each("measure", items, progress=progress):
             if isinstance(result, Unmeasurable | WorkerDied):
                 left_out.append({"clip_id": item.clip_id, "reason": result.reason})
             else:

@@ -25,16 +25,16 @@ def score_clips(
     lines: Sequence[Mapping[str, Any]],
     levels: Mapping[str, Level],
     workers: Workers,
-) -> dict[str, Scores]:
-    """Clip -> system -> score, of the measured `lines` evenly spread; empty without ViSQOL."""
+) -> dict[str, Scores] | None:
+    """Clip -> system -> score, of the measured `lines` evenly spread; None without ViSQOL."""
     if config.report.visqol is False or not is_installed():
-        return {}
+        return None
     known = {line["clip_id"] for line in lines}
     there = [item for item in items if item.clip_id in known]
     chosen = [there[k] for k in spread_evenly(len(there), config.report.visqol_clips)]
     scores: dict[str, Scores] = {}
     with Progress("ViSQOL", len(chosen), "clips") as progress:
-        for item, result in workers.each("visqol", chosen, levels):
+        for item, result in workers.each("visqol", chosen, levels, progress=progress):
             if result is not None and not isinstance(result, WorkerDied):
                 scores[item.clip_id] = result
             progress.advance(1, scored=len(scores))
@@ -42,9 +42,14 @@ def score_clips(
 
 
 def with_scores(
-    lines: Sequence[dict[str, Any]], scores: Mapping[str, Scores]
+    lines: Sequence[dict[str, Any]], scores: Mapping[str, Scores] | None
 ) -> list[dict[str, Any]]:
-    """The lines of results.jsonl with the key visqol where there are scores, and nowhere else."""
+    """The lines of results.jsonl with the key visqol where there are scores, and nowhere else.
+
+    Without `scores` they keep what an earlier start scored.
+    """
+    if scores is None:
+        return list(lines)
     found = []
     for line in lines:
         plain = {key: value for key, value in line.items() if key != "visqol"}

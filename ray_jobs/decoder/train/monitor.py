@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
@@ -69,19 +69,27 @@ class MonitorClient:
 
 @contextmanager
 def watched(monitor: Any, progress: Progress, done: int, stop: threading.Event) -> Iterator[None]:
-    """The driver's side: show positions and pass on `stop` inside the block."""
+    """The driver's side: show positions and pass on `stop` inside the block.
+
+    Until the first position the workers are waited for.
+    """
     shown = done
 
     def look() -> None:
         nonlocal shown
         position: Position | None = ray.get(monitor.look.remote(stop.is_set()))
-        if position is not None and position.step != shown:
+        if position is None:
+            return
+        starting.close()
+        if position.step != shown:
             # After a restart the count may fall back to the checkpoint's.
             progress.advance(position.step - shown, **position.fields())
             shown = position.step
 
-    with _every_second(look):
-        yield
+    with ExitStack() as starting:
+        starting.enter_context(progress.waiting("train workers to start and load"))
+        with _every_second(look):
+            yield
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import BatchSource, train
 from ttt.training.ranks import Communicator, SingleProcess
+from ttt.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ class PositionHook(Hook):
     def __init__(self, show: Callable[[Position], None]) -> None:
         self._show = show
         self._waited = self._elapsed = 0.0
+
+    def on_start(self, state: TrainState) -> None:
+        self._show(Position(state.step, None, 0.0))
 
     def on_step(self, record: StepRecord) -> None:
         self._waited += record.data_wait_seconds

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,11 @@ class Plan:
 
 def make_plan(config: EvaluateChaptersConfig) -> Plan:
     """Find chapters and models. Raises UserError for what cannot be found or does not fit."""
+    with _keeping_everything():
+        return _planned(config)
+
+
+def _planned(config: EvaluateChaptersConfig) -> Plan:
     given, config = config, with_absolute_paths(config)
     if config.data is not None:
         config = replace(config, data=replace(config.data, root=storage.absolute(config.data.root)))
@@ -135,6 +142,19 @@ def make_plan(config: EvaluateChaptersConfig) -> Plan:
             prefixes = _prefixes(listener, group, longest_first)
             work.append(Work(len(work), listener, tuple(group), prefixes))
     return Plan(given, config, listeners, tuple(recordings), tuple(unreadable), tuple(work))
+
+
+@contextlib.contextmanager
+def _keeping_everything() -> Iterator[None]:
+    """Collect no garbage inside the block: there is none, and to look for it among all that is
+    imported takes a tenth of the time of planning 40,000 chapters."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def describe(plan: Plan) -> str:

@@ -130,11 +130,11 @@ def _run(plan: Plan, missing: Sequence[Work], session: Session, begin: Callable[
         session.counting(progress, fields) as count,
         session.workers(ChapterWorker, config, count) as workers,
     ):
-        workers.prepare(lambda ask: _prepare(plan, ask, begin))
+        workers.prepare(lambda ask: _prepare(plan, ask, begin), progress)
         chapters = sum(len(work.recordings) for work in plan.work)
         done = chapters - sum(len(work.recordings) for work in missing)
         kept, heard = 0.0, 0
-        for work, outcome in workers.each("hear", missing):
+        for work, outcome in workers.each("hear", missing, progress=progress):
             _record_outcome(config, work, outcome)
             done += len(work.recordings)
             fields["chapters"] = f"{done:,}/{chapters:,}"

@@ -143,9 +143,9 @@ def _run(plan: Plan, missing: Sequence[Work], session: Session, begin: Callable[
         Progress("scoring", total, "recordings", done=total - ahead) as progress,
         session.workers(PairWorker, config) as workers,
     ):
-        workers.prepare(lambda ask: _prepare(plan, ask, begin))
+        workers.prepare(lambda ask: _prepare(plan, ask, begin), progress)
         unscored = 0
-        for work, outcome in workers.each("score", missing):
+        for work, outcome in workers.each("score", missing, progress=progress):
             if isinstance(outcome, WorkerDied):
                 outcome = _give_up(work, config.output, outcome.reason)
             unscored += outcome

@@ -2,7 +2,6 @@
 
 import functools
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from ttt.snac.cache.write_shard import (
     merge_manifest,
     part_uri,
     read_part,
+    refuse_replaced,
     shard_uri,
 )
 from ttt.snac.config import EncodeConfig
@@ -164,14 +164,20 @@ def test_a_shard_without_a_good_clip_leaves_its_lines_only(
 def test_a_file_of_another_size_is_refused_by_its_name(
     tmp_path: Path, encoder: ClipEncoder, seed: int, now: int | None, words: str
 ) -> None:
-    made_of = [ClipInput(str(n), source=f"{n}.wav", file_bytes=100) for n in (9, seed)]
+    files = [tmp_path / f"{n}.wav" for n in (9, seed)]
+    for file in files:
+        file.write_bytes(bytes(100))
+    made_of = [ClipInput(file.stem, source=str(file), file_bytes=100) for file in files]
     cache_shard(tmp_path, 0, made_of, _one_second, encoder, CODEC)
     assert is_finished(tmp_path, 0, made_of)
-    replaced = [made_of[0], replace(made_of[1], file_bytes=now)]
-    with pytest.raises(UserError, match=rf"^{seed}\.wav: {words} and had 100 when .*or delete"):
-        is_finished(tmp_path, 0, replaced)
+    refuse_replaced(tmp_path, 0, made_of)
+    files[1].unlink()
+    if now is not None:
+        files[1].write_bytes(bytes(now))
+    with pytest.raises(UserError, match=rf"/{seed}\.wav: {words} and had 100 when .*or delete"):
+        refuse_replaced(tmp_path, 0, made_of)
     Path(part_uri(tmp_path, 0)).unlink()
-    assert not is_finished(tmp_path, 0, replaced)
+    assert not is_finished(tmp_path, 0, made_of)
 
 
 def test_a_manifest_that_disagrees_with_the_shards_is_named(

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from ttt.snac.cache.inputs import ClipFacts, ClipInput, LeftOut, PreparedClip
 from ttt.snac.geometry import TARGET_RATE
@@ -76,7 +77,8 @@ def _power(audio: np.ndarray) -> np.ndarray | None:
     window = (window / np.sqrt((window**2).sum()) / 32768).astype(np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(audio, _FRAME_SAMPLES)[::hop]
     centred = frames - frames.mean(axis=1, keepdims=True, dtype=np.float32)
-    return np.abs(np.fft.rfft(centred * window, axis=1)) ** 2
+    # In float32 torch takes a fifth of numpy's time.
+    return np.abs(torch.fft.rfft(torch.from_numpy(centred * window)).numpy()) ** 2
 
 
 def _sounding(levels: np.ndarray) -> np.ndarray:
@@ -96,29 +98,44 @@ def _sounding(levels: np.ndarray) -> np.ndarray:
 def _rate_before(bins: np.ndarray, levels: np.ndarray) -> int | None:
     """The sample rate a clip once had, if all that sounds above half of it are mirror images."""
     floor = max(np.percentile(levels, _QUIET_PERCENTILE, axis=0).min(), _ROUNDING_DB)
-    heard = bins > floor + _STANDS_ABOVE_DB
-    often = heard.sum(axis=0) >= _FRAMES_AT_LEAST
+    by_bin = np.ascontiguousarray(bins.T)
+    heard = by_bin > floor + _STANDS_ABOVE_DB
+    often = np.count_nonzero(heard, axis=1) >= _FRAMES_AT_LEAST
     for rate in _RATES:
         period = rate // _BIN_HZ
-        above = np.arange(period // 2 + 1, bins.shape[1])
+        above = np.arange(period // 2 + 1, len(by_bin))
         above = above[often[above]]
+        if len(above) < _BINS_AT_LEAST:
+            continue
         # By itself, since what lies higher may be the image of another rate's image.
-        first = above[above < period]
-        if _is_mirrored(bins, heard, period, above) and (
-            len(first) < _BINS_AT_LEAST or _is_mirrored(bins, heard, period, first)
-        ):
+        first, rest = above[above < period], above[above >= period]
+        followed = _followed(by_bin, heard, period, first)
+        if len(first) >= _BINS_AT_LEAST and not _is_mirrored(followed):
+            continue
+        if _is_mirrored(followed + _followed(by_bin, heard, period, rest)):
             return rate
     return None
 
 
-def _is_mirrored(bins: np.ndarray, heard: np.ndarray, period: int, above: np.ndarray) -> bool:
-    """Whether the bins `above`, where they are heard, follow the bins that they may mirror."""
-    if len(above) < _BINS_AT_LEAST:
-        return False
-    originals = np.minimum(above % period, -above % period)
-    follows = np.where(heard[:, above], bins[:, above] - bins[:, originals], np.nan)
-    apart = np.abs(follows - np.nanmedian(follows, axis=0))
-    return bool((apart[heard[:, above]] < _INDEPENDENT_DB).mean() > _MIRRORED_SHARE)
+def _followed(by_bin: np.ndarray, heard: np.ndarray, period: int, above: np.ndarray) -> np.ndarray:
+    """How often the bins `above` follow the bins that they may mirror, of how often they are heard.
+
+    `by_bin` and `heard` are [bins, frames].
+    """
+    heard = heard[above]
+    count = np.count_nonzero(heard, axis=1)
+    apart = by_bin[above] - by_bin[np.minimum(above % period, -above % period)]
+    # The median of what is heard: sorted, it lies before the rest.
+    in_order = np.sort(np.where(heard, apart, np.float32(np.inf)), axis=1)
+    row = np.arange(len(above))
+    middle = (in_order[row, (count - 1) // 2] + in_order[row, count // 2]) / 2
+    follows = heard & (np.abs(apart - middle[:, None]) < _INDEPENDENT_DB)
+    return np.array([np.count_nonzero(follows), count.sum()])
+
+
+def _is_mirrored(followed: np.ndarray) -> bool:
+    often, of = followed
+    return bool(often / of > _MIRRORED_SHARE)
 
 
 def _decibel(power: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,8 +58,18 @@ class ClipInput:
     problem_note: str = ""
     """The details of `problem`."""
     file_bytes: int | None = None
-    """Size of `source` and `target` together; None where a file is missing, and in caches begun
-    before sizes were noted."""
+    """`size_on_disk` as the clip's shard is made; None in caches begun before sizes were noted."""
+
+
+def size_on_disk(clip: ClipInput) -> int | None:
+    """Size of `source` and `target` together; None where a file is missing.
+
+    A replaced file is noticed by it: reading all audio again would cost too much.
+    """
+    try:
+        return sum(os.stat(path).st_size for path in (clip.source, clip.target) if path)
+    except OSError:
+        return None  # What cannot be read is in the manifest, with its reason.
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.snac.cache.bandwidth import BandwidthHours
 from ttt.snac.cache.encode import ClipEncoder
-from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip
+from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip, size_on_disk
 from ttt.snac.cache.shard_file import open_shard, whole_file
 from ttt.snac.cache.shards import Clip, CodecIdentity, read_catalogue, shards_folder, write_shard
 from ttt.snac.cache.sources import NOTABLE_GAIN_DB
@@ -77,18 +77,13 @@ def cache_shard(
 
 
 def is_finished(cache_uri: str | Path, number: int, inputs: Sequence[ClipInput]) -> bool:
-    """Whether a shard's two files are there and agree with each other and with `inputs`.
-
-    Raises UserError where the files of an input have another size than when the shard was made.
-    """
+    """Whether a shard's two files are there and agree with each other and with `inputs`."""
     if not storage.exists(part_uri(cache_uri, number)):
         return False
     lines = read_part(cache_uri, number)
     n_clips = sum(line["status"] == "cached" for line in lines)
     if len(lines) != len(inputs):
         return False
-    for clip, line in zip(inputs, lines, strict=True):
-        _refuse_replaced(clip, line, part_uri(cache_uri, number))
     if n_clips == 0:
         return True
     try:
@@ -98,6 +93,21 @@ def is_finished(cache_uri: str | Path, number: int, inputs: Sequence[ClipInput])
         raise
     except UserError:
         return False
+
+
+def refuse_replaced(cache_uri: str | Path, number: int, inputs: Sequence[ClipInput]) -> None:
+    """Raise UserError where an input's files have another size than when its shard was made."""
+    part = part_uri(cache_uri, number)
+    for clip, line in zip(inputs, read_part(cache_uri, number), strict=True):
+        before = line.get("file_bytes")
+        if before is None or (size := size_on_disk(clip)) == before:
+            continue
+        now = "is missing" if size is None else f"has {size:,} bytes"
+        raise UserError(
+            f"{clip.target or clip.source}: {now} and had {before:,} when {part} was written; "
+            f"bring the old audio back, choose another output, or delete {part} to have its "
+            f"{storage.name(part).removesuffix('.jsonl')} cached again"
+        )
 
 
 def read_part(cache_uri: str | Path, number: int) -> list[dict[str, Any]]:
@@ -217,17 +227,6 @@ def _clip(prepared: PreparedClip, codes: Codes) -> Clip:
         lag_samples=prepared.lag_samples or 0,
         **({} if prepared.facts is None else asdict(prepared.facts)),
     )
-
-
-def _refuse_replaced(clip: ClipInput, line: dict[str, Any], part: str) -> None:
-    before = line.get("file_bytes")
-    if before is not None and clip.file_bytes != before:
-        now = "is missing" if clip.file_bytes is None else f"has {clip.file_bytes:,} bytes"
-        raise UserError(
-            f"{clip.target or clip.source}: {now} and had {before:,} when {part} was written; "
-            f"bring the old audio back, choose another output, or delete {part} to have its "
-            f"{storage.name(part).removesuffix('.jsonl')} cached again"
-        )
 
 
 def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict[str, Any]:
