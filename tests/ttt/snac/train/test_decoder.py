@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,26 +200,41 @@ def test_killed_in_any_step_and_resumed_is_bit_for_bit_uninterrupted(
     assert (tmp_path / best).read_bytes() == (reference / best).read_bytes()
 
 
-@pytest.mark.parametrize("killed_in", [2, 5, 6, 9])
-def test_resume_is_as_exact_where_an_epoch_hears_all_windows(
-    cache: Path, tmp_path: Path, killed_in: int
-) -> None:
-    """8 clips of 6 to 13 tokens: 36 windows of 2 in 4 steps, then 23 of 3 in 5."""
-    stages = (
+ALL_WINDOWS = dataclasses.replace(
+    CURRICULUM,
+    epochs=2,
+    stages=(
         StageConfig(first_epoch=1, last_epoch=1, segment_seconds=0.18, clips_per_step=8),
         StageConfig(first_epoch=2, last_epoch=2, segment_seconds=0.26, clips_per_step=4),
-    )
-    curriculum = dataclasses.replace(CURRICULUM, epochs=2, stages=stages, windows_per_clip="length")
-    runs = [tmp_path / name for name in ("whole", "cut")]
-    rigs = [Rig(cache, run, curriculum=curriculum, with_validation=False) for run in runs]
-    assert [epoch.steps for epoch in rigs[0].epochs] == [4, 5]
-    rigs[0].train()
+    ),
+    windows_per_clip="length",
+)
+"""8 clips of 6 to 13 tokens: 36 windows of 2 in 4 steps, then 23 of 3 in 5."""
+
+
+@pytest.fixture(scope="session")
+def all_windows(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted run."""
+    run = tmp_path_factory.mktemp("all_windows")
+    rig = Rig(cache, run, curriculum=ALL_WINDOWS, with_validation=False)
+    assert [epoch.steps for epoch in rig.epochs] == [4, 5]
+    torch.manual_seed(0)
+    rig.train()
+    return run
+
+
+@pytest.mark.parametrize("killed_in", [2, 5, 6, 9])
+def test_resume_is_as_exact_where_an_epoch_hears_all_windows(
+    cache: Path, tmp_path: Path, all_windows: Path, killed_in: int
+) -> None:
     with pytest.raises(Killed):
-        rigs[1].train([KillAfter(killed_in)])
+        Rig(cache, tmp_path, curriculum=ALL_WINDOWS, with_validation=False).train(
+            [KillAfter(killed_in)]
+        )
     torch.manual_seed(999)  # another process has drawn other numbers
-    Rig(cache, runs[1], curriculum=curriculum, with_validation=False).train()
+    Rig(cache, tmp_path, curriculum=ALL_WINDOWS, with_validation=False).train()
     last = "checkpoints/step-00000009"
-    assert content(str(runs[1] / last)) == content(str(runs[0] / last))
+    assert content(str(tmp_path / last)) == content(str(all_windows / last))
 
 
 def test_resumed_run_repeats_order_losses_and_rates(
@@ -249,13 +265,15 @@ def test_a_stop_request_saves_and_the_next_start_goes_on(
     assert content(str(tmp_path / name)) == content(str(uninterrupted[0] / name))
 
 
-def test_a_finished_run_stays_as_it_is(cache: Path, tmp_path: Path) -> None:
-    Rig(cache, tmp_path).train()
-    before = content(str(checkpoint.newest_complete(str(tmp_path))))
+def test_a_finished_run_stays_as_it_is(
+    cache: Path, tmp_path: Path, uninterrupted: tuple[Path, Log]
+) -> None:
+    run = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    before = content(str(checkpoint.newest_complete(str(run))))
     log = Log()
-    assert Rig(cache, tmp_path).train([log]).step == TOTAL_STEPS
+    assert Rig(cache, run).train([log]).step == TOTAL_STEPS
     assert log.steps == []
-    assert content(str(checkpoint.newest_complete(str(tmp_path)))) == before
+    assert content(str(checkpoint.newest_complete(str(run)))) == before
 
 
 def test_weight_average_is_validated_saved_and_resumed(
