@@ -9,7 +9,7 @@ from typing import Any
 
 from ray_jobs.config import yaml_tree
 from ray_jobs.reports.page import render
-from ray_jobs.sweep.plots import Column, parallel_coordinates, shares
+from ray_jobs.reports.setting_plots import Column, parallel_coordinates, shares
 from ttt.plots import Curve, curves
 
 

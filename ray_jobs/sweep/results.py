@@ -21,7 +21,7 @@ from ray_jobs.reports.sweep import build_report
 from ray_jobs.sweep import space as tune_space
 from ray_jobs.sweep import trials as tune_trials
 from ray_jobs.sweep.config import TuneConfig
-from ray_jobs.sweep.plots import importance
+from ray_jobs.sweep.importance import importance
 from ray_jobs.sweep.trials import Reached
 from ttt import records, storage
 from ttt.errors import UserError

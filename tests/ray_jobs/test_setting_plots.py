@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ray_jobs.sweep.plots import Column, parallel_coordinates, shares
+from ray_jobs.reports.setting_plots import Column, parallel_coordinates, shares
 
 
 def test_parallel_coordinates_cross_each_column_at_its_value() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kruskal
 
-from ray_jobs.sweep.plots import importance
+from ray_jobs.sweep.importance import importance
 
 
 def test_choices_have_the_share_of_the_kruskal_wallis_statistic():
