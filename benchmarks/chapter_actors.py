@@ -37,12 +37,13 @@ from ray_jobs.moshi.chapters.config import (
     StreamsConfig,
     SyntheticDataConfig,
 )
-from ray_jobs.moshi.chapters.plan import MadeChapter, Plan, Work, make_plan, records_root
+from ray_jobs.moshi.chapters.plan import Plan, SyntheticChapter, WorkItem, make_plan
 from ray_jobs.moshi.chapters.worker import ChapterWorker
 from ray_jobs.runtime.actors import RemoteCount, counted_progress, over_actors
 from ray_jobs.runtime.connection import ray_session
 from ray_jobs.runtime.progress import Progress
-from ttt.eval.chapters.hear import HeardChapter, Listening, record_group
+from ttt.eval.chapters.hear import EncodedChapter, StreamingOptions, record_group
+from ttt.eval.chapters.run import records_root
 from ttt.moshi import load_ttt
 from ttt.moshi.load import load_moshi
 from ttt.synthetic.chapters import synthetic_chapter
@@ -125,7 +126,7 @@ def hear_alone(plan: Plan) -> Rate:
 
 
 def _one_process(
-    plan: Plan, part: Sequence[Work], together: Barrier, cpu_seconds: SimpleQueue[float]
+    plan: Plan, part: Sequence[WorkItem], together: Barrier, cpu_seconds: SimpleQueue[float]
 ) -> None:
     torch.set_num_threads(1)
     config = plan.config
@@ -136,8 +137,8 @@ def _one_process(
     together.wait(PATIENCE_SECONDS)
     began = time.process_time()
     for work in part:
-        listening = Listening(
-            model=work.listener.name,
+        listening = StreamingOptions(
+            model=work.variant.name,
             streams={
                 "text_stream": streams.text,
                 "other_stream": streams.other,
@@ -151,18 +152,18 @@ def _one_process(
             [_chapter(config, recording) for recording in work.recordings],
             listening,
             silence=None,
-            records_root=records_root(config.output, work.listener.name),
+            records_root=records_root(config.output, work.variant.name),
             state_path=Path(config.output) / work.state_name,
         )
     cpu_seconds.put(time.process_time() - began)
     together.wait(PATIENCE_SECONDS)
 
 
-def _chapter(config: EvaluateChaptersConfig, recording: Any) -> HeardChapter:
-    assert isinstance(recording, MadeChapter)
+def _chapter(config: EvaluateChaptersConfig, recording: Any) -> EncodedChapter:
+    assert isinstance(recording, SyntheticChapter)
     assert config.synthetic is not None
     codes = synthetic_chapter(config.synthetic.language, recording.seed, recording.frames)
-    return HeardChapter(recording.chapter_id, recording.speaker, codes.astype(np.int16))
+    return EncodedChapter(recording.chapter_id, recording.speaker, codes.astype(np.int16))
 
 
 def _hear_with_actors(plan: Plan) -> Rate:
@@ -175,7 +176,7 @@ def _hear_with_actors(plan: Plan) -> Rate:
     ):
         count, actor = RemoteCount(counter), ray.remote(ChapterWorker)
         workers: list[Any] = [actor.remote(plan.config, count) for _ in range(CORES)]
-        ray.get([worker.identify.remote(plan.listeners[0]) for worker in workers])
+        ray.get([worker.identify.remote(plan.variants[0]) for worker in workers])
         ready, before = list(workers), _cpu_seconds(workers)
         began = time.perf_counter()
         results = over_actors(

@@ -24,7 +24,7 @@ import ray
 import torch
 
 from benchmarks.chapter_actors import CORES, hear_alone, made_chapters
-from ray_jobs.moshi.chapters.plan import Plan, Work, make_plan
+from ray_jobs.moshi.chapters.plan import Plan, WorkItem, make_plan
 from ray_jobs.moshi.chapters.worker import ChapterWorker
 from ray_jobs.runtime.actors import RemoteCount, over_actors
 from ray_jobs.runtime.connection import ray_session
@@ -77,7 +77,7 @@ def hear_and_kill(plan: Plan) -> list[int]:
     with ray_session(None, CORES):
         counter: Any = ray.remote(_Killer).options(num_cpus=0).remote(moments)
 
-        def hear(actor: Any, work: Work) -> ray.ObjectRef:
+        def hear(actor: Any, work: WorkItem) -> ray.ObjectRef:
             pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
             ray.get(counter.begin.remote(work.number, pid))
             return actor.hear.remote(work)

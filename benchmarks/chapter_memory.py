@@ -23,14 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ttt.eval.chapters.hear import HeardChapter, Listening, record_group
+from ttt.eval.chapters.hear import EncodedChapter, StreamingOptions, record_group
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
 
 SHORT, LONG = 5_000, 100_000
 """Frames."""
 ROUNDS = 3
-LISTENING = Listening(
+LISTENING = StreamingOptions(
     model="tiny",
     streams={"text_stream": "own", "other_stream": "masked", "stream": "moshi"},
     chunk=64,
@@ -66,7 +66,7 @@ def hear(frames: int, with_ttt: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         record_group(
             lm,
-            [HeardChapter("chapter", "speaker", codes)],
+            [EncodedChapter("chapter", "speaker", codes)],
             LISTENING,
             silence=None,
             records_root=Path(folder),

@@ -26,6 +26,7 @@ from ttt.moshi import Evaluation, insert_ttt, tiny_lm
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
 from ttt.moshi.streaming.evaluate import chunks_per_block
+from ttt.moshi.streaming.streams import Streams
 
 SHAPE_7B = {
     "context": 3000,
@@ -82,7 +83,7 @@ def measure(lm: LMModel, batch: int, chunk: int, passes: int = PASSES) -> str:
     device = torch.get_device_module(lm.device)
     block = chunk * chunks_per_block(batch, chunk)
     codes = torch.randint(lm.card, (batch, 8, max(passes * chunk, 384) + 2 * block))
-    with Evaluation(lm, codes, text_stream="pad", chunk=chunk) as evaluation:
+    with Evaluation(Streams(lm, codes, text_stream="pad"), chunk=chunk) as evaluation:
         blocks = iter(evaluation)
         for _ in range(2):
             next(blocks)

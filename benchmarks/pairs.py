@@ -33,7 +33,7 @@ import torch
 
 from ray_jobs.config.load import load_config
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
-from ray_jobs.moshi.pairs.plan import Work, make_plan
+from ray_jobs.moshi.pairs.plan import WorkItem, make_plan
 from ray_jobs.moshi.pairs.run import evaluate
 from ray_jobs.moshi.pairs.worker import PairWorker
 from ray_jobs.runtime.actors import over_actors
@@ -147,7 +147,7 @@ def _scoring(batch: int) -> Scoring:
     return Scoring(streams=streams, chunk=64, batch_items=batch, batch_frames=4096)
 
 
-def _dispatch(actors: list[Any], shards: Sequence[Work]) -> None:
+def _dispatch(actors: list[Any], shards: Sequence[WorkItem]) -> None:
     for _ in over_actors(actors.pop, lambda a, work: a.score.remote(work), shards, actors=2):
         pass
 
@@ -157,10 +157,10 @@ _worker: Any = None
 
 def _load(config: EvaluatePairsConfig) -> None:
     global _worker
-    _worker = PairWorker(config)
+    _worker = PairWorker(config, None)
 
 
-def _score(work: Work) -> int:
+def _score(work: WorkItem) -> int:
     return _worker.score(work)
 
 

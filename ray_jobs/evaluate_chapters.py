@@ -20,16 +20,16 @@ from ray_jobs.runtime import cli
 
 def rescore(folder: str) -> None:
     """Compute everything of a run again from its records."""
-    from ray_jobs.moshi.chapters.run import write_results
+    from ray_jobs.moshi.chapters.run import JOB
+    from ray_jobs.moshi.evaluation import write_results
 
-    write_results(Path(folder))
+    write_results(JOB, Path(folder))
     print(f"report: {folder}/report.html")
 
 
 def compare(first: str, second: str, output: str | None) -> None:
     """Print and write the paired comparison of a model of one run with a model of another."""
-    from ray_jobs.moshi.chapters.table import compare_chapters
-    from ray_jobs.moshi.compare import publish
+    from ray_jobs.moshi.compare import compare_chapters, publish
 
     publish(compare_chapters(first, second), output)
 

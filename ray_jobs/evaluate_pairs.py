@@ -20,16 +20,16 @@ from ray_jobs.runtime import cli
 
 def rescore(folder: str) -> None:
     """Compute everything of a run again from its records."""
-    from ray_jobs.moshi.pairs.run import write_results
+    from ray_jobs.moshi.evaluation import write_results
+    from ray_jobs.moshi.pairs.run import JOB
 
-    write_results(Path(folder))
+    write_results(JOB, Path(folder))
     print(f"report: {folder}/report.html")
 
 
 def compare(first: str, second: str, output: str | None) -> None:
     """Print and write the paired comparison of one run's model and setting with another's."""
-    from ray_jobs.moshi.compare import publish
-    from ray_jobs.moshi.pairs.table import compare_pairs
+    from ray_jobs.moshi.compare import compare_pairs, publish
 
     publish(compare_pairs(first, second), output)
 

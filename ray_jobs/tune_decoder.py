@@ -21,6 +21,7 @@ from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation, later, run
 from ray_jobs.sweep.config import TuneConfig
 from ttt import records, storage
+from ttt.config import fixed_part
 from ttt.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,11 +65,7 @@ def _require_same_sweep(sweep: TuneConfig) -> None:
         before, now = records.read_json(path)["config"], sweep.to_dict()
         if "space" not in before:
             raise UserError(f"{sweep.run}: not the folder of a sweep; choose another run folder")
-        for tree in (before, now):
-            for changeable in ("run", "cluster", "tracking", "stop", "concurrent_trials"):
-                tree.pop(changeable)
-            tree["search"].pop("trials")
-        require_same_plan(sweep.run, before, now)
+        require_same_plan(sweep.run, *(fixed_part(tree, TuneConfig) for tree in (before, now)))
     noted = len(tune_trials.numbers(sweep.run))
     if noted > tune_space.number_of_trials(sweep):
         raise UserError(

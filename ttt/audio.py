@@ -40,6 +40,23 @@ class AudioHeader:
         return self.samples / self.rate
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of one audio file."""
+
+    path: str
+    start: int
+    """First sample, at the file's own rate."""
+    stop: int
+    """The sample after the last."""
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return (self.stop - self.start) / self.rate
+
+
 def read_header(path: str | Path) -> AudioHeader:
     """Rate, channels and length, found without decoding wherever the format allows it.
 

@@ -8,6 +8,7 @@ fix. `ray_jobs.config.load` reads YAML into these classes with pydantic; nothing
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -23,6 +24,9 @@ class Config:
         "extra": "forbid",
         "use_attribute_docstrings": True,
     }
+
+    __free_on_resume__: ClassVar[tuple[str, ...]] = ()
+    """Keys, or what begins them, that may change when a run goes on: no result depends on them."""
 
     def to_dict(self) -> dict[str, Any]:
         """The plain tree (dicts, lists, numbers, strings) that YAML and JSON can hold."""
@@ -42,6 +46,18 @@ def differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, A
             yield from differences(before.get(name), after.get(name), inner)
     elif before != after:
         yield key, before, after
+
+
+def fixed_part(tree: dict[str, Any], config_class: type[Config]) -> dict[str, Any]:
+    """A configuration's tree without what the class lets change when a run goes on."""
+    kept = copy.deepcopy(tree)
+    for key in config_class.__free_on_resume__:
+        *above, last = key.split(".")
+        node = kept
+        for name in above:
+            node = node[name]
+        node.pop(last, None)
+    return kept
 
 
 def _plain(value: Any) -> Any:

@@ -101,6 +101,11 @@ class CacheConfig(Config):
         "ray.local_cpus": Alias("cluster.local_cpus"),
     }
 
+    __free_on_resume__: ClassVar[tuple[str, ...]] = (
+        "output", "codec", "min_cached_share", "cluster",
+    )  # fmt: skip
+    """The codec is known by its digest."""
+
     input: InputConfig
     """The audio."""
     output: str

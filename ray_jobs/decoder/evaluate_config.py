@@ -91,6 +91,11 @@ class EvaluateConfig(Config):
     """Measuring a 48 kHz decoder against resampling."""
 
     __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
+    # Decoder and codec are known by their digests.
+    __free_on_resume__: ClassVar[tuple[str, ...]] = (
+        "decoder", "codec", "data.limit", "min_coverage", "bootstrap", "report", "cluster",
+        "output",
+    )  # fmt: skip
 
     decoder: str
     """An export, or a training run's folder (its export, else its best checkpoint)."""

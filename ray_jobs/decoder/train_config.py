@@ -128,6 +128,10 @@ class TrainConfig(Config):
     """Training of a 48 kHz decoder on cached codes."""
 
     __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
+    # Codec and clips are known by their digests.
+    __free_on_resume__: ClassVar[tuple[str, ...]] = (
+        "run", "cluster", "tracking", "checkpoint", "codec", "data.train", "data.validation",
+    )  # fmt: skip
 
     run: str
     """Folder (or URI) of this run, shared by all nodes: checkpoints, metrics.jsonl, export."""

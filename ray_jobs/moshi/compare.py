@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from ray_jobs.reports.words import p_words
+from ray_jobs.reports.together import of_chapters, of_pairs, side_name
+from ray_jobs.reports.words import equivalence_words, p_words
 from ttt import storage
+from ttt.eval.chapters.summary import CHAPTERS
 from ttt.eval.differences import difference_lines, what_is_compared
-from ttt.eval.pairs.run import PairRunDescription
-from ttt.eval.run import RunDescription
+from ttt.eval.figures import LOSS_NAMES, drawn_files
+from ttt.eval.paired import Side, summarize_comparison
+from ttt.eval.pairs.summary import PAIRS
+from ttt.eval.rescore import Kind
 from ttt.records import write_json
-
-Description = type[RunDescription] | type[PairRunDescription]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,22 @@ class Comparison:
     """report.html."""
     pictures: Mapping[str, bytes]
     """File name -> content, for plots/."""
+
+
+def compare_chapters(first: str, second: str) -> Comparison:
+    """Second minus first, each `RUN` or `RUN:MODEL`; without a name the run's headline model.
+
+    Raises UserError when there is no such run or model, or chapters or codes differ.
+    """
+    return _compared(CHAPTERS, first, second, _chapter_lines, of_chapters)
+
+
+def compare_pairs(first: str, second: str) -> Comparison:
+    """Second minus first, each `RUN` or `RUN:KEY`; without a key the run's headline.
+
+    Raises UserError when there is no such run or key, or pairs or codes differ.
+    """
+    return _compared(PAIRS, first, second, _pair_lines, of_pairs)
 
 
 def publish(made: Comparison, output: str | None) -> None:
@@ -59,15 +77,60 @@ def text_of(made: Comparison) -> str:
     return "\n".join([f"{what_is_compared(compared['differs'])}:", *told, *warned, *made.lines])
 
 
-def named_run(text: str, description: Description) -> tuple[str, str]:
+def _compared(
+    kind: Kind[Any, Any, Any],
+    first: str,
+    second: str,
+    lines: Callable[[Mapping[str, Any]], list[str]],
+    page: Callable[[Mapping[str, Any], Mapping[str, bytes]], str],
+) -> Comparison:
+    summary = summarize_comparison(kind, _named_run(kind, first), _named_run(kind, second))
+    files = drawn_files(kind.figures(summary))
+    pngs = {name.removesuffix(".png"): png for name, png in files.items() if ".png" in name}
+    return Comparison(summary, lines(summary), page(summary, pngs), files)
+
+
+def _named_run(kind: Kind[Any, Any, Any], text: str) -> Side:
     """Folder and name of `RUN` or `RUN:NAME`; without a name the run's headline."""
     folder, colon, name = text.rpartition(":")
     if not colon or Path(text).is_dir():
-        return text, description.read(text).headline
+        return text, kind.RUN.read(text).headline
     return folder, name
 
 
-def difference_words(row: Mapping[str, Any], shown: Callable[[float], str]) -> str:
+def _chapter_lines(summary: Mapping[str, Any]) -> list[str]:
+    (compared,) = summary["comparisons"]
+    one, other = map(side_name, summary["sides"])
+    lines = [f"{other} minus {one}, {compared['chapters']} chapters, nats"]
+    settled = summary["models"][compared["second"]]["settled_from"]
+    for loss, found in compared["losses"].items():
+        lines.append(f"\n{LOSS_NAMES[loss]}")
+        lines += [
+            f"  {name:16s} {_difference_words(row, '{:+.4g}'.format)}"
+            for name, row in found["measures"].items()
+        ]
+        if found["equivalence"] is not None:
+            lines.append(f"  {equivalence_words(found['equivalence'], settled)}")
+    return lines
+
+
+def _pair_lines(summary: Mapping[str, Any]) -> list[str]:
+    (compared,) = summary["comparisons"]
+    one, other = map(side_name, summary["sides"])
+    lines = [f"{other} minus {one}, points of accuracy"]
+    for name, metric in compared["metrics"].items():
+        row = metric["scores"][metric["score"]]
+        shown = _difference_words(row["accuracy"], lambda share: f"{100 * share:+.2f}")
+        lines.append(
+            f"  {name:12s} {shown}  "
+            f"({metric['pairs']:,} pairs, {row['gained']:,} gained, {row['lost']:,} lost)"
+        )
+        if metric["left_out"]:
+            lines.append(f"  {metric['left_out']:,} pairs of one of the two only are left out")
+    return lines
+
+
+def _difference_words(row: Mapping[str, Any], shown: Callable[[float], str]) -> str:
     """A difference with its interval and test, its numbers written by `shown`."""
     if row["mean"] is None:
         return f"-  ({row['reason']})"
@@ -77,11 +140,6 @@ def difference_words(row: Mapping[str, Any], shown: Callable[[float], str]) -> s
     text += f"  [{shown(row['low'])}, {shown(row['high'])}]  n = {row['n']}"
     tested = p_words(row)
     return f"{text}  {tested}" if tested else text
-
-
-def pngs(pictures: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Those of `pictures` that a page shows, by name."""
-    return {name.removesuffix(".png"): png for name, png in pictures.items() if ".png" in name}
 
 
 def _folder_name(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:

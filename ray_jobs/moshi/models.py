@@ -25,7 +25,7 @@ Weights = Literal["baseline", "ttt"]
 C = TypeVar("C", EvaluateChaptersConfig, EvaluatePairsConfig)
 
 
-class HeldModels:
+class LoadedModels:
     """Loads what is asked for; another Moshi replaces the one before."""
 
     def __init__(self, config: ChapterModelsConfig, device: str) -> None:

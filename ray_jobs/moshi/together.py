@@ -1,4 +1,4 @@
-"""An evaluation of everything: the plans of chapters and pairs, both runs, one summary and page."""
+"""Chapters and pairs with the same models: two runs in one folder, and what is said of both."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.moshi.all_config import EvaluateAllConfig
-from ray_jobs.moshi.chapters import plan as chapter_plan
-from ray_jobs.moshi.chapters import run as chapter_pool
-from ray_jobs.moshi.pairs import plan as pair_plan
-from ray_jobs.moshi.pairs import run as pair_pool
+from ray_jobs.moshi.chapters import plan as chapters_plan
+from ray_jobs.moshi.chapters import run as chapters_run
+from ray_jobs.moshi.evaluation import write_results
+from ray_jobs.moshi.pairs import plan as pairs_plan
+from ray_jobs.moshi.pairs import run as pairs_run
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.together import build_report
-from ray_jobs.runtime import cli, run_folder
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Invocation, find_user_error
 from ttt import records, storage
 from ttt.errors import UserError
 
-_PLANS = {"chapters": chapter_plan, "pairs": pair_plan}
-_POOLS = {"chapters": chapter_pool, "pairs": pair_pool}
+_PLANS = {"chapters": chapters_plan, "pairs": pairs_plan}
+_RUNS = {"chapters": chapters_run, "pairs": pairs_run}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def describe(plan: Plan) -> str:
     return "\n".join(_PLANS[name].describe(part) for name, part in plan.parts.items())
 
 
-def execute(plan: Plan, invocation: cli.Invocation) -> None:
+def execute(plan: Plan, invocation: Invocation) -> None:
     """Evaluate chapters, then pairs; what one of them lacks does not keep the other from running.
 
     Raises UserError at the end, with everything written, when one of them failed.
@@ -53,10 +55,10 @@ def execute(plan: Plan, invocation: cli.Invocation) -> None:
         for name, part in plan.parts.items():
             begun = bool(run_folder.content(part.config.output))
             try:
-                _POOLS[name].evaluate(part, replace(invocation, resume=begun))
+                _RUNS[name].evaluate(part, replace(invocation, resume=begun))
             except UserError as error:
                 # One of a worker says its sentence inside; outside it is a whole traceback.
-                problems.append(f"{name}: {cli.find_user_error(error)}")
+                problems.append(f"{name}: {find_user_error(error)}")
         _write_together(storage.local_path(config.output))
     if problems:
         raise UserError("; ".join(problems))
@@ -64,24 +66,24 @@ def execute(plan: Plan, invocation: cli.Invocation) -> None:
 
 def rescore(folder: str) -> None:
     """Compute everything of a run again from its records."""
-    begun = [name for name in _POOLS if (Path(folder) / name / "run.json").exists()]
+    begun = [name for name in _RUNS if (Path(folder) / name / "run.json").exists()]
     if not begun:
         raise UserError(f"{folder}: not the folder of evaluate_all, neither chapters nor pairs")
     for name in begun:
-        _POOLS[name].write_results(Path(folder) / name)
+        write_results(_RUNS[name].JOB, Path(folder) / name)
     _write_together(Path(folder))
 
 
 def _write_together(folder: Path) -> None:
     """One summary.json, legacy.json and report.html out of what the parts have written."""
-    written = [name for name in _POOLS if (folder / name / "summary.json").exists()]
+    written = [name for name in _RUNS if (folder / name / "summary.json").exists()]
     if not written:
         return
     summary = {name: records.read_json(folder / name / "summary.json") for name in written}
     legacy = {name: records.read_json(folder / name / "legacy.json") for name in written}
     records.write_json(folder / "summary.json", summary)
     records.write_json(folder / "legacy.json", {**_figures(legacy), **legacy})
-    media, drawn = pair_pool.media(folder / "pairs"), read_pictures(folder / "chapters")
+    media, drawn = pairs_run.media(folder / "pairs"), read_pictures(folder / "chapters")
     page = build_report(summary, media, drawn)
     storage.write_bytes(folder / "report.html", page.encode())
     print(f"report: {folder}/report.html", flush=True)

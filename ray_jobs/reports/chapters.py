@@ -8,7 +8,7 @@ from typing import Any
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import equivalence_words, p_words, words
 from ttt.eval.differences import only_models_differ, what_is_compared
-from ttt.eval.figures import LOSS_NAMES, chapter_pictures, shown_losses
+from ttt.eval.figures import LOSS_NAMES, chapter_figures, drawn_pngs, shown_losses
 from ttt.moshi.verify import BEGINNING_FRAMES
 
 
@@ -45,7 +45,7 @@ def comparison_values(
     """What of it a page of a comparison wants as well."""
     return {
         "summary": summary,
-        "pictures": chapter_pictures(summary) if pictures is None else pictures,
+        "pictures": drawn_pngs(chapter_figures(summary)) if pictures is None else pictures,
         "losses": {loss: LOSS_NAMES[loss] for loss in shown_losses(summary)},
         "verdicts": [_verdict(summary, compared) for compared in summary["comparisons"]],
     }

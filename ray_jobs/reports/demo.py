@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import equivalence_words, interval_words, number, words
-from ttt.eval.figures import LOSS_NAMES, chapter_pictures
+from ttt.eval.figures import LOSS_NAMES, chapter_figures, drawn_pngs
 
 _FLAT_SHARE = 0.1
 """A model is flat when its slope's whole interval is within this share of the other's slope."""
@@ -60,7 +60,7 @@ def _shown(summary: Mapping[str, Any], pictures: _Pictures) -> list[dict[str, An
 
 
 def _drawn(summary: Mapping[str, Any]) -> _Pictures:
-    return chapter_pictures(summary, _picture_names(summary))
+    return drawn_pngs(chapter_figures(summary), _picture_names(summary))
 
 
 def _picture_names(summary: Mapping[str, Any]) -> tuple[str, str]:

@@ -95,12 +95,12 @@ _LOCK = ".lock"
 _WRITTEN = ("config.yaml", "provenance.json")
 
 
-def refuse_changed_config(config: Config, output: Path, free: Collection[str]) -> None:
-    """Raise UserError where a key outside `free` differs from OUTPUT/config.yaml, if that exists.
+def refuse_changed_config(config: Config, output: Path) -> None:
+    """Raise UserError where a key differs from OUTPUT/config.yaml, if that exists.
 
-    Args:
-        free: keys, or what begins them, that may change, since no record depends on them.
+    Keys that the class names in `__free_on_resume__` may change, as no record depends on them.
     """
+    free = config.__free_on_resume__
     path = output / "config.yaml"
     if not path.exists():
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt.config import Config
@@ -114,6 +114,10 @@ class StopConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TrainConfig):
     """A sweep over trainings of the 48 kHz decoder: a training configuration with a space."""
+
+    __free_on_resume__: ClassVar[tuple[str, ...]] = (
+        "run", "cluster", "tracking", "stop", "concurrent_trials", "search.trials",
+    )  # fmt: skip
 
     run: str
     """Folder (or URI) of the sweep, shared by all nodes: trials, best.yaml, report, export."""

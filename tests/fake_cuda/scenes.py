@@ -27,6 +27,7 @@ from ttt.moshi import Evaluation, codes, insert_ttt, tiny_lm
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
 from ttt.moshi.streaming import heads
+from ttt.moshi.streaming.streams import Streams
 from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.config import EncodeConfig
 from ttt.snac.decode import decode_pieces
@@ -215,7 +216,7 @@ def listening(stage: Stage, text: str, ttt: bool) -> dict[str, Any]:
     recording = torch.zeros(1, 8, 10 * chunk, dtype=torch.int64)
     silence = recording[0]
     words = {"text_stream": text, "other_stream": "silence"}
-    with Evaluation(lm, recording, chunk=chunk, silence=silence, **words) as evaluation:
+    with Evaluation(Streams(lm, recording, silence=silence, **words), chunk=chunk) as evaluation:
         blocks = iter(evaluation)
         first = next(blocks)
         assert not first.nll.is_cuda
@@ -246,7 +247,7 @@ def resumed(stage: Stage) -> dict[str, Any]:
     """A state loaded into a new evaluation of the same recording, which goes on."""
     lm, chunk = stage.moshi(ttt=True), stage.size.chunk
     recording = torch.zeros(2, 8, 4 * chunk, dtype=torch.int64)
-    with Evaluation(lm, recording, chunk=chunk) as evaluation:
+    with Evaluation(Streams(lm, recording), chunk=chunk) as evaluation:
         next(iter(evaluation))
         state = evaluation.save_state()
         position, scored = evaluation.session.position, evaluation._scored
@@ -254,7 +255,7 @@ def resumed(stage: Stage) -> dict[str, Any]:
     assert int(state["position"]) == position
     assert int(state["evaluation.scored"]) == scored
     stage.card.clear()
-    with Evaluation(lm, recording, chunk=chunk) as evaluation:
+    with Evaluation(Streams(lm, recording), chunk=chunk) as evaluation:
         evaluation.load_state(state)
         assert evaluation.session.position == position
         next(iter(evaluation))

@@ -10,8 +10,9 @@ from ray_jobs.reports.decoder import Example
 from tests.ttt.eval import finished_run, scored_pairs
 from tests.ttt.snac.test_verdict import _rows
 from ttt.audio import flac_bytes
-from ttt.eval.chapters import summary as rescore
-from ttt.eval.pairs import summary as pair_rescore
+from ttt.eval.chapters.summary import CHAPTERS
+from ttt.eval.pairs.summary import PAIRS
+from ttt.eval.rescore import rescore
 from ttt.records import provenance, write_json
 from ttt.snac.evaluation.systems import BASELINE, CEILING, OURS, TRUE
 from ttt.snac.evaluation.trick_levels import fit
@@ -70,7 +71,7 @@ def chapters(folder: Path) -> Path:
     run = finished_run.write_run(folder, warnings=("wrong on purpose <b>",))
     (run / "records/ttt/5/book/chapter_5.parquet").unlink()
     margin = replace(finished_run.SUMMARY, equivalence_margin=0.002)
-    summary = rescore.rescore(run, margin)
+    summary = rescore(CHAPTERS, run, margin)
     summary["models"]["ttt"]["verification"] = {
         "groups": 2, "frames": 1632, "text_differences": 6, "unexplained_text_differences": 3,
         "unverified": [{"chapters": ["a/1", "a/2"], "reason": "out of memory"}],
@@ -93,7 +94,7 @@ def pairs(folder: Path) -> Path:
     ]
     losses = {"baseline": broken, "ttt_long_name": scored_pairs.noisy(2)}
     run = scored_pairs.write_run(folder, losses, found)
-    pair_rescore.rescore(run)
+    rescore(PAIRS, run)
     silence = (np.random.default_rng(0).normal(size=12_000) * 100).astype(np.int16)
     (run / "silence.flac").write_bytes(flac_bytes(silence, 24_000))
     return run

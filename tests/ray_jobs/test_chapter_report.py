@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from ray_jobs.moshi.chapters.run import write_results
+from ray_jobs.moshi.chapters.run import JOB
+from ray_jobs.moshi.evaluation import write_results
 from ray_jobs.reports.chapters import build_report
 from tests.ttt.eval.finished_run import write_run
-from ttt.eval.chapters.summary import summarize_run
+from ttt.eval.chapters.summary import CHAPTERS
+from ttt.eval.rescore import summarize_run
 
 
 class _Page(HTMLParser):
@@ -43,7 +45,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return summarize_run(write_run(tmp_path_factory.mktemp("run")))
+    return summarize_run(CHAPTERS, write_run(tmp_path_factory.mktemp("run")))
 
 
 def test_the_page_holds_the_numbers_and_no_link(summary: dict) -> None:
@@ -78,7 +80,7 @@ def test_a_picture_is_drawn_once_for_page_and_folder(
 
     monkeypatch.setattr(Figure, "savefig", saved)
     run = write_run(tmp_path, chapters=3, speakers=3)
-    write_results(run)
+    write_results(JOB, run)
     written = sorted(path.suffix[1:] for path in (run / "plots").iterdir())
     assert sorted(drawn) == written
     shown = _Page((run / "report.html").read_text()).sources
@@ -143,7 +145,7 @@ def test_what_was_held_to_stepping_has_a_section(summary: dict) -> None:
 def test_warnings_stand_first_and_failures_are_listed(tmp_path: Path) -> None:
     run = write_run(tmp_path, chapters=2, speakers=2, warnings=("wrong on purpose <b>",))
     (run / "records/ttt/0/book/chapter_0.parquet").unlink()
-    page = _Page(build_report(_without_pictures(summarize_run(run))))
+    page = _Page(build_report(_without_pictures(summarize_run(CHAPTERS, run))))
     assert page.text.index("wrong on purpose <b>") < page.text.index("against baseline")
     assert "left-out" in page.ids
     assert "not evaluated yet" in page.text
@@ -152,7 +154,7 @@ def test_warnings_stand_first_and_failures_are_listed(tmp_path: Path) -> None:
 def test_a_run_without_results_has_a_page(tmp_path: Path) -> None:
     run = write_run(tmp_path, chapters=1, speakers=1, models=("baseline",))
     (run / "records/baseline/0/book/chapter_0.parquet").unlink()
-    page = _Page(build_report(summarize_run(run)))
+    page = _Page(build_report(summarize_run(CHAPTERS, run)))
     assert "No chapter fills a bin." in page.text
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from ray_jobs import evaluate_chapters, evaluate_pairs
 from tests.ttt.eval import finished_run, scored_pairs
-from ttt.eval.pairs.run import PairRunDescription
-from ttt.eval.run import RunDescription
+from ttt.eval.chapters.run import ChapterRun
+from ttt.eval.pairs.run import PairRun
 
 Change = Callable[[Any], Any]
 
@@ -21,7 +21,7 @@ def _model(run: Any) -> Any:
 
 
 def _text(run: Any) -> Any:
-    if isinstance(run, RunDescription):
+    if isinstance(run, ChapterRun):
         return replace(run, streams={**run.streams, "text_stream": "pad"})
     return replace(run, settings=(replace(run.settings[0], text="pad"),))
 
@@ -30,11 +30,11 @@ def _write(kind: str, folder: Path) -> tuple[Path, Any, Any]:
     """A run whose models differ in nothing that is recorded, its description, the command."""
     if kind == "chapters":
         finished_run.write_run(folder, chapters=5, speakers=5, models=("baseline",))
-        run: Any = RunDescription.read(folder)
+        run: Any = ChapterRun.read(folder)
         return folder, replace(run, provenance={**run.provenance, "config": {}}), evaluate_chapters
     pairs = [scored_pairs.made_pairs()]
     scored_pairs.write_run(folder, {"baseline": scored_pairs.noisy(0)}, pairs)
-    run = PairRunDescription.read(folder)
+    run = PairRun.read(folder)
     return folder, replace(run, provenance={**run.provenance, "config": {}}), evaluate_pairs
 
 

@@ -14,7 +14,8 @@ from ray_jobs.reports.page import TEMPLATES
 from ray_jobs.runtime.demo_steps import steps
 from tests.jobs import run_chapters
 from tests.ttt.eval.scored_pairs import made_pairs, noisy, write_run
-from ttt.eval.pairs.summary import summarize_run
+from ttt.eval.pairs.summary import PAIRS
+from ttt.eval.rescore import summarize_run
 from ttt.records import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,7 +159,7 @@ def test_without_intervals_nothing_is_claimed(summaries: Summaries) -> None:
 
 def test_accuracies_are_on_the_page(tmp_path: Path) -> None:
     losses = {"baseline": noisy(1), "ttt": noisy(2)}
-    pairs = summarize_run(write_run(tmp_path, losses, [made_pairs()]))
+    pairs = summarize_run(PAIRS, write_run(tmp_path, losses, [made_pairs()]))
     html = accuracy_table(pairs["runs"])
     for run in pairs["runs"].values():
         macro = run["metrics"]["swuggy_dev"]["scores"]["weighted_mean"]["macro"]

@@ -8,9 +8,9 @@ import pytest
 
 from ray_jobs import evaluate_all
 from ray_jobs.config.load import ConfigError, dump_yaml, load_config
+from ray_jobs.moshi import evaluation
 from ray_jobs.moshi.all_config import EvaluateAllConfig
 from ray_jobs.moshi.chapters import run as chapter_pool
-from ray_jobs.moshi.pairs import run as pair_pool
 from ttt.errors import UserError
 from ttt.records import read_json
 from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
@@ -87,8 +87,7 @@ def test_recomputing_and_resuming_need_no_ray(
     def no_ray(*_: object) -> None:
         raise AssertionError("a finished run needs no Ray")
 
-    monkeypatch.setattr(chapter_pool, "worker_session", no_ray)
-    monkeypatch.setattr(pair_pool, "worker_session", no_ray)
+    monkeypatch.setattr(evaluation, "worker_session", no_ray)
     assert evaluate_all.main(["--rescore", str(output)]) == 0
     assert (output / "summary.json").read_bytes() == before
     assert evaluate_all.main([*evaluated, "--resume"]) == 0

@@ -20,11 +20,11 @@ import torch
 from ray_jobs import evaluate_chapters
 from ray_jobs.config.former_keys import ORIGINAL_KEYS
 from ray_jobs.config.load import ConfigError, dump_yaml, load_config
+from ray_jobs.moshi import evaluation
 from ray_jobs.moshi.chapters import plan as chapter_plan
-from ray_jobs.moshi.chapters import run as chapter_pool
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.chapters.plan import describe, make_plan
-from ray_jobs.moshi.chapters.run import write_results
+from ray_jobs.moshi.chapters.run import JOB
 from tests.jobs import run_chapters
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.errors import UserError
@@ -237,14 +237,14 @@ def test_a_killed_actor_changes_no_record(
         raise AssertionError("a finished run needs no Ray")
 
     before = all_records(ready.output)
-    monkeypatch.setattr(chapter_pool, "worker_session", no_ray)
+    monkeypatch.setattr(evaluation, "worker_session", no_ray)
     run_chapters(ready, resume=True)
     assert all_records(ready.output) == before
 
     told = replace(ready, summary=replace(ready.summary, resamples=90, window_frames=30))
     run_chapters(told, resume=True)
     summary = read_json(tmp_path / "killed" / "summary.json")
-    write_results(tmp_path / "killed")
+    evaluation.write_results(JOB, tmp_path / "killed")
     assert read_json(tmp_path / "killed" / "summary.json") == summary
     assert summary["run"]["summary"]["window_frames"] == 30
 
@@ -295,7 +295,7 @@ def test_what_a_worker_killed_after_its_last_record_left_goes(tmp_path: Path) ->
     run_chapters(ready, resume=True)
     assert not [path for path in left if path.exists()]
     assert all_records(ready.output) == before
-    assert make_plan(ready).is_done(work)
+    assert work not in make_plan(ready).pending()
 
 
 def test_a_group_that_cannot_be_held_to_stepping_is_named(

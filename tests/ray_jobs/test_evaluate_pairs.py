@@ -13,20 +13,20 @@ import torch
 
 from ray_jobs import evaluate_pairs
 from ray_jobs.config.load import ConfigError, load_config
+from ray_jobs.moshi import evaluation
 from ray_jobs.moshi.pairs import run as pair_pool
 from ray_jobs.moshi.pairs.config import ALIASES, EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import describe, make_plan
-from ray_jobs.moshi.pairs.run import write_results
+from ray_jobs.moshi.pairs.run import JOB
 from tests.jobs import run_pairs
 from tests.ray_jobs.worker_processes import killing, worker_pids
-from ttt.audio import read_header
+from ttt.audio import Piece, read_header
 from ttt.errors import UserError
-from ttt.eval.chapters.find import Chapter, Piece
-from ttt.eval.config import Setting
+from ttt.eval.config import StreamSetting
 from ttt.eval.pairs.records import ItemRecord, read_part, read_parts
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
-from ttt.moshi.codes import encode_chapter
+from ttt.moshi.codes import encode_recording
 from ttt.moshi.tiny import tiny_mimi
 from ttt.records import read_json
 from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
@@ -143,7 +143,7 @@ def test_scores_are_those_of_each_recording_by_itself(
     for utterance in (pair.positive, pair.negative):
         header = read_header(utterance.audio)
         piece = Piece(str(utterance.audio), 0, header.samples, header.rate)
-        made = encode_chapter(mimi, Chapter("x", "", "", (piece,)), None, "")
+        made = encode_recording(mimi, "x", (piece,), None, "")
         heard = evaluate_codes(lm, torch.from_numpy(made.codes)[None], text_stream="masked")
         row = stories[utterance.item_id]
         assert row.codes_sha256 == made.sha256
@@ -213,7 +213,7 @@ def test_the_number_of_workers_changes_nothing_and_a_rerun_does_nothing(
 
     before = (tmp_path / "two" / "legacy.json").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(pair_pool, "worker_session", no_ray)
+        patched.setattr(evaluation, "worker_session", no_ray)
         run_pairs(two, resume=True)
     assert (tmp_path / "two" / "legacy.json").read_bytes() == before
 
@@ -250,7 +250,7 @@ def test_a_finished_run_is_held_to_its_plan_and_takes_other_summaries(
     def no_ray(*_: object) -> None:
         raise AssertionError("a finished run needs no Ray")
 
-    monkeypatch.setattr(pair_pool, "worker_session", no_ray)
+    monkeypatch.setattr(evaluation, "worker_session", no_ray)
     run_pairs(longer, resume=True)
     told = replace(
         longer,
@@ -260,7 +260,7 @@ def test_a_finished_run_is_held_to_its_plan_and_takes_other_summaries(
     )
     summary = run_pairs(told, resume=True)
     assert not silence.exists()
-    assert json.loads(json.dumps(write_results(tmp_path / "out"))) == summary
+    assert json.loads(json.dumps(evaluation.write_results(JOB, tmp_path / "out"))) == summary
     assert summary["run"]["summary"]["score"] == "weighted_sum"
 
     for pair in stories.glob("4_*"):
@@ -289,7 +289,7 @@ def test_a_shard_given_up_keeps_the_scores_that_it_has(
 ) -> None:
     plan = make_plan(replace(evaluated, output=str(tmp_path / "out")))
     shutil.copytree(evaluated.output, tmp_path / "out")
-    work = plan.missing()[0]
+    work = plan.pending()[0]
     path = work.path(plan.config.output)
     before = read_part(path)
     assert pair_pool._give_up(work, plan.config.output, "its worker died 3 times") == 1
@@ -346,8 +346,8 @@ def test_old_keys_of_streams_go_with_silence_codes(
         given = ("paper_metrics.use_silence_codes=true", *keys)
         return config(roots, *(reversed(given) if silent_first else given), "output=nowhere")
 
-    def streams(other: str, voice: str = "moshi") -> Setting:
-        return Setting(name="streams", text="silence_codes", other=other, voice=voice)
+    def streams(other: str, voice: str = "moshi") -> StreamSetting:
+        return StreamSetting(name="streams", text="silence_codes", other=other, voice=voice)
 
     seed = config(roots, "preset=seed", "output=nowhere")
     masked, silence = (f"paper_metrics_use_silence={value}" for value in ("false", "true"))

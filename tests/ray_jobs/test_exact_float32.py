@@ -73,8 +73,8 @@ def _look(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("module", "worker", "first", "arguments", "named"),
     [
-        (chapter_worker, "ChapterWorker", "HeldModels", 2, {}),
-        (pair_worker, "PairWorker", "HeldModels", 1, {}),
+        (chapter_worker, "ChapterWorker", "LoadedModels", 2, {}),
+        (pair_worker, "PairWorker", "LoadedModels", 2, {}),
         (evaluate_worker, "EvaluateWorker", "load_codec", 3, {}),
         (decode_worker, "DecodeWorker", "open_cache", 4, {}),
         (cache_worker, "ShardEncoder", "load_codec", 4, {}),

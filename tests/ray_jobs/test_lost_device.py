@@ -84,9 +84,9 @@ def test_a_pair_worker_records_no_lost_device_as_a_failure(
     pairs: EvaluatePairsConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = pair_plan.make_plan(pairs)
-    worker = pair_worker.PairWorker(planned.config)
+    worker = pair_worker.PairWorker(planned.config, None)
     with monkeypatch.context() as patch:
-        patch.setattr(pair_worker, "encode_chapter", lost)
+        patch.setattr(pair_worker, "encode_recording", lost)
         with pytest.raises(torch.AcceleratorError):
             worker.score(planned.work[0])
 

@@ -8,7 +8,7 @@ import pytest
 from ray_jobs.reports import words
 from ray_jobs.reports.page import TEMPLATES
 from ray_jobs.reports.words import p_words
-from ttt.eval.significance import adjust_for_many, paired_test
+from ttt.statistics.significance import adjust_for_many, paired_test
 
 
 def p_cells(row: dict[str, Any]) -> list[str]:

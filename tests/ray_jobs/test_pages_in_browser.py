@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.moshi.chapters.table import compare_chapters
-from ray_jobs.moshi.pairs.table import compare_pairs
+from ray_jobs.moshi.compare import compare_chapters, compare_pairs
 from ray_jobs.reports import chapters, decoder, demo, pairs, sweep, together
 from ray_jobs.reports.page import read_pictures
 from tests.ray_jobs import sample_pages

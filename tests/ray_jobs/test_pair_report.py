@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.moshi.compare import text_of
-from ray_jobs.moshi.pairs.table import compare_pairs
+from ray_jobs.moshi.compare import compare_pairs, text_of
 from ray_jobs.reports import pairs as pair_report
 from ray_jobs.reports import together as all_report
 from tests.ttt.eval.scored_pairs import made_pairs, write_run
-from ttt.eval.pairs.figures import _pictures
+from ttt.eval.figures import pair_figures
 from ttt.eval.pairs.find import Pair, Role
-from ttt.eval.pairs.summary import rescore
+from ttt.eval.pairs.summary import PAIRS
+from ttt.eval.rescore import rescore
 
 # Clopper and Pearson's for 12 of 12.
 LOWEST = 100 * 0.025 ** (1 / 12)
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(run: Path) -> dict[str, Any]:
-    return rescore(run)
+    return rescore(PAIRS, run)
 
 
 def _intervals(tree: Any) -> Iterator[dict[str, Any]]:
@@ -79,10 +79,10 @@ def test_terminal_tile_and_tables_show_what_twelve_words_can_say(summary: dict[s
 
 
 def test_pictures_draw_the_same_intervals(summary: dict[str, Any]) -> None:
-    drawn = _pictures(summary)
+    drawn = pair_figures(summary)
     assert {"accuracy", "difference", "strata_swuggy_dev"} <= drawn.keys()
     for picture in drawn.values():
-        for series in picture["series"].values():
+        for series in picture.keywords["series"].values():
             assert all(not high - low <= 0.1 for _, low, high in series)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from ray_jobs.moshi.chapters.plan import records_root
-from ray_jobs.moshi.chapters.run import _refuse_replaced_audio
+from ray_jobs.moshi.chapters.run import JOB
+from ray_jobs.moshi.evaluation import refuse_replaced_audio
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, find_chapters
 from ttt.eval.chapters.records import ChapterDetails, ChapterWriter, read_details, record_path
+from ttt.eval.chapters.run import records_root
 from ttt.eval.config import ChapterConfig
 from ttt.files.errors import FileIdentity
 
@@ -26,7 +27,7 @@ def _write(path: Path, seed: int) -> None:
 
 def _plan(tmp_path: Path) -> Any:
     chapters, _ = find_chapters(ChapterConfig(root=str(tmp_path / "data"), layout="cut"))
-    work = SimpleNamespace(listener=SimpleNamespace(name="ttt"), recordings=chapters)
+    work = SimpleNamespace(variant=SimpleNamespace(name="ttt"), recordings=chapters)
     return SimpleNamespace(config=SimpleNamespace(output=str(tmp_path / "run")), work=[work])
 
 
@@ -59,14 +60,14 @@ def _heard(tmp_path: Path, *, noted: bool = True) -> Any:
 @pytest.mark.parametrize("place", ["a_0000", "a_0001", "b_0000"])
 def test_replaced_audio_is_refused_by_its_chapter(tmp_path: Path, place: str) -> None:
     plan = _heard(tmp_path)
-    _refuse_replaced_audio(plan)
+    refuse_replaced_audio(JOB, plan)
     path = tmp_path / f"data/1/x/{place}.wav"
     status = path.stat()
     _write(path, 77)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
     with pytest.raises(UserError, match=f"the audio of 1/x/{place[0]} has changed since ttt heard"):
-        _refuse_replaced_audio(_plan(tmp_path))
+        refuse_replaced_audio(JOB, _plan(tmp_path))
 
 
 def test_touched_and_copied_audio_is_the_same_and_a_missing_record_is_no_matter(
@@ -77,10 +78,10 @@ def test_touched_and_copied_audio_is_the_same_and_a_missing_record_is_no_matter(
         content = path.read_bytes()
         path.unlink()
         path.write_bytes(content)
-    _refuse_replaced_audio(_plan(tmp_path))
+    refuse_replaced_audio(JOB, _plan(tmp_path))
     record_path(records_root(str(tmp_path / "run"), "ttt"), "1/x/a").unlink()
     _write(tmp_path / "data/1/x/a_0000.wav", 77)
-    _refuse_replaced_audio(_plan(tmp_path))
+    refuse_replaced_audio(JOB, _plan(tmp_path))
     assert capsys.readouterr().out == ""
 
 
@@ -89,5 +90,5 @@ def test_records_of_before_stand_and_that_is_said(
 ) -> None:
     plan = _heard(tmp_path, noted=False)
     _write(tmp_path / "data/1/x/a_0000.wav", 77)
-    _refuse_replaced_audio(plan)
+    refuse_replaced_audio(JOB, plan)
     assert "2 records do not say of which files they are" in capsys.readouterr().out

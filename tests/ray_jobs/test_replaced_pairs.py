@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ray_jobs.moshi.pairs.run import _refuse_replaced_audio
+from ray_jobs.moshi.evaluation import refuse_replaced_audio
+from ray_jobs.moshi.pairs.run import JOB
 from tests.ttt.eval.scored_pairs import item, made_pairs
 from ttt.errors import UserError
 from ttt.eval.pairs.find import Pair
@@ -68,7 +69,7 @@ def test_a_replaced_recording_is_refused_by_its_pair(
     folder: Path, number: int, side: str, how: str
 ) -> None:
     plan = _scored(folder)
-    _refuse_replaced_audio(plan)
+    refuse_replaced_audio(JOB, plan)
     path = _file(plan, number, side)
     status, content = path.stat(), path.read_bytes()
     if how == "deleted":
@@ -78,7 +79,7 @@ def test_a_replaced_recording_is_refused_by_its_pair(
         path.write_bytes(new[how])
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(UserError, match=rf"the {side} recording of pair dev/{number}/A of swuggy"):
-        _refuse_replaced_audio(plan)
+        refuse_replaced_audio(JOB, plan)
 
 
 def test_copies_lost_shards_and_recordings_without_a_score_go_on(
@@ -92,7 +93,7 @@ def test_copies_lost_shards_and_recordings_without_a_score_go_on(
     _file(plan, 2, "negative").write_bytes(b"mended")
     plan.work[0].path(plan.config.output).unlink()
     _file(plan, 0, "positive").write_bytes(b"another")
-    _refuse_replaced_audio(plan)
+    refuse_replaced_audio(JOB, plan)
     assert capsys.readouterr().out == ""
 
 
@@ -104,5 +105,5 @@ def test_scores_of_before_stand_and_that_is_said(
         path = work.path(plan.config.output)
         pq.write_table(pq.read_table(path).drop_columns(["audio"]), path)
     _file(plan, 0, "positive").write_bytes(b"another")
-    _refuse_replaced_audio(plan)
-    assert "5 scores do not say of which file they are" in capsys.readouterr().out
+    refuse_replaced_audio(JOB, plan)
+    assert "5 scores do not say of which files they are" in capsys.readouterr().out

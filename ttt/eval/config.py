@@ -119,7 +119,7 @@ class PairSummaryConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class StreamSetting:
     """What filled the streams beside the recording; in the words of ttt.moshi.streaming.streams."""
 
     name: str

@@ -1,11 +1,11 @@
-"""Audio to Mimi's codes: a whole chapter streamed in constant memory, kept by content.
+"""Audio to Mimi's codes: a recording of any length streamed in constant memory, kept by content.
 
-Mimi streams without a reset from the first sample of a chapter to the last, also across the joins
+Mimi streams without a reset from the first sample of a recording to the last, also across the joins
 of its pieces. In chunks of more than one latent step the published package's ring of keys loses
 keys that the chunk's first steps still attend to; here the ring is longer by a chunk while
 attention reaches no further, so that streamed codes are those of the whole file.
 
-A chapter's codes are stored under a hash of the audio files' bytes, the spans taken from them,
+A recording's codes are stored under a hash of the audio files' bytes, the spans taken from them,
 Mimi's weights, and the device and precision that they were computed with; silence under the latter
 three. A code is the nearest of 2,048 vectors, so that another way of rounding moves some of them.
 """
@@ -33,6 +33,7 @@ from torch import Tensor
 from ttt import storage
 from ttt.audio import (
     ChannelsCancel,
+    Piece,
     mix_to_mono,
     read_audio_blocks,
     read_header,
@@ -40,7 +41,6 @@ from ttt.audio import (
     resample,
 )
 from ttt.errors import UserError
-from ttt.eval.chapters.find import Chapter, Piece
 from ttt.files.errors import FileIdentity
 from ttt.moshi.streaming.state import start_streaming
 from ttt.numerics import float32_is_exact
@@ -55,45 +55,50 @@ _SILENCE_AT_LEAST = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class ChapterCodes:
-    """A chapter as Moshi hears it."""
+class EncodedRecording:
+    """A recording as Moshi hears it."""
 
     codes: Codes
     """[8, T]; codebook 0 is the semantic one."""
     joins: npt.NDArray[np.int64]
-    """Frames in which a later piece of the chapter begins, ascending."""
+    """Frames in which a later piece of the recording begins, ascending."""
     sha256: str
     """Of the codes themselves: equal exactly when two models heard the same."""
 
 
-def encode_chapter(
-    mimi: MimiModel, chapter: Chapter, cache: str | Path | None, weights_sha256: str
-) -> ChapterCodes:
-    """The codes of a chapter, from the folder `cache` where they are kept already.
+def encode_recording(
+    mimi: MimiModel,
+    name: str,
+    pieces: Sequence[Piece],
+    cache: str | Path | None,
+    weights_sha256: str,
+) -> EncodedRecording:
+    """The codes of pieces of audio in a row, from the folder `cache` where they are kept already.
 
     Audio of any rate and number of channels is mixed to mono and resampled to Mimi's rate with
     torchaudio's default filter. The last frame is filled up with zeros.
 
     Args:
+        name: what a file of the cache says that it is.
         cache: folder for <hash>.safetensors files; None keeps nothing.
         weights_sha256: of `mimi_sha256`.
 
     Raises:
-        UserError: a file of the chapter cannot be read, its channels cancel, its rate has no
+        UserError: a file of the recording cannot be read, its channels cancel, its rate has no
             practical ratio to Mimi's, or the cache is damaged.
     """
     path = None
     if cache is not None:
-        path = Path(cache) / f"{_content_key(mimi, chapter, weights_sha256)}.safetensors"
+        path = Path(cache) / f"{_content_key(mimi, pieces, weights_sha256)}.safetensors"
         if path.exists():
-            return _load_chapter(path)
+            return _load_recording(path)
     starts: list[int] = []
-    blocks = _encode_stream(mimi, _chapter_audio(chapter.pieces, mimi.sample_rate, starts))
+    blocks = _encode_stream(mimi, _recording_audio(pieces, mimi.sample_rate, starts))
     codes = np.concatenate(list(blocks), axis=1)
     joins = np.unique(np.array(starts[1:], dtype=np.int64) // mimi.frame_size)
-    result = ChapterCodes(codes, joins, codes_sha256(codes))
+    result = EncodedRecording(codes, joins, codes_sha256(codes))
     if path is not None:
-        metadata = {"chapter": chapter.chapter_id, "mimi": weights_sha256, "format": str(_FORMAT)}
+        metadata = {"chapter": name, "mimi": weights_sha256, "format": str(_FORMAT)}
         storage.write_bytes(path, save({"codes": codes, "joins": joins}, metadata))
     return result
 
@@ -191,7 +196,7 @@ def _streaming(mimi: MimiModel, chunk_frames: int) -> Iterator[None]:
         yield
 
 
-def _chapter_audio(pieces: Sequence[Piece], rate: int, starts: list[int]) -> Iterator[np.ndarray]:
+def _recording_audio(pieces: Sequence[Piece], rate: int, starts: list[int]) -> Iterator[np.ndarray]:
     """Mono audio at `rate` in blocks; notes in `starts` the sample at which each piece begins."""
     written = 0
     for piece in pieces:
@@ -249,13 +254,13 @@ def _rechunked(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray
         yield np.concatenate(waiting)
 
 
-def _content_key(mimi: MimiModel, chapter: Chapter, weights_sha256: str) -> str:
-    """Of everything the codes depend on; not of the chapter's name or place."""
+def _content_key(mimi: MimiModel, pieces: Sequence[Piece], weights_sha256: str) -> str:
+    """Of everything the codes depend on; not of the recording's name or place."""
     files: dict[str, str] = {}
-    for piece in chapter.pieces:
+    for piece in pieces:
         if piece.path not in files:
             files[piece.path] = FileIdentity.of(piece.path).sha256
-    spans = [[files[piece.path], piece.start, piece.stop] for piece in chapter.pieces]
+    spans = [[files[piece.path], piece.start, piece.stop] for piece in pieces]
     content = [_FORMAT, weights_sha256, mimi.num_codebooks, spans, *_computed_with(mimi)]
     if any(read_header(path).channels > 1 for path in files):
         content.append("mix checked")  # Older codes may be of channels that cancelled.
@@ -275,10 +280,10 @@ def _computed_with(mimi: MimiModel) -> list[str]:
     return [] if made_by == ["cpu", "float32"] else made_by
 
 
-def _load_chapter(path: Path) -> ChapterCodes:
+def _load_recording(path: Path) -> EncodedRecording:
     with _opened(path) as file:
         codes, joins = file.get_tensor("codes"), file.get_tensor("joins")
-    return ChapterCodes(codes, joins, codes_sha256(codes))
+    return EncodedRecording(codes, joins, codes_sha256(codes))
 
 
 def _load_silence(path: Path, frames: int) -> Codes | None:

@@ -28,7 +28,8 @@ from torch import Tensor
 from ttt.errors import UserError
 from ttt.moshi.streaming.delays import Delays
 from ttt.moshi.streaming.evaluate import Evaluation
-from ttt.moshi.streaming.heads import Heard
+from ttt.moshi.streaming.heads import TemporalOutput
+from ttt.moshi.streaming.streams import Streams
 
 WARNING = (
     "preset original is wrong on purpose: like the original evaluation it scores every prediction "
@@ -67,10 +68,10 @@ class OriginalEvaluation(Evaluation):
             )
         # Codes moved ahead by their delays are heard undelayed.
         heard = delays.by_frame(codes)[:, :, :calls]
-        super().__init__(lm, heard, other_stream="zero_id", chunk=chunk)
+        super().__init__(Streams(lm, heard, other_stream="zero_id"), chunk=chunk)
         self._codes, self._steps = codes, calls
 
-    def _ready(self) -> Heard:
+    def _ready(self) -> TemporalOutput:
         heard = super()._ready()
         steps, first = heard.text.shape[1], self._scored + _GAP
         late = self._codes[:, :, first : first + steps].to(heard.forced)

@@ -19,7 +19,7 @@ from ray_jobs.decoder.cache.encoder import Noted
 from ray_jobs.decoder.cache_config import INPUT_FOLDERS, CacheConfig
 from ttt import records, storage
 from ttt.audio import read_header
-from ttt.config import differences
+from ttt.config import differences, fixed_part
 from ttt.errors import UserError
 from ttt.snac.cache.inputs import ClipFacts, ClipInput
 from ttt.snac.cache.original import list_original
@@ -178,13 +178,14 @@ def _claimed(plan: CachePlan) -> bool:
 
 def _identity(plan: CachePlan) -> dict[str, Any]:
     """Everything that the bytes of the shards depend on."""
-    config, tree = plan.config, plan.config.to_dict()
+    config, tree = plan.config, fixed_part(plan.config.to_dict(), CacheConfig)
     folders = {key for keys in INPUT_FOLDERS.values() for key in keys}
     digest = hashlib.sha256()
     for inputs in plan.shards:
         for clip in inputs:
             digest.update(f"{clip.clip_id}\0{clip.problem}\n".encode())
     return {
+        **tree,
         "input": {
             key: storage.absolute(value) if key in folders and value else value
             for key, value in tree["input"].items()
@@ -195,7 +196,6 @@ def _identity(plan: CachePlan) -> dict[str, Any]:
         "inputs_sha256": digest.hexdigest(),
         "codec": {"name": plan.codec.name, "weights_sha256": plan.codec.weights_sha256},
         "device": "gpu" if config.cluster.gpus_per_worker else "cpu",
-        **{key: tree[key] for key in ("clips_per_shard", "quality", "align", "encode")},
     }
 
 

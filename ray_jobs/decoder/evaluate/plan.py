@@ -12,13 +12,12 @@ from ray_jobs.decoder.source import DecoderSource, find_decoder
 from ttt import storage
 from ttt.errors import UserError
 from ttt.snac.cache.catalogue import held_out_rows
-from ttt.snac.cache.index import open_cache, open_cache_of
+from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.inputs import ClipInput
 from ttt.snac.cache.sources import list_folder
 from ttt.snac.cache.speakers import with_speakers
 from ttt.snac.evaluate import CachedClip
 from ttt.snac.evaluation.visqol import is_installed
-from ttt.snac.load import LoadedCodec
 
 Item = ClipInput | CachedClip
 
@@ -86,12 +85,6 @@ def describe(plan: Plan) -> str:
         f"  writes: {config.output}/results.jsonl, summary.json, report.html"
         + (", and the export's README.md" if writes_card else "")
     )
-
-
-def check_codec(plan: Plan, codec: LoadedCodec) -> None:
-    """Refuse a cache whose codes another codec made. Raises UserError."""
-    if plan.cache is not None:
-        open_cache_of(plan.cache, codec)
 
 
 def _cached(cache_uri: str, share: float | None) -> list[Item]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ray_jobs.decoder.evaluate import clips as measured_clips
-from ray_jobs.decoder.evaluate.plan import Item, Plan, check_codec
+from ray_jobs.decoder.evaluate.plan import Item, Plan
 from ray_jobs.decoder.evaluate.visqol_pass import score_clips, visqol_of, with_scores
 from ray_jobs.decoder.evaluate_config import EvaluateConfig
 from ray_jobs.reports.decoder import Example, build_report
@@ -31,6 +31,7 @@ from ttt.device_errors import is_out_of_memory, raise_if_lost
 from ttt.errors import UserError
 from ttt.files.errors import FileIdentity
 from ttt.numerics import exact_float32
+from ttt.snac.cache.index import open_cache_of
 from ttt.snac.evaluate import ClipReader, Evaluator, Passage, Unmeasurable
 from ttt.snac.evaluation.systems import BASELINE, OURS, trick_levels, value
 from ttt.snac.evaluation.trick_levels import FittedTricks, Level, fit
@@ -39,18 +40,6 @@ from ttt.snac.export import read_config
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.model import Decoder48k
 from ttt.snac.verdict import card, summarize
-
-_FREE = (
-    "decoder",
-    "codec",
-    "data.limit",
-    "min_coverage",
-    "bootstrap",
-    "report",
-    "cluster",
-    "output",
-)
-"""What may change when an evaluation goes on; decoder and codec are known by their digests."""
 
 
 def evaluate(plan: Plan, invocation: Invocation) -> None:
@@ -61,10 +50,11 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
     """
     config = plan.config
     if invocation.resume:
-        refuse_changed_config(config, Path(storage.local_path(config.output)), _FREE)
+        refuse_changed_config(config, Path(storage.local_path(config.output)))
     output = storage.local_path(config.output)
     codec = load_codec(plan.codec)
-    check_codec(plan, codec)
+    if plan.cache is not None:
+        open_cache_of(plan.cache, codec)
     with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
         with plan.decoder.exporting(output / "decoder") as made:
             Evaluator(Decoder48k.from_pretrained(made), codec)  # refuses another codec's decoder

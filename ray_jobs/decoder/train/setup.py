@@ -17,6 +17,7 @@ from ray_jobs.config import yaml_tree
 from ray_jobs.decoder.train import trackers
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt import checkpoint, storage
+from ttt.config import fixed_part
 from ttt.snac.cache.catalogue import held_out_rows
 from ttt.snac.cache.index import CodeCache, open_cache, open_cache_of
 from ttt.snac.load import LoadedCodec, load_codec
@@ -151,11 +152,7 @@ def untrained(config: TrainConfig, codec: LoadedCodec) -> Decoder48k:
 def loop_settings(plan: TrainPlan) -> LoopSettings:
     """What the loop reads, and what a resumed run must keep."""
     config = plan.config
-    kept = config.to_dict()
-    for changeable in ("run", "cluster", "tracking", "checkpoint", "codec"):
-        kept.pop(changeable)
-    kept["data"].pop("train")
-    kept["data"].pop("validation")
+    kept = fixed_part(config.to_dict(), TrainConfig)
     stored = plan_of(
         plan.epochs,
         **kept,

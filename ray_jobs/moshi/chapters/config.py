@@ -106,6 +106,10 @@ class EvaluateChaptersConfig(Config):
     """Moshi with and without TTT over whole chapters."""
 
     __retired_keys__: ClassVar[Mapping[str, str]] = ORIGINAL_KEYS
+    __free_on_resume__: ClassVar[tuple[str, ...]] = (
+        "cluster", "summary", "min_coverage", "verify_spans", "state_every_frames", "codes_cache",
+        "output",
+    )  # fmt: skip
 
     output: str
     """Folder of the run: records, summary.json, plots, report.html; shared by all nodes."""

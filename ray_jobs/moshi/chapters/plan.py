@@ -18,12 +18,14 @@ from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, Unreadable, find_chapters
 from ttt.eval.chapters.records import file_stem, leftovers, record_path
+from ttt.eval.chapters.run import records_root
+from ttt.eval.chapters.summary import held_groups
 from ttt.moshi.memory import memory_need
 from ttt.moshi.original import WARNING
 
 
 @dataclass(frozen=True)
-class MadeChapter:
+class SyntheticChapter:
     """A synthetic chapter."""
 
     chapter_id: str
@@ -37,12 +39,12 @@ class MadeChapter:
         return self.frames / FRAME_RATE
 
 
-Recording = Chapter | MadeChapter
+Recording = Chapter | SyntheticChapter
 _LONGEST_STATE_STEM = 255 - len("..safetensors.12345678.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listener:
+class ModelVariant:
     """One model of the run: weights, and what a control does to it."""
 
     name: str
@@ -66,20 +68,25 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkItem:
     """The unit of dispatch: a group of chapters heard together by one model."""
 
     number: int
-    listener: Listener
+    variant: ModelVariant
     recordings: tuple[Recording, ...]
     prefixes: tuple[Recording, ...]
     """For each of them the other speaker's chapter to hear first; empty without that control."""
 
     @property
+    def chapter_ids(self) -> tuple[str, ...]:
+        """Of its recordings."""
+        return tuple(recording.chapter_id for recording in self.recordings)
+
+    @property
     def state_name(self) -> str:
         """Path of its state below the run's folder."""
         stem = file_stem(self.recordings[0].chapter_id, _LONGEST_STATE_STEM)
-        return f"state/{self.listener.name}/{stem}.safetensors"
+        return f"state/{self.variant.name}/{stem}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,11 @@ class Plan:
     given: EvaluateChaptersConfig
     """As the user gave it, which is what config.yaml keeps."""
     config: EvaluateChaptersConfig
-    listeners: tuple[Listener, ...]
+    variants: tuple[ModelVariant, ...]
     recordings: tuple[Recording, ...]
     """In natural order."""
     unreadable: tuple[Unreadable, ...]
-    work: tuple[Work, ...]
+    work: tuple[WorkItem, ...]
     """Model by model, the longest chapters first."""
 
     @property
@@ -112,13 +119,26 @@ class Plan:
         """How many frames of it are heard."""
         return heard_frames(recording, self.config.max_frames)
 
-    def is_done(self, work: Work) -> bool:
+    def pending(self) -> list[WorkItem]:
+        """What is not heard, or not held to stepping yet."""
+        lines = held_groups(self.config.output)
+        held = {group for group, line in lines.items() if "error" not in line}
+        return [
+            work
+            for work in self.work
+            if not self._is_done(work)
+            or (
+                is_verified(self.config, work.variant)
+                and (work.variant.name, *work.chapter_ids) not in held
+            )
+        ]
+
+    def _is_done(self, work: WorkItem) -> bool:
         """Whether all its records are there, and nothing else is left of hearing it."""
-        root = records_root(self.config.output, work.listener.name)
-        names = [item.chapter_id for item in work.recordings]
+        root = records_root(self.config.output, work.variant.name)
         state_path = Path(self.config.output) / work.state_name
-        recorded = all(record_path(root, name).exists() for name in names)
-        return recorded and not leftovers(root, names, state_path)
+        recorded = all(record_path(root, name).exists() for name in work.chapter_ids)
+        return recorded and not leftovers(root, work.chapter_ids, state_path)
 
 
 def make_plan(config: EvaluateChaptersConfig) -> Plan:
@@ -132,16 +152,16 @@ def _planned(config: EvaluateChaptersConfig) -> Plan:
     if config.data is not None:
         config = replace(config, data=replace(config.data, root=storage.absolute(config.data.root)))
     recordings, unreadable = _recordings(config)
-    listeners = _listeners(config)
+    variants = _variants(config)
     longest_first = sorted(recordings, key=lambda item: -heard_frames(item, config.max_frames))
     size = config.group_size
     groups = [longest_first[at : at + size] for at in range(0, len(longest_first), size)]
-    work: list[Work] = []
-    for listener in listeners:
+    work: list[WorkItem] = []
+    for variant in variants:
         for group in groups:
-            prefixes = _prefixes(listener, group, longest_first)
-            work.append(Work(len(work), listener, tuple(group), prefixes))
-    return Plan(given, config, listeners, tuple(recordings), tuple(unreadable), tuple(work))
+            prefixes = _prefixes(variant, group, longest_first)
+            work.append(WorkItem(len(work), variant, tuple(group), prefixes))
+    return Plan(given, config, variants, tuple(recordings), tuple(unreadable), tuple(work))
 
 
 @contextlib.contextmanager
@@ -165,7 +185,7 @@ def describe(plan: Plan) -> str:
     speakers = len({item.speaker for item in plan.recordings})
     by = "1 speaker" if speakers == 1 else f"{speakers:,} speakers"
     lines = [
-        f"evaluate {', '.join(each.name for each in plan.listeners)} on "
+        f"evaluate {', '.join(each.name for each in plan.variants)} on "
         f"{len(plan.recordings):,} chapters by {by} {source}: {frames:,} frames, "
         f"{frames / FRAME_RATE / 3600:.2f} hours",
     ]
@@ -190,16 +210,17 @@ def describe(plan: Plan) -> str:
 
 def heard_frames(recording: Recording, max_frames: int | None) -> int:
     """Frames of a recording, the last one filled up, as far as they are to be heard."""
-    if isinstance(recording, MadeChapter):
+    if isinstance(recording, SyntheticChapter):
         frames = recording.frames
     else:
         frames = math.ceil(round(recording.seconds * FRAME_RATE, 6))
     return frames if max_frames is None else min(frames, max_frames)
 
 
-def records_root(output: str, model: str) -> Path:
-    """Folder of one model's records, as `RunDescription.records_root` has it."""
-    return Path(output) / "records" / model
+def is_verified(config: EvaluateChaptersConfig, variant: ModelVariant) -> bool:
+    """Whether a model's records are held to stepping: not where a control cuts into the hearing."""
+    plain = variant.reset_every_frames is None and variant.prefix_frames is None
+    return config.verify_spans > 0 and plain
 
 
 def _notes(recording: Recording) -> tuple[str, ...]:
@@ -217,36 +238,36 @@ def _recordings(
     for number in range(made.chapters):
         speaker = f"speaker_{number % made.speakers}"
         name = f"{speaker}/chapter_{number}"
-        recordings.append(MadeChapter(name, speaker, made.first_seed + number, made.frames))
+        recordings.append(SyntheticChapter(name, speaker, made.first_seed + number, made.frames))
     return recordings, []
 
 
-def _listeners(config: EvaluateChaptersConfig) -> tuple[Listener, ...]:
+def _variants(config: EvaluateChaptersConfig) -> tuple[ModelVariant, ...]:
     wanted = wanted_weights(config.model)
-    listeners = [Listener(name=name, weights=name) for name in wanted]
+    variants = [ModelVariant(name=name, weights=name) for name in wanted]
     controls = config.controls
     if controls.updates_off:
-        listeners.append(Listener(name="ttt-updates-off", weights="ttt", updates=False))
+        variants.append(ModelVariant(name="ttt-updates-off", weights="ttt", updates=False))
     if controls.reset_every_frames is not None:
         every = controls.reset_every_frames
-        listeners.append(
-            Listener(name=f"ttt-reset-{every}", weights="ttt", reset_every_frames=every)
+        variants.append(
+            ModelVariant(name=f"ttt-reset-{every}", weights="ttt", reset_every_frames=every)
         )
     if controls.other_prefix_frames is not None:
         frames = controls.other_prefix_frames
-        listeners += [
-            Listener(name=f"{name}-other-prefix", weights=name, prefix_frames=frames)
+        variants += [
+            ModelVariant(name=f"{name}-other-prefix", weights=name, prefix_frames=frames)
             for name in wanted
         ]
-    # A worker changes its model least often when listeners of the same weights follow each other.
-    listeners.sort(key=lambda each: wanted.index(each.weights))
-    return tuple(replace(each, shuffle_frames=controls.shuffle_frames) for each in listeners)
+    # A worker changes its model least often when variants of the same weights follow each other.
+    variants.sort(key=lambda each: wanted.index(each.weights))
+    return tuple(replace(each, shuffle_frames=controls.shuffle_frames) for each in variants)
 
 
 def _prefixes(
-    listener: Listener, group: Sequence[Recording], longest_first: Sequence[Recording]
+    variant: ModelVariant, group: Sequence[Recording], longest_first: Sequence[Recording]
 ) -> tuple[Recording, ...]:
-    if listener.prefix_frames is None:
+    if variant.prefix_frames is None:
         return ()
     found = []
     for recording in group:
@@ -256,9 +277,9 @@ def _prefixes(
                 "controls.other_prefix_frames needs chapters by two speakers, and all are by "
                 f"{recording.speaker}"
             )
-        if heard_frames(others[0], None) < listener.prefix_frames:
+        if heard_frames(others[0], None) < variant.prefix_frames:
             raise UserError(
-                f"controls.other_prefix_frames={listener.prefix_frames} is longer than any chapter "
+                f"controls.other_prefix_frames={variant.prefix_frames} is longer than any chapter "
                 f"by another speaker than {recording.speaker}: lower it to "
                 f"{heard_frames(others[0], None)} or less"
             )
@@ -284,4 +305,4 @@ def _memory(plan: Plan) -> list[str]:
 
 def _megabytes(plan: Plan, frames: int) -> float:
     """Uncompressed: nine numbers of four bytes, a frame's number and a flag."""
-    return len(plan.listeners) * frames * 41 / 1e6
+    return len(plan.variants) * frames * 41 / 1e6

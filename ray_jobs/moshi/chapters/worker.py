@@ -13,18 +13,25 @@ import numpy.typing as npt
 import torch
 
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
-from ray_jobs.moshi.chapters.plan import Listener, MadeChapter, Recording, Work, records_root
-from ray_jobs.moshi.models import HeldModels
+from ray_jobs.moshi.chapters.plan import (
+    ModelVariant,
+    Recording,
+    SyntheticChapter,
+    WorkItem,
+    is_verified,
+)
+from ray_jobs.moshi.models import LoadedModels
 from ray_jobs.runtime.items import Count
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.eval.chapters.controls import shuffle_stretches
 from ttt.eval.chapters.find import Chapter
-from ttt.eval.chapters.hear import HeardChapter, Listening, record_group, verify_group
+from ttt.eval.chapters.hear import EncodedChapter, StreamingOptions, record_group, verify_group
 from ttt.eval.chapters.records import NonFiniteLoss, leftovers, record_path
+from ttt.eval.chapters.run import records_root
 from ttt.eval.run import ModelIdentity
 from ttt.files.errors import FileIdentity
-from ttt.moshi.codes import encode_chapter
+from ttt.moshi.codes import encode_recording
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.load import LoadedMoshi
 from ttt.numerics import exact_float32
@@ -52,11 +59,11 @@ class ChapterWorker:
         torch.set_num_threads(config.cluster.threads)
         exact_float32()
         self._config, self._count_frames = config, count
-        self._models = HeldModels(config.model, config.cluster.device)
+        self._models = LoadedModels(config.model, config.cluster.device)
 
-    def identify(self, listener: Listener) -> ModelIdentity:
+    def identify(self, variant: ModelVariant) -> ModelIdentity:
         """Load the model and say what it is. Raises UserError when it cannot be loaded."""
-        return self._models.identity(listener.name, listener.weights, listener.controls)
+        return self._models.identity(variant.name, variant.weights, variant.controls)
 
     def identify_codec(self) -> dict[str, str]:
         """Name and hash of what makes the codes."""
@@ -67,10 +74,10 @@ class ChapterWorker:
         mimi = self._models.mimi()
         return {"name": mimi.name, "weights_sha256": mimi.weights_sha256}
 
-    def hear(self, work: Work) -> Outcome:
+    def hear(self, work: WorkItem) -> Outcome:
         """Encode, hear and record a group. What is wrong with a chapter is its reason, no error."""
         failures: list[tuple[str, str]] = []
-        chapters: list[HeardChapter] = []
+        chapters: list[EncodedChapter] = []
         for place, recording in enumerate(work.recordings):
             try:
                 chapters.append(self._chapter(work, place))
@@ -79,26 +86,28 @@ class ChapterWorker:
                 failures.append((recording.chapter_id, _reason(error)))
         if not chapters:
             return Outcome(failures=tuple(failures))
-        moshi = self._models.moshi(work.listener.weights)
+        moshi = self._models.moshi(work.variant.weights)
         try:
             outcome = self._record(work, moshi, chapters)
         except Exception as error:
             raise_if_lost(error)
             reason = _reason(error)
-            root = records_root(self._config.output, work.listener.name)
+            root = records_root(self._config.output, work.variant.name)
             names = [c.chapter_id for c in chapters if not record_path(root, c.chapter_id).exists()]
             together = f" (heard together: {', '.join(names)})" if len(names) > 1 else ""
             failures += [(name, reason + together) for name in names]
             return Outcome(failures=tuple(failures))
         return Outcome(outcome.frames, outcome.acceptance, tuple(failures), outcome.verification)
 
-    def _record(self, work: Work, moshi: LoadedMoshi, chapters: list[HeardChapter]) -> Outcome:
-        config, listener = self._config, work.listener
+    def _record(
+        self, work: WorkItem, moshi: LoadedMoshi, chapters: list[EncodedChapter]
+    ) -> Outcome:
+        config, variant = self._config, work.variant
         for layer in ttt_layers(moshi.lm).values():
-            layer.layer.updates = listener.updates
+            layer.layer.updates = variant.updates
         streams = config.streams
-        listening = Listening(
-            model=listener.name,
+        options = StreamingOptions(
+            model=variant.name,
             streams={
                 "text_stream": streams.text,
                 "other_stream": streams.other,
@@ -106,12 +115,12 @@ class ChapterWorker:
             },
             chunk=config.chunk,
             state_every_frames=config.state_every_frames,
-            reset_ttt_every=listener.reset_every_frames,
+            reset_ttt_every=variant.reset_every_frames,
             preset=config.preset,
         )
         frames = [chapter.codes.shape[1] for chapter in chapters]
-        silence = self._silence(max(frames) + (listener.prefix_frames or 0))
-        root = records_root(config.output, listener.name)
+        silence = self._silence(max(frames) + (variant.prefix_frames or 0))
+        root = records_root(config.output, variant.name)
         state_path = Path(config.output) / work.state_name
         names = [chapter.chapter_id for chapter in chapters]
         acceptance = None
@@ -123,22 +132,22 @@ class ChapterWorker:
             acceptance = record_group(
                 moshi.lm,
                 chapters,
-                listening,
+                options,
                 silence=silence,
                 records_root=root,
                 state_path=state_path,
                 on_frames=lambda heard: self._count(work, heard),
             )
         verification = None
-        if is_verified(config, listener):
-            verification = self._verify(moshi, chapters, listening, silence)
+        if is_verified(config, variant):
+            verification = self._verify(moshi, chapters, options, silence)
         return Outcome(sum(frames), acceptance, (), verification)
 
     def _verify(
         self,
         moshi: LoadedMoshi,
-        chapters: list[HeardChapter],
-        listening: Listening,
+        chapters: list[EncodedChapter],
+        options: StreamingOptions,
         silence: torch.Tensor | None,
     ) -> dict[str, Any]:
         """Hold records to stepping. They stand whatever becomes of it."""
@@ -146,9 +155,9 @@ class ChapterWorker:
             found = verify_group(
                 moshi.lm,
                 chapters,
-                listening,
+                options,
                 silence=silence,
-                records_root=records_root(self._config.output, listening.model),
+                records_root=records_root(self._config.output, options.model),
                 spans=self._config.verify_spans,
                 seed=self._config.seed,
             )
@@ -157,31 +166,32 @@ class ChapterWorker:
             return {"error": _reason(error)}
         return asdict(found)
 
-    def _chapter(self, work: Work, place: int) -> HeardChapter:
+    def _chapter(self, work: WorkItem, place: int) -> EncodedChapter:
         config, recording = self._config, work.recordings[place]
         codes, joins = self._codes(recording)
         codes = codes[:, : config.max_frames]
-        stretch = work.listener.shuffle_frames
+        stretch = work.variant.shuffle_frames
         if stretch is not None:
             codes, joins = shuffle_stretches(codes, stretch, config.seed, recording.chapter_id)
         prefix = None
         if work.prefixes:
-            prefix = self._codes(work.prefixes[place])[0][:, : work.listener.prefix_frames]
+            prefix = self._codes(work.prefixes[place])[0][:, : work.variant.prefix_frames]
         inside = tuple(int(frame) for frame in joins if frame < codes.shape[1])
         audio: tuple[FileIdentity, ...] = ()
         if isinstance(recording, Chapter):
             audio = tuple(map(FileIdentity.of, recording.files))
-        return HeardChapter(recording.chapter_id, recording.speaker, codes, inside, prefix, audio)
+        return EncodedChapter(recording.chapter_id, recording.speaker, codes, inside, prefix, audio)
 
     def _codes(self, recording: Recording) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
         """Codes [8, T] and the frames at which a later piece begins."""
-        if isinstance(recording, MadeChapter):
+        if isinstance(recording, SyntheticChapter):
             assert self._config.synthetic is not None
             language = self._config.synthetic.language
             codes = synthetic_chapter(language, recording.seed, recording.frames)
             return codes.astype(np.int16), np.zeros(0, dtype=np.int64)
         mimi = self._models.mimi()
-        made = encode_chapter(mimi.mimi, recording, self._config.codes_cache, mimi.weights_sha256)
+        cache, sha256 = self._config.codes_cache, mimi.weights_sha256
+        made = encode_recording(mimi.mimi, recording.chapter_id, recording.pieces, cache, sha256)
         return made.codes, made.joins
 
     def _silence(self, frames: int) -> torch.Tensor | None:
@@ -190,15 +200,9 @@ class ChapterWorker:
             return None
         return self._models.silence(frames, cache)
 
-    def _count(self, work: Work, frames: int) -> None:
+    def _count(self, work: WorkItem, frames: int) -> None:
         if self._count_frames is not None:
             self._count_frames(work.number, frames)
-
-
-def is_verified(config: EvaluateChaptersConfig, listener: Listener) -> bool:
-    """Whether a model's records are held to stepping: not where a control cuts into the hearing."""
-    plain = listener.reset_every_frames is None and listener.prefix_frames is None
-    return config.verify_spans > 0 and plain
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.moshi.chapters.config import ChapterModelsConfig
 from ttt import uris
 from ttt.config import Config
-from ttt.eval.config import PairSummaryConfig, Setting
+from ttt.eval.config import PairSummaryConfig, StreamSetting
 from ttt.eval.pairs.find import TASKS
 
 
@@ -43,9 +43,9 @@ class PairStreamsConfig(Config):
     voice: Literal["moshi", "user"] = "moshi"
     """Which voice the recording is; user needs a model that predicts the user's codes."""
 
-    def named(self, name: str) -> Setting:
+    def named(self, name: str) -> StreamSetting:
         """These streams under the name that a run calls them by."""
-        return Setting(name=name, text=self.text, other=self.other, voice=self.voice)
+        return StreamSetting(name=name, text=self.text, other=self.other, voice=self.voice)
 
 
 PRESETS = {
@@ -98,6 +98,9 @@ class EvaluatePairsConfig(Config):
         for key, sentence in ORIGINAL_KEYS.items()
         if key not in ALIASES
     }
+    __free_on_resume__: ClassVar[tuple[str, ...]] = (
+        "cluster", "summary", "min_coverage", "silence_seconds", "codes_cache", "output",
+    )  # fmt: skip
 
     output: str
     """Folder of the run: items, summary.json, plots, report.html; shared by all nodes."""
@@ -133,7 +136,7 @@ class EvaluatePairsConfig(Config):
     """Workers."""
 
     @property
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self) -> tuple[StreamSetting, ...]:
         """All streams by name, first those that the others are compared with."""
         first = PRESETS[self.preset].named(self.preset)
         if self.streams is not None:

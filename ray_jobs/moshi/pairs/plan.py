@@ -13,7 +13,7 @@ from ray_jobs.moshi.models import Weights, outlines, wanted_weights, with_absolu
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig, PairTaskConfig
 from ttt import storage
 from ttt.errors import UserError
-from ttt.eval.config import Setting
+from ttt.eval.config import StreamSetting
 from ttt.eval.pairs.find import Pair, find_pairs, subsample, task_title
 from ttt.eval.pairs.records import is_complete, part_path
 from ttt.eval.pairs.run import PlannedTask, items_root, run_key
@@ -22,12 +22,12 @@ from ttt.moshi.memory import memory_need
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkItem:
     """The unit of dispatch: a shard under one model and one setting of the streams."""
 
     number: int
     weights: Weights
-    setting: Setting
+    setting: StreamSetting
     task: str
     part: int
     pairs: tuple[Pair, ...]
@@ -46,11 +46,11 @@ class Plan:
     """As the user gave it, which is what config.yaml keeps."""
     config: EvaluatePairsConfig
     tasks: tuple[PlannedTask, ...]
-    work: tuple[Work, ...]
+    work: tuple[WorkItem, ...]
     """Model by model, setting by setting, task by task."""
     warnings: tuple[str, ...]
 
-    def missing(self) -> list[Work]:
+    def pending(self) -> list[WorkItem]:
         """Shards without a part file, or with one that holds errors."""
         return [each for each in self.work if not is_complete(each.path(self.config.output))]
 
@@ -68,11 +68,11 @@ def make_plan(config: EvaluatePairsConfig) -> Plan:
         size = config.pairs_per_shard
         planned.append(described)
         shards += [(task, at // size, pairs[at : at + size]) for at in range(0, len(pairs), size)]
-    work: list[Work] = []
+    work: list[WorkItem] = []
     for weights in wanted_weights(config.model):
         for setting in config.settings:
             work += [
-                Work(len(work) + n, weights, setting, *shard) for n, shard in enumerate(shards)
+                WorkItem(len(work) + n, weights, setting, *shard) for n, shard in enumerate(shards)
             ]
     return Plan(given, config, tuple(planned), tuple(work), tuple(_warnings(config, planned)))
 

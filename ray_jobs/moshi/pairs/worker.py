@@ -6,26 +6,27 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ray_jobs.moshi.models import HeldModels, Weights
+from ray_jobs.moshi.models import LoadedModels, Weights
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
-from ray_jobs.moshi.pairs.plan import Work
+from ray_jobs.moshi.pairs.plan import WorkItem
+from ray_jobs.runtime.items import Count
 from ttt import storage
-from ttt.audio import flac_bytes, read_header
+from ttt.audio import Piece, flac_bytes, read_header
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
-from ttt.eval.chapters.find import Chapter, Piece
 from ttt.eval.pairs.find import Pair, Role, Utterance
 from ttt.eval.pairs.records import ItemRecord, Status, write_part
 from ttt.eval.pairs.score import Recording, Score, Scoring, check_streams, first_difference, score
 from ttt.eval.run import ModelIdentity
 from ttt.files.errors import FileIdentity
-from ttt.moshi.codes import decode_codes, encode_chapter
+from ttt.moshi.codes import decode_codes, encode_recording
 from ttt.numerics import exact_float32
 
 
@@ -38,7 +39,7 @@ class Unscored:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class EncodedUtterance:
     """A recording that can be scored."""
 
     codes: npt.NDArray[np.int16]
@@ -52,11 +53,11 @@ class Heard:
 class PairWorker:
     """Scores shards; loads another model when a shard is another's."""
 
-    def __init__(self, config: EvaluatePairsConfig) -> None:
+    def __init__(self, config: EvaluatePairsConfig, count: Count | None) -> None:
         torch.set_num_threads(config.cluster.threads)
         exact_float32()
-        self._config = config
-        self._models = HeldModels(config.model, config.cluster.device)
+        self._config, self._count_recordings = config, count
+        self._models = LoadedModels(config.model, config.cluster.device)
         assert config.codes_cache is not None  # The plan has named one.
         self._cache = config.codes_cache
 
@@ -78,22 +79,23 @@ class PairWorker:
         codes = self._models.silence(round(seconds * mimi.frame_rate), self._cache)
         storage.write_bytes(path, flac_bytes(decode_codes(mimi, codes), mimi.sample_rate))
 
-    def score(self, work: Work) -> int:
+    def score(self, work: WorkItem) -> int:
         """Score a shard and write its part file; returns how many utterances have no score."""
         encoded = [self._encode(utterance) for pair in work.pairs for _, utterance in _sides(pair)]
         endings = [_ending(*encoded[at : at + 2]) for at in range(0, len(encoded), 2)]
         recordings = [
             Recording(each.codes, endings[place // 2])
             for place, each in enumerate(encoded)
-            if isinstance(each, Heard)
+            if isinstance(each, EncodedUtterance)
         ]
         scores = iter(self._score(work, recordings))
-        results = [next(scores) if isinstance(e, Heard) else e for e in encoded]
+        results = [next(scores) if isinstance(e, EncodedUtterance) else e for e in encoded]
         records = _records(work, encoded, endings, results)
         write_part(work.path(self._config.output), records)
+        self._count(work, len(records))  # Those that could not be read as well.
         return sum(record.status != "ok" for record in records)
 
-    def _score(self, work: Work, recordings: Sequence[Recording]) -> list[Score | Unscored]:
+    def _score(self, work: WorkItem, recordings: Sequence[Recording]) -> list[Score | Unscored]:
         config, longest = self._config, max((r.codes.shape[1] for r in recordings), default=0)
         silence = None
         if config.needs_silence and recordings:
@@ -104,10 +106,15 @@ class PairWorker:
             batch_items=config.batch_items,
             batch_frames=config.batch_frames,
         )
-        scored = score(self._models.moshi(work.weights).lm, recordings, how, silence)
+        lm, count = self._models.moshi(work.weights).lm, partial(self._count, work)
+        scored = score(lm, recordings, how, silence, on_scored=count)
         return [Unscored("error", each) if isinstance(each, str) else each for each in scored]
 
-    def _encode(self, utterance: Utterance) -> Heard | Unscored:
+    def _count(self, work: WorkItem, recordings: int) -> None:
+        if self._count_recordings is not None:
+            self._count_recordings(work.number, recordings)
+
+    def _encode(self, utterance: Utterance) -> EncodedUtterance | Unscored:
         if not utterance.audio.exists():
             return Unscored("missing", f"{utterance.audio}: no such file")
         mimi = self._models.mimi()
@@ -116,10 +123,11 @@ class PairWorker:
             if header.samples == 0:
                 raise UserError(f"{utterance.audio}: holds no audio")
             piece = Piece(str(utterance.audio), 0, header.samples, header.rate)
-            whole = Chapter(utterance.item_id, "", "", (piece,))
             audio = FileIdentity.of(utterance.audio)
-            made = encode_chapter(mimi.mimi, whole, self._cache, mimi.weights_sha256)
-            return Heard(made.codes, made.sha256, audio)
+            made = encode_recording(
+                mimi.mimi, utterance.item_id, (piece,), self._cache, mimi.weights_sha256
+            )
+            return EncodedUtterance(made.codes, made.sha256, audio)
         except Exception as error:
             raise_if_lost(error)
             if isinstance(error, UserError):
@@ -128,7 +136,7 @@ class PairWorker:
             return Unscored("error", f"{type(error).__name__}: {error}")
 
 
-def without_scores(work: Work, reason: str) -> list[ItemRecord]:
+def without_scores(work: WorkItem, reason: str) -> list[ItemRecord]:
     """Records of a shard that nobody could score."""
     nothing = [Unscored("error", reason)] * 2 * len(work.pairs)
     return _records(work, nothing, [None] * len(work.pairs), nothing)
@@ -138,15 +146,17 @@ def _sides(pair: Pair) -> tuple[tuple[Role, Utterance], tuple[Role, Utterance]]:
     return ("positive", pair.positive), ("negative", pair.negative)
 
 
-def _ending(positive: Heard | Unscored, negative: Heard | Unscored) -> int | None:
+def _ending(
+    positive: EncodedUtterance | Unscored, negative: EncodedUtterance | Unscored
+) -> int | None:
     if isinstance(positive, Unscored) or isinstance(negative, Unscored):
         return None
     return first_difference(positive.codes, negative.codes)
 
 
 def _records(
-    work: Work,
-    encoded: Sequence[Heard | Unscored],
+    work: WorkItem,
+    encoded: Sequence[EncodedUtterance | Unscored],
     endings: Sequence[int | None],
     results: Sequence[Score | Unscored],
 ) -> list[ItemRecord]:
@@ -165,7 +175,7 @@ def _records(
             "voice": pair.voice,
             "strata": pair.strata,
         }
-        if isinstance(codes, Heard):
+        if isinstance(codes, EncodedUtterance):
             about |= {"codes_sha256": codes.sha256, "n_frames": codes.codes.shape[1]}
             about["audio"] = codes.audio
         if isinstance(result, Unscored):

@@ -6,8 +6,9 @@ import numpy as np
 
 from tests.ttt.eval.long_records import noisy_loss
 from ttt.eval.chapters.records import ChapterDetails, ChapterWriter
+from ttt.eval.chapters.run import ChapterRun, PlannedChapter
 from ttt.eval.config import LongContextConfig
-from ttt.eval.run import ModelIdentity, PlannedChapter, RunDescription
+from ttt.eval.run import ModelIdentity
 from ttt.records import provenance
 
 SUMMARY = LongContextConfig(positions=(250, 500, 1000, 2000), window_frames=200, resamples=300)
@@ -49,7 +50,7 @@ def write_run(
             with ChapterWriter(folder / "records" / model, chapter_id) as writer:
                 writer.append(nll, np.full(frames, 3))
                 writer.finish(details)
-    RunDescription(
+    ChapterRun(
         models=tuple(_identity(model) for model in models),
         chapters=tuple(planned),
         mimi={"name": "tiny", "weights_sha256": "e" * 64},

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.eval.config import PairSummaryConfig, Setting
+from ttt.eval.config import PairSummaryConfig, StreamSetting
 from ttt.eval.pairs.find import Pair, PairSet, Role, Utterance
 from ttt.eval.pairs.records import ItemRecord, part_path, write_part
-from ttt.eval.pairs.run import PairRunDescription, PlannedTask, items_root
+from ttt.eval.pairs.run import PairRun, PlannedTask, items_root
 from ttt.eval.run import ModelIdentity
 from ttt.records import provenance
 
@@ -115,12 +115,12 @@ def write_run(
                 left_out=task.left_out,
             )
         )
-    PairRunDescription(
+    PairRun(
         models=tuple(
             ModelIdentity(model=m, source="tiny", fingerprint="ab", weights_sha256=None, context=40)
             for m in losses
         ),
-        settings=(Setting(name="paper", text="masked", other="silence", voice="moshi"),),
+        settings=(StreamSetting(name="paper", text="masked", other="silence", voice="moshi"),),
         tasks=tuple(planned),
         mimi={"name": "tiny", "weights_sha256": "e" * 64},
         seed=0,

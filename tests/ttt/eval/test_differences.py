@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.ttt.eval import finished_run, scored_pairs
-from ttt.eval.config import Setting
+from ttt.eval.chapters.run import ChapterRun
+from ttt.eval.config import StreamSetting
 from ttt.eval.differences import (
     difference_lines,
     differing_settings,
@@ -16,8 +17,7 @@ from ttt.eval.differences import (
     side_names,
     what_is_compared,
 )
-from ttt.eval.pairs.run import PairRunDescription
-from ttt.eval.run import RunDescription
+from ttt.eval.pairs.run import PairRun
 
 Change = Callable[[Any], Any]
 
@@ -35,7 +35,7 @@ def _alike(**fields: Any) -> Change:
 
 
 def _text(run: Any) -> Any:
-    if isinstance(run, RunDescription):
+    if isinstance(run, ChapterRun):
         return replace(run, streams={**run.streams, "text_stream": "pad"})
     return replace(run, settings=(replace(run.settings[0], text="pad"),))
 
@@ -67,10 +67,10 @@ DIFFERENT: list[tuple[Change, str, str]] = [
 def _described(kind: str, folder: Path) -> tuple[Any, str]:
     if kind == "chapters":
         finished_run.write_run(folder, chapters=1, models=("baseline",))
-        return RunDescription.read(folder), "baseline"
+        return ChapterRun.read(folder), "baseline"
     pairs = [scored_pairs.made_pairs(clusters=1)]
     scored_pairs.write_run(folder, {"baseline": scored_pairs.noisy(0)}, pairs)
-    return PairRunDescription.read(folder), "baseline-paper"
+    return PairRun.read(folder), "baseline-paper"
 
 
 @pytest.fixture(scope="module", params=["chapters", "pairs"])
@@ -118,7 +118,7 @@ def test_another_program_is_named_and_is_no_other_model(run: Any) -> None:
 
 def test_settings_of_one_run_over_pairs_differ_in_streams(tmp_path: Path) -> None:
     run, _ = _described("pairs", tmp_path)
-    other = Setting(name="seed", text="silence_codes", other="masked", voice="moshi")
+    other = StreamSetting(name="seed", text="silence_codes", other="masked", voice="moshi")
     run = replace(run, settings=(*run.settings, other))
     differing = differing_settings(run, "baseline-paper", run, "baseline-seed")
     assert difference_lines(differing) == [

@@ -14,15 +14,15 @@ import soundfile
 import torch
 from moshi.utils import compile as compile_module
 
-from ttt.audio import read_audio, resample
+from ttt.audio import Piece, read_audio, resample
 from ttt.errors import UserError
-from ttt.eval.chapters.find import Chapter, Piece, find_chapters
+from ttt.eval.chapters.find import find_chapters
 from ttt.eval.config import ChapterConfig
 from ttt.moshi import codes as codes_module
 from ttt.moshi.codes import (
     codes_sha256,
     decode_codes,
-    encode_chapter,
+    encode_recording,
     mimi_sha256,
     silence_codes,
 )
@@ -39,10 +39,9 @@ def mimi():
     return tiny_mimi(seed=1, context=30).double()
 
 
-def _chapter(path: Path, *spans: tuple[int, int]) -> Chapter:
+def _pieces(path: Path, *spans: tuple[int, int]) -> list[Piece]:
     info = soundfile.info(path)
-    pieces = [Piece(str(path), a, b, info.samplerate) for a, b in spans or [(0, info.frames)]]
-    return Chapter("s/b/c", "s", "b", tuple(pieces))
+    return [Piece(str(path), a, b, info.samplerate) for a, b in spans or [(0, info.frames)]]
 
 
 def _write(path: Path, seconds: float, rate: int, channels: int = 1) -> Path:
@@ -61,7 +60,7 @@ def _whole(mimi, path: Path) -> np.ndarray:
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_streamed_codes_are_those_of_the_whole_file(mimi, tmp_path: Path, rate: int) -> None:
     path = _write(tmp_path / "x.flac", 35.03, rate, channels=2)
-    streamed = encode_chapter(mimi, _chapter(path), None, SHA)
+    streamed = encode_recording(mimi, "x", _pieces(path), None, SHA)
     whole = _whole(mimi, path)
     assert streamed.codes.dtype == np.int16
     assert streamed.codes.shape == whole.shape == (8, 438)  # 437.9 frames, the last filled up
@@ -80,7 +79,7 @@ def test_the_published_ring_would_lose_keys(mimi, tmp_path: Path) -> None:
         stock = torch.cat([mimi.encode(chunk) for chunk in chunks], dim=-1)[0].numpy()
     whole = _whole(mimi, path)
     assert (stock == whole).mean() < 0.95
-    assert np.array_equal(encode_chapter(mimi, _chapter(path), None, SHA).codes, whole)
+    assert np.array_equal(encode_recording(mimi, "x", _pieces(path), None, SHA).codes, whole)
 
 
 def test_blocks_resample_like_the_whole(tmp_path: Path) -> None:
@@ -99,14 +98,14 @@ def test_blocks_resample_like_the_whole(tmp_path: Path) -> None:
 def test_joins_are_where_pieces_meet_and_nothing_is_reset_there(mimi, tmp_path: Path) -> None:
     path = _write(tmp_path / "x.wav", 10.0, 24_000)
     middle = 100_000  # inside frame 52
-    parts = encode_chapter(mimi, _chapter(path, (0, middle), (middle, 240_000)), None, SHA)
+    parts = encode_recording(mimi, "x", _pieces(path, (0, middle), (middle, 240_000)), None, SHA)
     assert parts.joins.tolist() == [52]
     assert np.array_equal(parts.codes, _whole(mimi, path))
 
 
 def test_codes_are_kept_by_content(mimi, tmp_path: Path, monkeypatch) -> None:
     path, cache = _write(tmp_path / "x.flac", 3.0, 16_000), tmp_path / "cache"
-    first = encode_chapter(mimi, _chapter(path), cache, SHA)
+    first = encode_recording(mimi, "x", _pieces(path), cache, SHA)
     moved = path.rename(tmp_path / "y.flac")
 
     def never(*_: object) -> None:
@@ -114,18 +113,18 @@ def test_codes_are_kept_by_content(mimi, tmp_path: Path, monkeypatch) -> None:
 
     with monkeypatch.context() as patched:
         patched.setattr(codes_module, "_encode_stream", never)
-        again = encode_chapter(mimi, _chapter(moved), cache, SHA)
-        for other in (_chapter(moved, (0, 16_000)),):
+        again = encode_recording(mimi, "x", _pieces(moved), cache, SHA)
+        for other in (_pieces(moved, (0, 16_000)),):
             with pytest.raises(AssertionError, match="encoded again"):
-                encode_chapter(mimi, other, cache, SHA)
+                encode_recording(mimi, "x", other, cache, SHA)
         with pytest.raises(AssertionError, match="encoded again"):
-            encode_chapter(mimi, _chapter(moved), cache, "b" * 64)
+            encode_recording(mimi, "x", _pieces(moved), cache, "b" * 64)
     assert np.array_equal(first.codes, again.codes)
     assert first.sha256 == again.sha256 == codes_sha256(torch.from_numpy(first.codes).long())
     (kept,) = cache.iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(UserError, match=r"damaged .* delete it to encode again"):
-        encode_chapter(mimi, _chapter(moved), cache, SHA)
+        encode_recording(mimi, "x", _pieces(moved), cache, SHA)
 
 
 def test_the_hash_tells_weights_apart(mimi) -> None:
@@ -178,7 +177,7 @@ def test_workers_that_ask_together_get_the_same_silence(tmp_path: Path, monkeypa
 def test_the_recorded_chapters_give_varied_codes(mimi, shared_data: Path) -> None:
     config = ChapterConfig(root=str(shared_data / "librilight_mini"), concatenate_seconds=200)
     (chapter,), _ = find_chapters(config)
-    encoded = encode_chapter(mimi, chapter, None, SHA)
+    encoded = encode_recording(mimi, "x", chapter.pieces, None, SHA)
     assert encoded.codes.shape == (8, 1392)
     assert encoded.joins.tolist() == [659]
     seconds = json.loads(json.dumps(chapter.seconds))
@@ -219,9 +218,9 @@ def test_decoded_codes_are_audio(mimi, tmp_path: Path) -> None:
 
 def _refused(path: Path, rate: int, mimi, cache: Path) -> str:
     samples = soundfile.info(path).frames
-    chapter = Chapter("a/b/c", "a", "b", (Piece(str(path), 0, samples, rate),))
+    pieces = (Piece(str(path), 0, samples, rate),)
     with pytest.raises(UserError) as refused:
-        encode_chapter(mimi, chapter, cache, SHA)
+        encode_recording(mimi, "x", pieces, cache, SHA)
     assert not list(cache.glob("*"))
     return str(refused.value)
 
@@ -252,7 +251,7 @@ def _computing(device: str, dtype: torch.dtype) -> SimpleNamespace:
 
 def test_kept_codes_are_found_by_who_computes_them_alike_only(tmp_path: Path) -> None:
     path = _write(tmp_path / "x.flac", 1.0, 16_000)
-    chapter, content = _chapter(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    chapter, content = _pieces(path), hashlib.sha256(path.read_bytes()).hexdigest()
 
     def key(device: str, dtype: torch.dtype = torch.float32) -> str:
         return codes_module._content_key(_computing(device, dtype), chapter, SHA)
@@ -297,7 +296,7 @@ def test_nothing_of_mimi_is_compiled(mimi, tmp_path: Path, monkeypatch) -> None:
     for name in ("encode", "decode"):
         monkeypatch.setattr(mimi, name, spied(name))
     monkeypatch.setattr(codes_module, "_SILENCE_AT_LEAST", 4)
-    encoded = encode_chapter(mimi, _chapter(_write(tmp_path / "x.wav", 3, 24_000)), None, SHA)
+    encoded = encode_recording(mimi, "x", _pieces(_write(tmp_path / "x.wav", 3, 24_000)), None, SHA)
     decode_codes(mimi, torch.from_numpy(encoded.codes))
     silence_codes(mimi, 4, tmp_path, SHA)
     assert len(disabled) >= 4

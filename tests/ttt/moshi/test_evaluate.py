@@ -11,6 +11,7 @@ from ttt.errors import UserError
 from ttt.moshi import Evaluation, evaluate_codes, tiny_lm
 from ttt.moshi.streaming.delays import Delays
 from ttt.moshi.streaming.evaluate import negative_log_likelihood
+from ttt.moshi.streaming.streams import Streams
 
 FRAMES = 4 * 12 + 3
 
@@ -151,8 +152,11 @@ def test_any_block_may_be_the_last_before_a_break(
     monkeypatch.setattr("ttt.moshi.streaming.evaluate._DEPFORMER_ROWS", 24)
     build = {"padding_bias": 2.0}
     codes = speech(frames=FRAMES)
-    options = {"text_stream": text_stream, "chunk": chunk}
-    with Evaluation(small_lm(**build), codes, **options) as evaluation:
+
+    def streams(lm):
+        return Streams(lm, codes, text_stream=text_stream)
+
+    with Evaluation(streams(small_lm(**build)), chunk=chunk) as evaluation:
         blocks, states = [], [save(evaluation.save_state())]
         for block in evaluation:
             blocks.append(block)
@@ -163,7 +167,7 @@ def test_any_block_may_be_the_last_before_a_break(
     assert len(blocks) > 2
     lm = small_lm(**build)
     for done in range(0, len(states), max(1, len(states) // 5)):
-        with Evaluation(lm, codes, **options) as evaluation:
+        with Evaluation(streams(lm), chunk=chunk) as evaluation:
             evaluation.load_state(load(states[done]))
             rest = list(evaluation)
             assert evaluation.acceptance == counts
@@ -194,10 +198,10 @@ def test_ttt_layers_can_be_made_to_forget(small_lm, speech, text_stream):
 
 def test_a_state_of_another_chapter_is_refused(small_lm, speech):
     lm, codes = small_lm(), speech(frames=FRAMES)
-    with Evaluation(lm, codes) as evaluation:
+    with Evaluation(Streams(lm, codes)) as evaluation:
         list(evaluation)
         saved = evaluation.save_state()
-    with Evaluation(lm, codes[:, :, :20]) as evaluation:
+    with Evaluation(Streams(lm, codes[:, :, :20])) as evaluation:
         for tensors in (saved, {}):
             with pytest.raises(UserError, match="not of this chapter"):
                 evaluation.load_state(tensors)

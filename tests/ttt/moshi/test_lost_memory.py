@@ -12,6 +12,7 @@ from ttt.moshi.insert import StreamingTTT, ttt_layers
 from ttt.moshi.streaming import evaluate as evaluate_module
 from ttt.moshi.streaming import heads, session
 from ttt.moshi.streaming import state as streaming_state
+from ttt.moshi.streaming.streams import Streams
 from ttt.moshi.tiny import tiny_mimi
 
 FRAMES = 41
@@ -136,7 +137,7 @@ def test_memory_that_runs_out_behind_the_forward_halves_the_chunk(
 ):
     lm, codes = small_lm(exact=True, padding_bias=2.0), speech(frames=FRAMES)
     expected = evaluate_codes(lm, codes, chunk=16)
-    with Evaluation(lm, codes, chunk=16) as evaluation:
+    with Evaluation(Streams(lm, codes), chunk=16) as evaluation:
         with monkeypatch.context() as patch:
             double = failing(patch, where, name, fails)
             blocks = list(evaluation)
@@ -214,7 +215,7 @@ def test_a_rollback_that_fails_as_well_is_finished_before_the_next_forward(
     settings = {"text_stream": text_stream, "chunk": 16}
     expected = evaluate_codes(lm, codes, **settings)
     hook = _fail_in_the_last_layer(lm, (2,))
-    with Evaluation(lm, codes, **settings) as evaluation:
+    with Evaluation(Streams(lm, codes, text_stream=text_stream), chunk=16) as evaluation:
         next(iter(evaluation._sparingly(evaluation._listen) or [None]))
         failing(monkeypatch, where, name, rollbacks)
         blocks = list(evaluation)

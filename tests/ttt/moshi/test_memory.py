@@ -11,6 +11,7 @@ from benchmarks.moshi_gpu import random_moshi
 from ttt.moshi import Evaluation
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
+from ttt.moshi.streaming.streams import Streams
 
 
 def test_the_7b_with_16_ttt_layers_stays_under_3_gb():
@@ -57,7 +58,9 @@ def test_a_longer_chapter_takes_no_more(small_lm, speech, text_stream):
     lm, most = small_lm(padding_bias=4.0), []
     for frames in (200, 600):
         with (
-            Evaluation(lm, speech(frames=frames), chunk=32, text_stream=text_stream) as evaluation,
+            Evaluation(
+                Streams(lm, speech(frames=frames), text_stream=text_stream), chunk=32
+            ) as evaluation,
             LargestSum() as counted,
         ):
             for _ in evaluation:
@@ -72,7 +75,7 @@ def test_small_models_take_what_was_computed(small_lm, speech, ttt, batch, chunk
     lm = small_lm(ttt, dim=128 if ttt is None else 64)
     need = memory_need(lm, batch, chunk)
     codes = speech(batch=batch, frames=300)
-    with Evaluation(lm, codes, chunk=chunk, text_stream="pad") as evaluation:
+    with Evaluation(Streams(lm, codes, text_stream="pad"), chunk=chunk) as evaluation:
         rings = [layer.self_attn._streaming_state.kv_cache.cache for layer in lm.transformer.layers]
         assert need.rings == sum(ring.nbytes for ring in rings)
         with LargestSum() as counted:
@@ -86,7 +89,8 @@ def test_small_models_take_what_was_computed(small_lm, speech, ttt, batch, chunk
 def test_short_recordings_take_short_rings(small_lm, speech):
     lm = small_lm(None, context=200, dim=128)
     need = memory_need(lm, batch=3, chunk=10, max_steps=21)
-    with Evaluation(lm, speech(batch=3, frames=20), chunk=10, text_stream="pad") as evaluation:
+    streams = Streams(lm, speech(batch=3, frames=20), text_stream="pad")
+    with Evaluation(streams, chunk=10) as evaluation:
         caches = [layer.self_attn._streaming_state.kv_cache for layer in lm.transformer.layers]
         assert {ring.capacity for ring in caches} == {21 + 10}
         assert need.rings == sum(ring.cache.nbytes for ring in caches)

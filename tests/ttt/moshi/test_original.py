@@ -11,7 +11,7 @@ from moshi.utils.compile import no_compile
 from safetensors.torch import load, save
 
 from ttt.errors import UserError
-from ttt.eval.chapters.hear import HeardChapter, Listening, record_group
+from ttt.eval.chapters.hear import EncodedChapter, StreamingOptions, record_group
 from ttt.eval.chapters.records import read_records
 from ttt.moshi import evaluate_codes, tiny_lm
 from ttt.moshi.original import WARNING, OriginalEvaluation
@@ -20,7 +20,9 @@ from ttt.moshi.train_tiny import LANGUAGE, load_tiny_effect
 from ttt.synthetic.chapters import synthetic_chapter
 
 FRAMES = 4 * 12 + 3
-LISTENING = Listening(model="ttt", streams={}, chunk=8, state_every_frames=64, preset="original")
+LISTENING = StreamingOptions(
+    model="ttt", streams={}, chunk=8, state_every_frames=64, preset="original"
+)
 
 
 @torch.no_grad()
@@ -140,7 +142,7 @@ def test_what_the_original_could_not_hear_is_refused(small_lm, speech):
 
 def test_records_say_that_they_are_wrong_and_what_they_lack(small_lm, speech, tmp_path):
     lm = small_lm()
-    group = [HeardChapter(name, "s", speech(1, 60)[0].numpy().astype("int16")) for name in "ab"]
+    group = [EncodedChapter(name, "s", speech(1, 60)[0].numpy().astype("int16")) for name in "ab"]
 
     def record(group, **controls):
         record_group(

@@ -6,11 +6,8 @@ second model's minus the first's, so that a negative one means that the second h
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from ttt.errors import UserError
 from ttt.eval.chapters.long_context import (
@@ -22,7 +19,7 @@ from ttt.eval.chapters.long_context import (
 )
 from ttt.eval.chapters.measures import LOSSES, SLOPES, ChapterMeasures
 from ttt.eval.config import LongContextConfig
-from ttt.eval.significance import adjust_for_many, paired_test
+from ttt.statistics.significance import adjust_for_many, cluster_means, paired_test
 
 
 def compare(
@@ -32,7 +29,7 @@ def compare(
 ) -> dict[str, Any]:
     """Loss -> measures and curve of the difference second - first; ready for JSON.
 
-    The mean is over chapters (of slopes, weighted as in `chapters.slopes`), its interval is by
+    The mean is over chapters (of slopes, weighted as in `long_context`), its interval is by
     speakers; Wilcoxon's test is on the speakers' mean differences; `p_holm` is adjusted over all
     measures of one loss. The curve is of the longer half of the chapters. `equivalence` says
     whether the settled frames differ by less than `config.equivalence_margin`; None without one.
@@ -86,7 +83,7 @@ def _difference(
         by_speaker = speaker_slopes(differences, known, speakers)
     else:
         found = speaker_interval(differences, speakers, config).to_dict()
-        by_speaker = _speaker_means(differences, speakers)
+        by_speaker, _ = cluster_means(differences, speakers)
     return {**found, "speakers": len(by_speaker), **paired_test(by_speaker)}
 
 
@@ -145,10 +142,3 @@ def _difference_curve(
         for before, after in panel
     ]
     return mean_curve(lines, [before.speaker for before, _ in panel], config, balanced=True)
-
-
-def _speaker_means(differences: Sequence[float], speakers: Sequence[str]) -> list[float]:
-    grouped: dict[str, list[float]] = defaultdict(list)
-    for difference, speaker in zip(differences, speakers, strict=True):
-        grouped[speaker].append(difference)
-    return [float(np.mean(values)) for values in grouped.values()]

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
-from ttt.audio import read_header
+from ttt.audio import Piece, read_header
 from ttt.errors import UserError
 from ttt.eval.chapters.voice_activity import description_beside, read_speaker, read_voice_activity
 from ttt.eval.config import ChapterConfig
@@ -36,23 +36,6 @@ from ttt.files.walk import natural_key as natural_key
 
 UNKNOWN_SPEAKER = "unknown"
 """Chapters of nobody in particular: statistics treat them as one speaker."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of one audio file."""
-
-    path: str
-    start: int
-    """First sample, at the file's own rate."""
-    stop: int
-    """The sample after the last."""
-    rate: int
-
-    @property
-    def seconds(self) -> float:
-        """How long it lasts."""
-        return (self.stop - self.start) / self.rate
 
 
 @dataclass(frozen=True)

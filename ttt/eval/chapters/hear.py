@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ _ACTIVITY_STEPS = 128
 
 
 @dataclass(frozen=True, eq=False)
-class HeardChapter:
+class EncodedChapter:
     """A chapter as codes."""
 
     chapter_id: str
@@ -62,7 +62,7 @@ class HeardChapter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listening:
+class StreamingOptions:
     """How a model hears a group."""
 
     model: str
@@ -78,8 +78,8 @@ class Listening:
 
 def record_group(
     lm: LMModel,
-    chapters: Sequence[HeardChapter],
-    listening: Listening,
+    chapters: Sequence[EncodedChapter],
+    options: StreamingOptions,
     *,
     silence: Tensor | None,
     records_root: Path,
@@ -89,7 +89,7 @@ def record_group(
     """Hear the chapters together and write the record of each that has none yet.
 
     Args:
-        silence: [8, P + T or more] codes of silence, where `listening.streams` needs them.
+        silence: [8, P + T or more] codes of silence, where `options.streams` needs them.
         state_path: file for the state while the group is not finished.
         on_frames: called with the frames heard so far of all chapters.
 
@@ -99,11 +99,11 @@ def record_group(
     Raises:
         UserError: what does not fit the model, a loss that is not a number, too little memory.
     """
-    group = _Group(chapters, listening, records_root)
+    group = _Group(chapters, options, records_root)
     kept = load_state(state_path, group.identity)
     began = time.perf_counter()
     with ExitStack() as stack:
-        evaluation = stack.enter_context(_evaluation(lm, group, listening, silence))
+        evaluation = stack.enter_context(_evaluation(lm, group, options, silence))
         if kept is not None:
             group.load(kept, lm)
             evaluation.load_state({k: t for k, t in kept.items() if not k.startswith("group.")})
@@ -115,7 +115,7 @@ def record_group(
             group.measure_activity(evaluation)
             on_frames(group.frames_heard(evaluation.frames_done))
             unsaved = evaluation.frames_done - saved
-            if unsaved + evaluation.block_steps > listening.state_every_frames:
+            if unsaved + evaluation.block_steps > options.state_every_frames:
                 saved = evaluation.frames_done
                 own = group.save(time.perf_counter() - began, list(ttt_layers(lm)))
                 save_state(state_path, group.identity, evaluation.save_state() | own)
@@ -127,8 +127,8 @@ def record_group(
 
 def verify_group(
     lm: LMModel,
-    chapters: Sequence[HeardChapter],
-    listening: Listening,
+    chapters: Sequence[EncodedChapter],
+    options: StreamingOptions,
     *,
     silence: Tensor | None,
     records_root: Path,
@@ -137,22 +137,22 @@ def verify_group(
 ) -> Verification:
     """Hold the finished records of a group, heard without prefix or resets, to stepping."""
     codes, lengths = padded([chapter.codes for chapter in chapters])
-    streams = Streams(lm, codes, silence=silence, lengths=lengths, **listening.streams)
+    streams = Streams(lm, codes, silence=silence, lengths=lengths, **options.streams)
     nll = torch.full(codes.shape, torch.nan)
     text = torch.zeros(len(chapters), codes.shape[2], dtype=torch.long)
     for row, chapter in enumerate(chapters):
         record = read_record(record_path(records_root, chapter.chapter_id))
         nll[row, :, : record.frames] = torch.from_numpy(record.nll)
         text[row, : record.frames] = torch.from_numpy(record.text.astype(np.int64))
-    return verify(lm, streams, nll, text, spans=spans, chunk=listening.chunk, seed=seed)
+    return verify(lm, streams, nll, text, spans=spans, chunk=options.chunk, seed=seed)
 
 
 @dataclass
 class _Group:
     """The records being written, and what else goes into them."""
 
-    chapters: Sequence[HeardChapter]
-    listening: Listening
+    chapters: Sequence[EncodedChapter]
+    options: StreamingOptions
     root: Path
     frames: list[int] = field(init=False)
     """Of each chapter, what counts as written."""
@@ -179,7 +179,7 @@ class _Group:
     @property
     def identity(self) -> str:
         """Of everything that a state belongs to."""
-        how = self.listening
+        how = self.options
         content = [how.model, how.streams, how.chunk, how.reset_ttt_every, how.preset]
         content += [[c.chapter_id for c in self.chapters], [codes_sha256(c) for c in self.heard]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -254,11 +254,11 @@ class _Group:
             details = ChapterDetails(
                 chapter_id=chapter.chapter_id,
                 speaker=chapter.speaker,
-                model=self.listening.model,
+                model=self.options.model,
                 codes_sha256=codes_sha256(chapter.codes),
                 audio=chapter.audio,
                 unscored_frames=lengths[row] - writer.frames,
-                warning=None if self.listening.preset is None else WARNING,
+                warning=None if self.options.preset is None else WARNING,
                 joins=chapter.joins,
                 chunks=tuple(evaluation.chunks),
                 group=tuple(each.chapter_id for each in self.chapters),
@@ -276,30 +276,22 @@ class _Group:
             writer.finish(details)
 
     @staticmethod
-    def _prefix_of(chapter: HeardChapter) -> npt.NDArray[np.int16]:
+    def _prefix_of(chapter: EncodedChapter) -> npt.NDArray[np.int16]:
         return chapter.codes[:, :0] if chapter.prefix is None else chapter.prefix
 
 
 def _evaluation(
-    lm: LMModel, group: _Group, listening: Listening, silence: Tensor | None
+    lm: LMModel, group: _Group, options: StreamingOptions, silence: Tensor | None
 ) -> Evaluation:
     codes, lengths = padded(group.heard)
     if lm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    if listening.preset == "original":
-        if len(group.chapters) > 1 or group.prefix or listening.reset_ttt_every:
+    if options.preset == "original":
+        if len(group.chapters) > 1 or group.prefix or options.reset_ttt_every:
             raise UserError("preset original hears one chapter at a time, without any control")
-        return OriginalEvaluation(lm, codes, chunk=listening.chunk)
-    settings: dict[str, Any] = dict(listening.streams)
-    return Evaluation(
-        lm,
-        codes,
-        chunk=listening.chunk,
-        silence=silence,
-        lengths=lengths,
-        reset_ttt_every=listening.reset_ttt_every,
-        **settings,
-    )
+        return OriginalEvaluation(lm, codes, chunk=options.chunk)
+    streams = Streams(lm, codes, silence=silence, lengths=lengths, **options.streams)
+    return Evaluation(streams, chunk=options.chunk, reset_ttt_every=options.reset_ttt_every)
 
 
 def _peak_bytes(device: torch.device) -> int | None:

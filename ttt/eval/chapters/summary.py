@@ -1,57 +1,104 @@
-"""All summaries of a run from its stored records: no model, no audio, no Ray.
-
-`rescore(folder)` writes summary.json, legacy.json and plots/; `compare_runs` sets two finished
-runs against each other.
-"""
+"""What the records of chapters come to: losses, coverage, effort, verification, activity."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ttt import storage
-from ttt.errors import UserError
 from ttt.eval.chapters.compare import compare
 from ttt.eval.chapters.long_context import legacy, longer_half, summarize
 from ttt.eval.chapters.measures import ChapterMeasures, measure_chapter
 from ttt.eval.chapters.records import ChapterDetails, read_records
+from ttt.eval.chapters.run import ChapterRun, records_root
 from ttt.eval.config import LongContextConfig
-from ttt.eval.differences import differing_settings, side_names
-from ttt.eval.figures import chapter_plots
-from ttt.eval.run import ModelIdentity, RunDescription, refuse_other_rounding, write_summary
+from ttt.eval.figures import Figures, chapter_figures
+from ttt.eval.rescore import Kind
+from ttt.eval.run import Run
 from ttt.records import read_jsonl
 
 VERIFICATION = "verification.jsonl"
 
 
-def rescore(folder: str | Path, config: LongContextConfig | None = None) -> dict[str, Any]:
-    """Compute everything again, write summary.json, legacy.json and plots/, return the summary.
+@dataclass(frozen=True)
+class MeasuredChapters:
+    """What one model's records hold, chapter by chapter."""
 
-    Args and errors are those of `summarize_run`.
-    """
-    run = RunDescription.read(folder)
-    summary = _summary(folder, run, config or run.summary)
-    figures = {name: legacy(model) for name, model in summary["models"].items()}
-    write_summary(folder, summary, figures, ("model", run.headline), chapter_plots(summary))
-    return summary
+    context: int
+    chapters: list[ChapterMeasures]
+    details: list[ChapterDetails]
+
+    def only(self, chapter_ids: set[str]) -> list[ChapterMeasures]:
+        """Those of the given ids."""
+        return [chapter for chapter in self.chapters if chapter.chapter_id in chapter_ids]
 
 
-def summarize_run(folder: str | Path, config: LongContextConfig | None = None) -> dict[str, Any]:
-    """The summary of a run as its records stand, finished or not; writes nothing.
+class Chapters(Kind[ChapterRun, LongContextConfig, MeasuredChapters]):
+    """Whole chapters, heard by models under one setting of the streams."""
 
-    Args:
-        config: other settings than the run's own.
+    RUN: ClassVar[type[Run]] = ChapterRun
+    NOUN: ClassVar[str] = "model"
+    SIDE: ClassVar[str] = "model"
 
-    Raises:
-        UserError: not a run's folder, or a record is damaged.
-    """
-    run = RunDescription.read(folder)
-    return _summary(folder, run, config or run.summary)
+    def measure(
+        self, folder: str | Path, run: ChapterRun, name: str, config: LongContextConfig
+    ) -> MeasuredChapters:
+        """The measures of all records of a model, with one record in memory at a time."""
+        measured = MeasuredChapters(run.identity(name).context, [], [])
+        for record in read_records(records_root(folder, name)):
+            measured.chapters.append(measure_chapter(record, measured.context, config))
+            measured.details.append(record.details)
+        return measured
+
+    def numbers(self, measured: MeasuredChapters, config: LongContextConfig) -> dict[str, Any]:
+        """As `summarize` has them."""
+        return summarize(measured.chapters, measured.context, config)
+
+    def account(
+        self, folder: str | Path, run: ChapterRun, name: str, measured: MeasuredChapters
+    ) -> dict[str, Any]:
+        """Effort, coverage with the reasons of what is missing, verification, every value."""
+        chapters, details = measured.chapters, measured.details
+        reasons = _failures(storage.local_path(folder) / "failures.jsonl", name)
+        return {
+            **_effort(chapters, details),
+            **_coverage(run, chapters, reasons),
+            "verification": _verification(folder, name),
+            "activity": _activity(chapters, details),
+            "values": [asdict(chapter) for chapter in chapters],
+        }
+
+    def compare(
+        self,
+        first: MeasuredChapters,
+        second: MeasuredChapters,
+        config: LongContextConfig,
+        *,
+        strict: bool,
+    ) -> dict[str, Any]:
+        """As `compare` has it, and how many chapters of one of the two only are left out."""
+        one, other = first.chapters, second.chapters
+        if not strict:
+            both = {each.chapter_id for each in one} & {each.chapter_id for each in other}
+            one, other = first.only(both), second.only(both)
+        left_out = len(first.chapters) + len(second.chapters) - len(one) - len(other)
+        return {"left_out": left_out, **compare(one, other, config)}
+
+    def legacy(self, run: ChapterRun, numbers: dict[str, Any]) -> dict[str, Any]:
+        """Of one model."""
+        return legacy(numbers)
+
+    def figures(self, summary: Mapping[str, Any]) -> Figures:
+        """Curves."""
+        return chapter_figures(summary)
+
+
+CHAPTERS = Chapters()
 
 
 def held_groups(folder: str | Path) -> dict[tuple[str, ...], dict[str, Any]]:
@@ -60,152 +107,6 @@ def held_groups(folder: str | Path) -> dict[tuple[str, ...], dict[str, Any]]:
     if not path.exists():
         return {}
     return {(line["model"], *line["chapters"]): line for line in read_jsonl(path)}
-
-
-def compare_runs(
-    first: str | Path, first_model: str, second: str | Path, second_model: str
-) -> dict[str, Any]:
-    """`compare` for a model of one finished run and a model of another, under the first's settings.
-
-    Raises:
-        UserError: no such run or model, other chapters or codes, or bfloat16 computed otherwise.
-    """
-    one, other = _sides((first, first_model), (second, second_model))
-    return compare(one.chapters, other.chapters, one.run.summary)
-
-
-def summarize_comparison(
-    first: str | Path, first_model: str, second: str | Path, second_model: str
-) -> dict[str, Any]:
-    """`compare_runs` as the summary of a run that held both models, for its pictures and pages.
-
-    The models' names say which run each is of where they would be the same.
-    """
-    sides = _sides((first, first_model), (second, second_model))
-    names = side_names((str(first), first_model), (str(second), second_model))
-    config = sides[0].run.summary
-    models = {
-        name: {**summarize(side.chapters, side.context, config), "activity": {}}
-        for name, side in zip(names, sides, strict=True)
-    }
-    runs = {str(first): sides[0].run, str(second): sides[1].run}
-    return {
-        "run": {
-            "summary": config.to_dict(),
-            "models": [
-                {"model": name, "controls": side.identity.controls}
-                for name, side in zip(names, sides, strict=True)
-            ],
-        },
-        "sides": [
-            {"run": str(folder), "model": model, "described": asdict(side.run)}
-            for (folder, model), side in zip(
-                ((first, first_model), (second, second_model)), sides, strict=True
-            )
-        ],
-        "warnings": [f"{folder}: {text}" for folder, run in runs.items() for text in run.warnings],
-        "models": models,
-        "comparisons": [
-            {
-                "first": names[0],
-                "second": names[1],
-                "left_out": 0,
-                "differs": differing_settings(
-                    sides[0].run, first_model, sides[1].run, second_model
-                ),
-                **compare(sides[0].chapters, sides[1].chapters, config),
-            }
-        ],
-    }
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One of two models that are compared."""
-
-    run: RunDescription
-    identity: ModelIdentity
-    chapters: list[ChapterMeasures]
-
-    @property
-    def context(self) -> int:
-        return self.identity.context
-
-
-def _sides(*named: tuple[str | Path, str]) -> list[_Side]:
-    """Models of runs, measured under the settings of the first run. Raises as `compare_runs`."""
-    config = RunDescription.read(named[0][0]).summary
-    sides = []
-    for folder, name in named:
-        run = RunDescription.read(folder)
-        model = next((model for model in run.models if model.model == name), None)
-        if model is None:
-            there = ", ".join(model.model for model in run.models)
-            raise UserError(f"{folder}: has no model {name}; it has {there}")
-        chapters = _measure(run.records_root(folder, name), model.context, config)[0]
-        sides.append(_Side(run, model, chapters))
-    (one, ours), (other, theirs) = (
-        (folder, vars(side.run)) for (folder, _), side in zip(named, sides, strict=True)
-    )
-    refuse_other_rounding((one, ours), (other, theirs), names=("chunk", "batch"))
-    return sides
-
-
-def _summary(folder: str | Path, run: RunDescription, config: LongContextConfig) -> dict[str, Any]:
-    failures = _failures(storage.local_path(folder) / "failures.jsonl")
-    verified = _verified(folder)
-    measured, models = {}, {}
-    for model in run.models:
-        chapters, details = _measure(run.records_root(folder, model.model), model.context, config)
-        measured[model.model] = chapters
-        models[model.model] = {
-            **summarize(chapters, model.context, config),
-            **_effort(chapters, details),
-            **_coverage(run, chapters, failures[model.model]),
-            "verification": verified.get(model.model),
-            "activity": _activity(chapters, details),
-            "values": [asdict(chapter) for chapter in chapters],
-        }
-    return {
-        "run": {**asdict(run), "summary": config.to_dict()},
-        "warnings": list(run.warnings),
-        "models": models,
-        "comparisons": _comparisons(run, measured, config),
-    }
-
-
-def _measure(
-    root: Path, context: int, config: LongContextConfig
-) -> tuple[list[ChapterMeasures], list[ChapterDetails]]:
-    """The measures of all records below a folder, with one record in memory at a time."""
-    chapters, details = [], []
-    for record in read_records(root):
-        chapters.append(measure_chapter(record, context, config))
-        details.append(record.details)
-    return chapters, details
-
-
-def _comparisons(
-    run: RunDescription, measured: dict[str, list[ChapterMeasures]], config: LongContextConfig
-) -> list[dict[str, Any]]:
-    """Every model against its reference, on the chapters that both have."""
-    compared = []
-    for other in (model.model for model in run.models):
-        first = run.reference(other)
-        if first is None:
-            continue
-        both = {c.chapter_id for c in measured[first]} & {c.chapter_id for c in measured[other]}
-        pair = [[c for c in measured[name] if c.chapter_id in both] for name in (first, other)]
-        compared.append(
-            {
-                "first": first,
-                "second": other,
-                "left_out": len(measured[first]) + len(measured[other]) - 2 * len(both),
-                "differs": differing_settings(run, first, run, other),
-                **compare(pair[0], pair[1], config),
-            }
-        )
-    return compared
 
 
 def _effort(
@@ -232,7 +133,7 @@ def _effort(
 
 
 def _coverage(
-    run: RunDescription, chapters: Sequence[ChapterMeasures], reasons: dict[str, str]
+    run: ChapterRun, chapters: Sequence[ChapterMeasures], reasons: dict[str, str]
 ) -> dict[str, Any]:
     done = {chapter.chapter_id for chapter in chapters}
     planned = [chapter.chapter_id for chapter in run.chapters]
@@ -247,24 +148,17 @@ def _coverage(
     return {"coverage": len(done) / wanted if wanted else None, "left_out": left_out}
 
 
-def _failures(path: Path) -> dict[str, dict[str, str]]:
-    """Model -> chapter -> the last reason it failed for."""
-    reasons: dict[str, dict[str, str]] = defaultdict(dict)
-    if path.exists():
-        for line in read_jsonl(path):
-            reasons[line["model"]][line["chapter_id"]] = line["reason"]
-    return reasons
+def _failures(path: Path, model: str) -> dict[str, str]:
+    """Chapter -> the last reason it failed for under this model."""
+    lines = read_jsonl(path) if path.exists() else ()
+    return {line["chapter_id"]: line["reason"] for line in lines if line["model"] == model}
 
 
-def _verified(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Model -> its groups compared with stepping, together, and those that could not be."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in held_groups(folder).values():
-        groups[line["model"]].append(line)
-    return {model: _together(lines) for model, lines in groups.items()}
-
-
-def _together(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _verification(folder: str | Path, model: str) -> dict[str, Any] | None:
+    """A model's groups compared with stepping, together, and those that could not be."""
+    lines = [line for line in held_groups(folder).values() if line["model"] == model]
+    if not lines:
+        return None
     held = [line for line in lines if "error" not in line]
     differences = [line["largest_nll_difference"] for line in held]
     counted = ["frames", "text_differences", "unexplained_text_differences"]

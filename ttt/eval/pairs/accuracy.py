@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ttt.eval.config import PairSummaryConfig, ScoreName
-from ttt.eval.pairs.scores import SCORES, Floats, ScoredPairs
+from ttt.eval.pairs.scores import SCORES, ScoredPairs
 from ttt.files.walk import natural_key
 from ttt.statistics.accuracies import accuracy_interval
 from ttt.statistics.intervals import Interval, wilson_interval
@@ -47,15 +47,6 @@ def summarize_pairs(pairs: ScoredPairs, config: PairSummaryConfig) -> dict[str, 
         "scores": {score: _accuracy(pairs, score) for score in SCORES},
         "strata": strata,
     }
-
-
-def cluster_means(values: Floats, clusters: Sequence[str]) -> tuple[list[float], list[str]]:
-    """The mean over each cluster's values [n] that are not NaN, and the clusters' names."""
-    grouped: dict[str, list[float]] = defaultdict(list)
-    for value, cluster in zip(values, clusters, strict=True):
-        if not np.isnan(value):
-            grouped[cluster].append(value)
-    return [float(np.mean(group)) for group in grouped.values()], list(grouped)
 
 
 def legacy(metrics: Mapping[str, Mapping[str, Any]], *, strict: bool) -> dict[str, Any]:

@@ -13,11 +13,10 @@ import numpy as np
 
 from ttt.errors import UserError
 from ttt.eval.config import PairSummaryConfig, ScoreName
-from ttt.eval.pairs.accuracy import cluster_means
 from ttt.eval.pairs.scores import SCORES, Floats, ScoredPairs
-from ttt.eval.significance import adjust_for_many, paired_test
 from ttt.statistics.accuracies import accuracy_difference_interval
 from ttt.statistics.intervals import Interval, clustered_interval
+from ttt.statistics.significance import adjust_for_many, cluster_means, paired_test
 
 ByMetric = Mapping[str, ScoredPairs]
 

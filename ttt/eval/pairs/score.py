@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,19 +76,25 @@ class Scoring:
 
 
 def score(
-    lm: LMModel, recordings: Sequence[Recording], how: Scoring, silence: Tensor | None = None
+    lm: LMModel,
+    recordings: Sequence[Recording],
+    how: Scoring,
+    silence: Tensor | None = None,
+    on_scored: Callable[[int], None] = lambda recordings: None,
 ) -> list[Score | str]:
     """The score of each recording, or the reason why it has none.
 
     Args:
         silence: [Q, longest T or more] codes of silence, for the words of `how.streams` that need
             them.
+        on_scored: called with the recordings done so far.
     """
     results: dict[int, Score | str] = {}
     lengths = [recording.codes.shape[1] for recording in recordings]
     for batch in length_batches(lengths, how.batch_items, how.batch_frames):
         chosen = [recordings[place] for place in batch]
         results |= zip(batch, _score_batch(lm, chosen, how, silence), strict=True)
+        on_scored(len(results))
     return [results[place] for place in range(len(recordings))]
 
 

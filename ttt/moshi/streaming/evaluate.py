@@ -3,7 +3,7 @@
 `evaluate_codes` scores codes that fit in memory. `Evaluation` yields the same numbers a stretch at
 a time, and can be saved between any two of them and continued elsewhere:
 
-    with Evaluation(lm, codes) as evaluation:
+    with Evaluation(Streams(lm, codes)) as evaluation:
         for block in evaluation:
             write(block); keep(evaluation.save_state())
 
@@ -17,9 +17,9 @@ Shapes: B recordings, Q codebooks of a voice (8), T frames, n frames or steps of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import torch
 from moshi.models.lm import LMModel
@@ -29,11 +29,11 @@ from torch.nn import functional as F
 from ttt.device_errors import is_out_of_memory
 from ttt.errors import UserError
 from ttt.moshi.streaming.delays import ZERO_TOKEN, Delays
-from ttt.moshi.streaming.heads import Heard, join
+from ttt.moshi.streaming.heads import TemporalOutput, join
 from ttt.moshi.streaming.session import Session
 from ttt.moshi.streaming.speculate import Acceptance
 from ttt.moshi.streaming.state import cpu_copy
-from ttt.moshi.streaming.streams import Streams
+from ttt.moshi.streaming.streams import StreamChoices, Streams
 
 _Result = TypeVar("_Result")
 
@@ -71,25 +71,13 @@ def evaluate_codes(
     lm: LMModel,
     codes: Tensor,
     *,
-    text_stream: str | Tensor = "own",
-    other_stream: str | Tensor = "masked",
-    stream: str = "moshi",
     chunk: int = 32,
-    silence: Tensor | None = None,
-    lengths: Sequence[int] | None = None,
     reset_ttt_every: int | None = None,
+    **streams: Unpack[StreamChoices],
 ) -> ChapterNLL:
     """Score every code of B recordings; the arguments are those of `Streams` and `Evaluation`."""
     with Evaluation(
-        lm,
-        codes,
-        text_stream=text_stream,
-        other_stream=other_stream,
-        stream=stream,
-        chunk=chunk,
-        silence=silence,
-        lengths=lengths,
-        reset_ttt_every=reset_ttt_every,
+        Streams(lm, codes, **streams), chunk=chunk, reset_ttt_every=reset_ttt_every
     ) as evaluation:
         blocks = list(evaluation)
         acceptance = evaluation.acceptance
@@ -107,6 +95,7 @@ class Evaluation:
     """Recordings being scored: a context manager, and an iterator of Blocks in order.
 
     Args:
+        streams: the recordings, and what stands beside them.
         chunk: steps per pass of the temporal transformer.
         reset_ttt_every: frames after which TTT layers forget, again and again, while attention does
             not (a control); None: never.
@@ -117,27 +106,9 @@ class Evaluation:
     """
 
     def __init__(
-        self,
-        lm: LMModel,
-        codes: Tensor,
-        *,
-        text_stream: str | Tensor = "own",
-        other_stream: str | Tensor = "masked",
-        stream: str = "moshi",
-        chunk: int = 32,
-        silence: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
-        reset_ttt_every: int | None = None,
+        self, streams: Streams, *, chunk: int = 32, reset_ttt_every: int | None = None
     ) -> None:
-        self._streams = Streams(
-            lm,
-            codes,
-            text_stream=text_stream,
-            other_stream=other_stream,
-            stream=stream,
-            silence=silence,
-            lengths=lengths,
-        )
+        self._streams, lm = streams, streams.lm
         if reset_ttt_every is not None and reset_ttt_every < 1:
             raise UserError(f"reset_ttt_every={reset_ttt_every} must be 1 or more frames, or None")
         self._reset_ttt_every = reset_ttt_every
@@ -214,8 +185,8 @@ class Evaluation:
         self.chunks = [(int(step), int(chunk)) for step, chunk in own["chunks"]]
         self.session.acceptance = Acceptance(*own["acceptance"].tolist())
         self._nll, self._text = own["nll"].clone(), own["text"].clone()
-        fields = [field.name for field in dataclasses.fields(Heard)]
-        self._pending = [Heard(*(own[f"pending.{name}"].to(device) for name in fields))]
+        fields = [field.name for field in dataclasses.fields(TemporalOutput)]
+        self._pending = [TemporalOutput(*(own[f"pending.{name}"].to(device) for name in fields))]
 
     def _start(self) -> None:
         self._scored = 0
@@ -262,7 +233,7 @@ class Evaluation:
         targets = self._delays.predicted_codes(heard.forced)
         return negative_log_likelihood(logits, targets).cpu(), heard.text.cpu()
 
-    def _ready(self) -> Heard:
+    def _ready(self) -> TemporalOutput:
         """The next pending steps, as the depformer is to take them."""
         return self._pending[0][: self.block_steps]
 

@@ -112,21 +112,21 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
+class TemporalOutput:
     """What the temporal transformer gave for steps that stand."""
 
     hidden: Tensor  # [B, n, D]
     text: Tensor  # [B, n]
     forced: Tensor  # [B, K, n] what the depformer is to be told: the column after each step
 
-    def __getitem__(self, steps: slice) -> Heard:
+    def __getitem__(self, steps: slice) -> TemporalOutput:
         """Some of the steps."""
-        return Heard(self.hidden[:, steps], self.text[:, steps], self.forced[:, :, steps])
+        return TemporalOutput(self.hidden[:, steps], self.text[:, steps], self.forced[:, :, steps])
 
 
-def join(parts: Sequence[Heard]) -> Heard:
+def join(parts: Sequence[TemporalOutput]) -> TemporalOutput:
     """Stretches heard one after the other, as one."""
-    return Heard(
+    return TemporalOutput(
         torch.cat([part.hidden for part in parts], dim=1),
         torch.cat([part.text for part in parts], dim=1),
         torch.cat([part.forced for part in parts], dim=2),

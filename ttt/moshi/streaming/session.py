@@ -27,7 +27,7 @@ from torch import Tensor
 from ttt.errors import UserError
 from ttt.moshi.streaming import heads
 from ttt.moshi.streaming.delays import Delays
-from ttt.moshi.streaming.heads import Heard, Prediction, join
+from ttt.moshi.streaming.heads import Prediction, TemporalOutput, join
 from ttt.moshi.streaming.speculate import NEAR_TIE, Acceptance, best_text, guess_text, steps_to_keep
 from ttt.moshi.streaming.state import StreamingState, cpu_copy
 from ttt.moshi.streaming.streams import check_tokens
@@ -119,15 +119,15 @@ class Session:
             )
 
     @torch.no_grad()
-    def listen(self, audio: Tensor, text: Tensor) -> Heard:
+    def listen(self, audio: Tensor, text: Tensor) -> TemporalOutput:
         """The temporal half of `step_chunk` where the text is known; tokens are not checked."""
         steps = audio.shape[2]
         hidden, _, forced = self._forward(audio, text)
         self.acceptance.count(steps, steps)
-        return Heard(hidden, text, forced)
+        return TemporalOutput(hidden, text, forced)
 
     @torch.no_grad()
-    def listen_own(self, audio: Tensor, alive: Tensor | None = None) -> Heard:
+    def listen_own(self, audio: Tensor, alive: Tensor | None = None) -> TemporalOutput:
         """One pass over n frames with the model's own text; the first 1 to n of its steps stand.
 
         Args:
@@ -149,10 +149,10 @@ class Session:
             ties = margin < NEAR_TIE if alive is None else (margin < NEAR_TIE) & alive[:, :kept]
             self.acceptance.count(steps, kept, int(ties.sum()))
         self._guess = rejected
-        return Heard(hidden, chosen, forced)
+        return TemporalOutput(hidden, chosen, forced)
 
     @torch.no_grad()
-    def audio_logits(self, heard: Heard) -> Tensor:
+    def audio_logits(self, heard: TemporalOutput) -> Tensor:
         """[B, Q, n, card] of `ttt.moshi.streaming.heads`; needs and changes no state."""
         return heads.audio_logits(self.lm, heard.forced, heard.hidden)
 
@@ -161,14 +161,14 @@ class Session:
         """[B, n, V] of hidden [B, n, D], as `ttt.moshi.streaming.heads` computes them."""
         return heads.text_logits(self.lm, hidden)
 
-    def nothing(self) -> Heard:
-        """Heard of no steps: where joining begins."""
+    def nothing(self) -> TemporalOutput:
+        """What no steps give: where joining begins."""
         shape, device = (self.batch, 0, self.lm.dim), self.lm.device
         hidden = torch.empty(shape, dtype=self.lm.dtype, device=device)
         tokens = torch.empty(
             self.batch, len(self.delays.by_stream), 0, dtype=torch.long, device=device
         )
-        return Heard(hidden, tokens[:, 0], tokens)
+        return TemporalOutput(hidden, tokens[:, 0], tokens)
 
     def mark(self) -> None:
         """From here on, up to max_chunk steps can be taken back.

@@ -20,7 +20,7 @@ Shapes: B recordings, Q codebooks of a voice (8), K tokens per frame, T frames, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 from moshi.models.lm import LMModel
@@ -32,6 +32,16 @@ from ttt.moshi.streaming.delays import ZERO_TOKEN
 TextStream = Literal["own", "pad", "masked", "transcript", "silence_codes"]
 OtherStream = Literal["silence", "masked", "zero_id", "audio"]
 VoiceStream = Literal["moshi", "user"]
+
+
+class StreamChoices(TypedDict, total=False):
+    """What `Streams` may be told of one model's recordings."""
+
+    text_stream: str | Tensor
+    other_stream: str | Tensor
+    stream: str
+    silence: Tensor | None
+    lengths: Sequence[int] | None
 
 
 class Streams:
@@ -59,7 +69,7 @@ class Streams:
         silence: Tensor | None = None,
         lengths: Sequence[int] | None = None,
     ) -> None:
-        self._lm, self.codes, self._silence = lm, codes, silence
+        self.lm, self.codes, self._silence = lm, codes, silence
         self._check_codes()
         self.batch, self.codebooks, self.frames = codes.shape
         self.lengths = torch.tensor(lengths or [self.frames] * self.batch)
@@ -91,7 +101,7 @@ class Streams:
         """[B, K - 1, count] int64 codes of both voices; ZERO_TOKEN after a recording's end."""
         codes = self._stretch(self.codes, first, count)
         voices = [codes]
-        if self._lm.n_q > self.codebooks:
+        if self.lm.n_q > self.codebooks:
             voices.append(self._other_voice(codes, first, count))
         if self._stream == "user":
             voices.reverse()
@@ -105,8 +115,8 @@ class Streams:
         elif self._text == "silence_codes" and self._silence is not None:
             given = self._stretch(self._silence[:1], first, count).expand(self.batch, -1)
         else:
-            token = self._lm.text_padding_token_id if self._text == "pad" else ZERO_TOKEN
-            return torch.full((self.batch, count), token, device=self._lm.device)
+            token = self.lm.text_padding_token_id if self._text == "pad" else ZERO_TOKEN
+            return torch.full((self.batch, count), token, device=self.lm.device)
         # The last step is told the text after the end, which must not hang on the batch.
         return given.masked_fill(~self.alive(first, count).to(given.device), ZERO_TOKEN)
 
@@ -122,13 +132,13 @@ class Streams:
     def _stretch(self, tokens: Tensor, first: int, count: int) -> Tensor:
         """Frames of tokens [..., T], ZERO_TOKEN after the last."""
         part = tokens[..., first : min(first + count, self.frames)]
-        part = part.to(self._lm.device, torch.long)
+        part = part.to(self.lm.device, torch.long)
         return torch.nn.functional.pad(part, (0, count - part.shape[-1]), value=ZERO_TOKEN)
 
     # -- what does not fit -----------------------------------------------------------------------
 
     def _check_codes(self) -> None:
-        codes, lm = self.codes, self._lm
+        codes, lm = self.codes, self.lm
         voices = [q for q in (lm.n_q, lm.n_q // 2) if q <= lm.dep_q]
         if codes.dim() != 3 or codes.is_floating_point():
             raise UserError(f"codes are {codes.dtype} {list(codes.shape)}, not integers [B, Q, T]")
@@ -148,23 +158,23 @@ class Streams:
         ):
             if isinstance(value, str) and value not in words:
                 raise UserError(f"{name}={value!r} is none of {', '.join(words)}")
-        single = self._lm.n_q == self.codebooks
+        single = self.lm.n_q == self.codebooks
         if single and (stream == "user" or isinstance(other, Tensor) or other != "masked"):
             raise UserError(
                 "this model has no user stream: use stream='moshi' and other_stream='masked'"
             )
-        if stream == "user" and self._lm.dep_q < 2 * self.codebooks:
+        if stream == "user" and self.lm.dep_q < 2 * self.codebooks:
             raise UserError(
                 f"stream='user' needs a model that predicts the user's codes, and this one "
-                f"predicts {self._lm.dep_q} codebooks, its own: use stream='moshi'"
+                f"predicts {self.lm.dep_q} codebooks, its own: use stream='moshi'"
             )
         if isinstance(text, str) and text == "transcript":
             raise UserError("text_stream='transcript' needs its tokens: give them as a tensor")
         self._check_silence(text, other)
         if isinstance(text, Tensor):
-            self._check_tokens("text_stream", text, self.codes[:, 0].shape, self._lm.text_card)
+            self._check_tokens("text_stream", text, self.codes[:, 0].shape, self.lm.text_card)
         if isinstance(other, Tensor):
-            self._check_tokens("other_stream", other, self.codes.shape, self._lm.card)
+            self._check_tokens("other_stream", other, self.codes.shape, self.lm.card)
 
     def _check_silence(self, text: str | Tensor, other: str | Tensor) -> None:
         words = [word for word in (text, other) if isinstance(word, str)]
@@ -178,9 +188,9 @@ class Streams:
             raise UserError(
                 f"silence is {[codebooks, frames]}: {[self.codebooks, self.frames]} are needed"
             )
-        self._check_tokens("silence", self._silence, self._silence.shape, self._lm.card)
+        self._check_tokens("silence", self._silence, self._silence.shape, self.lm.card)
         if "silence_codes" in asked:
-            check_tokens("silence as text", self._silence[0], self._lm.text_card)
+            check_tokens("silence as text", self._silence[0], self.lm.text_card)
 
     def _check_tokens(self, name: str, tokens: Tensor, shape: Sequence[int], card: int) -> None:
         if tokens.is_floating_point() or tokens.shape != torch.Size(shape):

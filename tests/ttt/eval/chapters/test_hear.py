@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ttt.errors import UserError
-from ttt.eval.chapters.hear import HeardChapter, Listening, record_group, verify_group
+from ttt.eval.chapters.hear import EncodedChapter, StreamingOptions, record_group, verify_group
 from ttt.eval.chapters.records import read_record, record_path
 from ttt.moshi import evaluate_codes
 
-LISTENING = Listening(
+LISTENING = StreamingOptions(
     model="ttt",
     streams={"text_stream": "own", "other_stream": "masked", "stream": "moshi"},
     chunk=8,
@@ -29,7 +29,7 @@ def chapters(speech, lengths=(400, 300), prefix=0):
     for number, frames in enumerate(lengths):
         codes = speech(1, frames, seed=number)[0].numpy().astype(np.int16)
         before = speech(1, prefix, seed=50)[0].numpy().astype(np.int16) if prefix else None
-        made.append(HeardChapter(f"s/b/chapter_{number}", f"s{number}", codes, (7,), before))
+        made.append(EncodedChapter(f"s/b/chapter_{number}", f"s{number}", codes, (7,), before))
     return made
 
 

@@ -13,9 +13,11 @@ from ttt.eval.chapters.compare import compare
 from ttt.eval.chapters.long_context import summarize
 from ttt.eval.chapters.measures import measure_chapter
 from ttt.eval.chapters.records import read_records
-from ttt.eval.chapters.summary import compare_runs, rescore, summarize_run
+from ttt.eval.chapters.run import ChapterRun
+from ttt.eval.chapters.summary import CHAPTERS
 from ttt.eval.config import LongContextConfig
-from ttt.eval.run import RunDescription
+from ttt.eval.paired import compare_runs
+from ttt.eval.rescore import rescore, summarize_run
 from ttt.records import append_jsonl, finite
 
 
@@ -26,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(run: Path) -> dict:
-    return rescore(run)
+    return rescore(CHAPTERS, run)
 
 
 def test_the_summary_is_that_of_the_records(run: Path, summary: dict) -> None:
@@ -43,7 +45,7 @@ def test_the_summary_is_that_of_the_records(run: Path, summary: dict) -> None:
     assert {key: compared[key] for key in expected} == expected
     on_disk = json.loads((run / "summary.json").read_text())
     assert on_disk == json.loads(json.dumps(finite(summary)))
-    assert summarize_run(run) == summary
+    assert summarize_run(CHAPTERS, run) == summary
 
 
 def test_the_planted_effect_is_there(summary: dict) -> None:
@@ -91,10 +93,10 @@ def test_plots_and_legacy_keys_are_written(run: Path, summary: dict) -> None:
 def test_other_settings_need_no_new_run(tmp_path: Path) -> None:
     run = write_run(tmp_path, chapters=2, speakers=2)
     other = LongContextConfig(positions=(300,), window_frames=100, weights="uniform")
-    summary = summarize_run(run, other)
+    summary = summarize_run(CHAPTERS, run, other)
     assert summary["run"]["summary"]["weights"] == "uniform"
     assert list(summary["models"]["ttt"]["losses"]["uniform"]["positions"]) == ["300"]
-    assert RunDescription.read(run).summary == SUMMARY
+    assert ChapterRun.read(run).summary == SUMMARY
 
 
 def test_failed_and_missing_chapters_are_listed_with_their_reason(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_failed_and_missing_chapters_are_listed_with_their_reason(tmp_path: Path
         run / "failures.jsonl",
         {"model": "ttt", "chapter_id": "0/book/chapter_2", "reason": "done later"},
     )
-    summary = summarize_run(run)
+    summary = summarize_run(CHAPTERS, run)
     ttt = summary["models"]["ttt"]
     assert ttt["coverage"] == 0.5
     assert ttt["left_out"] == [
@@ -126,7 +128,7 @@ def test_failed_and_missing_chapters_are_listed_with_their_reason(tmp_path: Path
 
 def test_what_was_held_to_stepping_is_summed_by_model(tmp_path: Path) -> None:
     run = write_run(tmp_path, chapters=2, speakers=2)
-    assert summarize_run(run)["models"]["ttt"]["verification"] is None
+    assert summarize_run(CHAPTERS, run)["models"]["ttt"]["verification"] is None
 
     def hold(chapter: int, largest: float, text: int) -> None:
         line = {"model": "ttt", "chapters": [f"{chapter}/book/chapter_{chapter}"], "frames": 16}
@@ -138,7 +140,7 @@ def test_what_was_held_to_stepping_is_summed_by_model(tmp_path: Path) -> None:
     hold(0, 0.5, 8)
     hold(0, 2e-6, 2)  # The same group, held again later: only this counts.
     hold(1, 1e-6, 4)
-    models = summarize_run(run)["models"]
+    models = summarize_run(CHAPTERS, run)["models"]
     assert models["baseline"]["verification"] is None
     assert models["ttt"]["verification"] == {
         "groups": 2,
@@ -152,13 +154,14 @@ def test_what_was_held_to_stepping_is_summed_by_model(tmp_path: Path) -> None:
     line |= {"largest_nll_difference": 1e-6, "text_differences": 4}
     line |= {"unexplained_text_differences": 2, "beginning_frames": 400}
     append_jsonl(run / "verification.jsonl", line)  # A later version steps the beginning, too.
-    assert summarize_run(run)["models"]["ttt"]["verification"]["beginning_frames"] == 400
+    assert summarize_run(CHAPTERS, run)["models"]["ttt"]["verification"]["beginning_frames"] == 400
     hold(1, float("nan"), 0)
-    assert summarize_run(run)["models"]["ttt"]["verification"]["largest_nll_difference"] is None
+    told = summarize_run(CHAPTERS, run)["models"]["ttt"]["verification"]
+    assert told["largest_nll_difference"] is None
     for chapter in (0, 1):
         group = {"model": "ttt", "chapters": [f"{chapter}/book/chapter_{chapter}"]}
         append_jsonl(run / "verification.jsonl", {**group, "error": "out of memory"})
-    told = summarize_run(run)["models"]["ttt"]["verification"]
+    told = summarize_run(CHAPTERS, run)["models"]["ttt"]["verification"]
     assert (told["groups"], told["largest_nll_difference"]) == (0, None)
     assert told["unverified"][0] == {
         "chapters": ["0/book/chapter_0"], "reason": "out of memory",
@@ -166,7 +169,7 @@ def test_what_was_held_to_stepping_is_summed_by_model(tmp_path: Path) -> None:
 
 
 def test_a_control_is_held_against_the_model_that_it_controls(run: Path) -> None:
-    described = RunDescription.read(run)
+    described = ChapterRun.read(run)
     baseline, ttt = described.models
     shuffled = {"shuffle_frames": 9}
     models = [
@@ -190,7 +193,7 @@ def test_a_run_without_results_says_so_and_warnings_reach_every_output(tmp_path:
     run = write_run(tmp_path, chapters=1, speakers=1, warnings=("reproduces faults",))
     (run / "records/ttt/0/book/chapter_0.parquet").unlink()
     (run / "records/baseline/0/book/chapter_0.parquet").unlink()
-    summary = rescore(run)
+    summary = rescore(CHAPTERS, run)
     assert summary["models"]["ttt"]["coverage"] == 0
     assert summary["models"]["ttt"]["losses"]["moshi"]["measures"]["mean"]["reason"]
     for name in ("summary.json", "legacy.json", "run.json"):
@@ -199,12 +202,12 @@ def test_a_run_without_results_says_so_and_warnings_reach_every_output(tmp_path:
 
 def test_two_runs_are_compared(tmp_path: Path, run: Path) -> None:
     wrong = write_run(tmp_path, fall=-0.3)
-    compared = compare_runs(run, "ttt", wrong, "ttt")
+    compared = compare_runs(CHAPTERS, (run, "ttt"), (wrong, "ttt"))
     assert compared["losses"]["moshi"]["measures"]["at_1000"]["mean"] == pytest.approx(
         -0.4, abs=0.01
     )
     with pytest.raises(UserError, match="has no model tttt; it has baseline, ttt"):
-        compare_runs(run, "ttt", wrong, "tttt")
+        compare_runs(CHAPTERS, (run, "ttt"), (wrong, "tttt"))
 
 
 @pytest.mark.parametrize(
@@ -212,22 +215,22 @@ def test_two_runs_are_compared(tmp_path: Path, run: Path) -> None:
 )
 def test_what_moves_a_bfloat16_loss_must_be_shared(tmp_path: Path, key: str, value: object) -> None:
     folders = [write_run(tmp_path / name, chapters=2, speakers=2) for name in ("one", "other")]
-    described = RunDescription.read(folders[0])
+    described = ChapterRun.read(folders[0])
     for folder in folders:
         replace(described, dtype="bfloat16").write(folder)
-    compare_runs(folders[0], "baseline", folders[1], "ttt")
+    compare_runs(CHAPTERS, (folders[0], "baseline"), (folders[1], "ttt"))
     changed: dict[str, Any] = {"dtype": "bfloat16", key: value}
     replace(described, **changed).write(folders[1])
     with pytest.raises(UserError, match=f"{key} is .* in the first and {value} in the second"):
-        compare_runs(folders[0], "baseline", folders[1], "ttt")
+        compare_runs(CHAPTERS, (folders[0], "baseline"), (folders[1], "ttt"))
     for folder in folders:
-        replace(RunDescription.read(folder), dtype="float32").write(folder)
-    assert compare_runs(folders[0], "baseline", folders[1], "ttt")
+        replace(ChapterRun.read(folder), dtype="float32").write(folder)
+    assert compare_runs(CHAPTERS, (folders[0], "baseline"), (folders[1], "ttt"))
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not the folder of a chapter evaluation, no run\.json"):
-        rescore(tmp_path)
+        rescore(CHAPTERS, tmp_path)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match="not a readable description of a run"):
-        rescore(tmp_path)
+        rescore(CHAPTERS, tmp_path)

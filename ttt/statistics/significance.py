@@ -6,33 +6,27 @@ Sources: Wilcoxon (1945), Biometrics Bulletin 1; Holm (1979), Scandinavian Journ
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ttt.statistics.intervals import (
-    FEWEST_CLUSTERS,
-    clustered_interval,
-    expanded_level,
-    student_t_quantile,
-)
-
-# What comes from ttt.statistics.intervals stood here once, and programs import it from here.
-__all__ = [
-    "FEWEST_CLUSTERS",
-    "adjust_for_many",
-    "clustered_interval",
-    "expanded_level",
-    "holm",
-    "least_wilcoxon",
-    "paired_test",
-    "student_t_quantile",
-    "wilcoxon_signed_rank",
-]
+from ttt.statistics.intervals import FEWEST_CLUSTERS
 
 _EXACT_UP_TO = 50
+
+
+def cluster_means(
+    values: Iterable[float], clusters: Sequence[str]
+) -> tuple[list[float], list[str]]:
+    """The mean over each cluster's values [n] that are not NaN, and the clusters' names."""
+    grouped: dict[str, list[float]] = defaultdict(list)
+    for value, cluster in zip(values, clusters, strict=True):
+        if not math.isnan(value):
+            grouped[cluster].append(value)
+    return [float(np.mean(group)) for group in grouped.values()], list(grouped)
 
 
 def paired_test(differences: Sequence[float]) -> dict[str, float | None]:

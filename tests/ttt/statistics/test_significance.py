@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ttt.eval.significance import (
+from ttt.statistics.significance import (
     adjust_for_many,
     holm,
     least_wilcoxon,
