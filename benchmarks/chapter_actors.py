@@ -31,14 +31,10 @@ import numpy as np
 import ray
 import torch
 
-from ray_jobs.moshi.chapters.config import (
-    ChapterModelsConfig,
-    EvaluateChaptersConfig,
-    StreamsConfig,
-    SyntheticDataConfig,
-)
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig, SyntheticDataConfig
 from ray_jobs.moshi.chapters.plan import Plan, SyntheticChapter, WorkItem, make_plan
 from ray_jobs.moshi.chapters.worker import ChapterWorker
+from ray_jobs.moshi.config import ChapterModelsConfig, StreamsConfig
 from ray_jobs.runtime.actors import RemoteCount, counted_progress, over_actors
 from ray_jobs.runtime.connection import ray_session
 from ray_jobs.runtime.progress import Progress

@@ -52,15 +52,12 @@ def execute(plan: TrainPlan, invocation: Invocation) -> None:
         if config.cluster.num_workers == 0:
             outcome = train_run.train_in_process(plan, stop)
         else:
-            # Ray is imported only where it runs.
-            from ray_jobs.decoder.train import worker as train_worker
+            from ray_jobs.decoder.train import worker as train_worker  # Ray is imported here.
 
             outcome = train_worker.train_on_ray(plan, invocation.address, stop)
         if outcome.skipped or outcome.replaced:
-            print(
-                f"{outcome.skipped} steps were skipped (not finite) and {outcome.replaced} damaged "
-                f"clips replaced; metrics.jsonl names them"
-            )
+            skipped = f"{outcome.skipped} steps were skipped (not finite)"
+            print(f"{skipped} and {outcome.replaced} damaged clips replaced; see metrics.jsonl")
         if not outcome.finished:
             print(f"stopped at step {outcome.step}; continue with --resume")
             return

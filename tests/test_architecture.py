@@ -1,22 +1,28 @@
 """The rules of the house that a program can check."""
 
 import ast
+import dataclasses
+import itertools
 import pkgutil
 import re
 import subprocess
 import sys
 import textwrap
+import typing
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ray_jobs.config.schema import JOB_CONFIGS
+from ray_jobs.config.schema import JOB_CONFIGS, config_class
+from ttt.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
     path for folder in ("ttt", "ray_jobs", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 )
+FOLDERS = sorted({path.parent for path in SOURCES if path.parent.name != "benchmarks"})
 MOST_LINES = 320
 
 
@@ -106,6 +112,228 @@ def test_job_modules_define_no_classes():
         if any(isinstance(node, ast.If) and "__main__" in ast.unparse(node) for node in tree.body):
             classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
             assert not classes, f"{path.relative_to(ROOT)} defines {classes}"
+
+
+COMMANDS = {*JOB_CONFIGS, "submit", "schema", "demo"}
+
+
+def test_the_top_of_ray_jobs_holds_the_commands_alone():
+    top = {path.stem: path for path in (ROOT / "ray_jobs").glob("*.py")}
+    assert set(top) == COMMANDS | {"__init__"}
+    for name, path in top.items():
+        lines = path.read_text(encoding="utf-8").count("\n")
+        assert lines <= 80, f"{name} has {lines} lines: a command line, and the work elsewhere"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_folder_is_small_and_a_shared_prefix_is_a_package(folder: Path):
+    names = sorted(path.stem for path in folder.glob("*.py") if path.name != "__init__.py")
+    assert len(names) <= 14, f"{len(names)} modules: {names}"
+    if folder == ROOT / "ray_jobs":
+        return
+    prefixes = Counter(name.partition("_")[0] for name in names if "_" in name)
+    shared = [prefix for prefix, count in prefixes.items() if count > 2]
+    assert not shared, f"{shared}: a prefix shared by three files is a package's name"
+
+
+# What each room may import besides itself. A module belongs to the innermost room that holds it.
+CORE = {"ttt", "ttt.files", "ttt.sound", "ttt.statistics"}
+ROOMS = {
+    "ttt": CORE,
+    "ttt.files": CORE,
+    "ttt.sound": CORE,
+    "ttt.statistics": CORE,
+    "ttt.synthetic": CORE,
+    "ttt.training": CORE,
+    "ttt.layers": CORE,
+    "ttt.moshi": {*CORE, "ttt.layers", "ttt.training", "ttt.synthetic"},
+    "ttt.snac": {*CORE, "ttt.training"},
+    "ttt.eval": {*CORE, "ttt.layers", "ttt.moshi"},
+    "ray_jobs.config.load": {*CORE},
+    "ray_jobs.runtime.connection": {*CORE, "ray_jobs", "ray_jobs.config.load"},
+    "ray_jobs.reports": {*CORE, "ray_jobs.config.load", "ttt.snac", "ttt.moshi", "ttt.eval"},
+}
+LIBRARY = {room for room in ROOMS if room.startswith("ttt")}
+BELOW = {
+    *LIBRARY,
+    "ray_jobs",
+    "ray_jobs.config.load",
+    "ray_jobs.runtime.connection",
+    "ray_jobs.reports",
+}
+ROOMS |= {
+    "ray_jobs.decoder": BELOW,
+    "ray_jobs.moshi": BELOW,
+    "ray_jobs.sweep": {*BELOW, "ray_jobs.decoder"},
+    "ray_jobs": {*BELOW, "ray_jobs.decoder", "ray_jobs.moshi", "ray_jobs.sweep"},
+}
+
+
+def _room(module: str) -> str:
+    return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
+
+
+def test_arrows_between_packages_run_one_way():
+    # Imports inside functions and under TYPE_CHECKING included.
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in SOURCES
+        if path.relative_to(ROOT).parts[0] in ("ttt", "ray_jobs")
+    }
+    wrong = []
+    for module, path in modules.items():
+        here = _room(module)
+        for name in _imported_names(path):
+            found = name if name in modules else name.rpartition(".")[0]
+            if found not in modules or found == "ray_jobs":
+                continue
+            there = _room(found)
+            if there != here and there not in ROOMS[here]:
+                wrong.append(f"{module} imports {found}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_allowed_arrows_make_no_circle():
+    for here, allowed in ROOMS.items():
+        for there in allowed - {here}:
+            both_core = {here, there} <= CORE
+            commands = "ray_jobs" in (here, there)
+            assert both_core or commands or here not in ROOMS[there], f"{here} <-> {there}"
+
+
+WORKER_KEYS = {"num_workers", "cpus_per_worker", "gpus_per_worker", "address", "local_cpus"}
+TRAINING_KEYS = {"min_workers", "max_failures"}
+
+
+def _config_classes() -> set[type[Config]]:
+    found: set[type[Config]] = set()
+
+    def visit(kind: object) -> None:
+        if isinstance(kind, type) and issubclass(kind, Config) and kind not in found:
+            found.add(kind)
+            for inner in typing.get_type_hints(kind).values():
+                visit(inner)
+        for inner in typing.get_args(kind):
+            visit(inner)
+
+    for job in JOB_CONFIGS:
+        visit(config_class(job))
+    return found
+
+
+def test_workers_are_configured_by_one_set_of_keys():
+    for kind in _config_classes():
+        names = {field.name for field in dataclasses.fields(kind)}
+        about_workers = {name for name in names if re.search(r"worker|gpu|cpus|address", name)}
+        assert about_workers <= WORKER_KEYS | TRAINING_KEYS, f"{kind.__name__}: {about_workers}"
+        if about_workers:
+            assert names >= WORKER_KEYS, f"{kind.__name__} lacks {WORKER_KEYS - names}"
+    for job in JOB_CONFIGS:
+        cluster = typing.get_type_hints(config_class(job))["cluster"]
+        assert {field.name for field in dataclasses.fields(cluster)} >= WORKER_KEYS, job
+
+
+def test_a_concept_has_one_class():
+    kinds = sorted(_config_classes(), key=lambda kind: kind.__name__)
+    for first, second in itertools.combinations(kinds, 2):
+        keys = [{field.name for field in dataclasses.fields(kind)} for kind in (first, second)]
+        same = len(keys[0]) > 1 and keys[0] == keys[1]
+        related = issubclass(first, second) or issubclass(second, first)
+        assert not same or related, f"{first.__name__} and {second.__name__} have the same keys"
+
+
+FIGURES = "ttt.plots", "ttt.eval.figures"
+
+
+def test_pages_read_summaries_alone():
+    # Records are read and figures of Moshi drawn where results are written; a page shows them.
+    readers = re.compile(r"ttt\.eval\..*records|ttt\.snac\.cache|ray_jobs\.runtime|pyarrow|torch\b")
+    for path in (ROOT / "ray_jobs" / "reports").rglob("*.py"):
+        found = [name for name in _imported_names(path) if readers.match(name)]
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+MANY_PARAMETERS = {
+    "tiny_lm": "mirrors the arguments of moshi's own model, which a test may set one by one",
+    "tiny_arguments": "as tiny_lm",
+    "run": "ray_jobs.runtime.cli: the parts of a command line, keywords of one call in each job",
+    "evaluate_codes": "the library's call in one line: the streams' options beside the model's",
+    "verify": "a check that its tests drive into every corner",
+    "cache_shard": "what a shard is made of, and how",
+    "curves": "a picture's words, keywords all",
+    "scan": "a kernel: every tensor of the update by its name in the paper",
+}
+
+
+def test_functions_take_at_most_seven_parameters():
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] == "benchmarks":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            names = [
+                a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            ]
+            count = len([name for name in names if name not in ("self", "cls")])
+            where = f"{path.relative_to(ROOT)}: {node.name} takes {count}"
+            assert count <= 7 or node.name in MANY_PARAMETERS, where
+
+
+MUTABLE_STATE = {
+    "_kept_cursors": "an actor ends with its last handle, so the driver keeps it",
+}
+MUTATION = "append|add|update|pop|clear|setdefault|extend|remove|insert|discard|popitem"
+
+
+def test_modules_hold_no_mutable_state():
+    # Benchmarks may: what a bare pool of processes loads has no other place.
+    for path in (path for path in SOURCES if path.parent.name != "benchmarks"):
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.Global)], path
+        for node in tree.body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and _is_mutable(node.value):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for name in (t.id for t in targets if isinstance(t, ast.Name)):
+                    changed = (
+                        rf"(?<![\w.]){name}(\[[^\]]*\])?(\.({MUTATION})\(|\[[^\]]*\] [-+|]?= )"
+                    )
+                    found = re.search(changed, text)
+                    assert not found or name in MUTABLE_STATE, (
+                        f"{path.relative_to(ROOT)}: {name} is changed"
+                    )
+
+
+def _is_mutable(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func) in ("list", "dict", "set", "defaultdict", "Counter", "deque")
+    return isinstance(
+        value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp
+    )
+
+
+PROMISED = {
+    "log_spectral_distance": "a name that callers outside rely on",
+    "lsd_bands": "the same by bands, as all_metrics gives it, for another transform",
+    "ratio_interval": "the third of the library's intervals for many independent values",
+}
+
+
+def test_what_only_tests_call_lives_in_tests():
+    readers = [*SOURCES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile"]
+    for folder in ("docs", "configs", "cluster", "ray_jobs/reports/templates"):
+        readers += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    words = Counter[str]()
+    for path in readers:
+        words.update(re.findall(r"\w+", path.read_text(encoding="utf-8", errors="ignore")))
+    alone = []
+    for path in SOURCES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if named and words[node.name] == 1 and node.name not in PROMISED:
+                alone.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not alone, alone
 
 
 ELEMENTS = (

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from ray_jobs.config.former_keys import ORIGINAL_KEYS, Alias
 from ray_jobs.config.workers import WorkersConfig
-from ray_jobs.moshi.chapters.config import ChapterModelsConfig, EvaluateChaptersConfig
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.config import ChapterModelsConfig
 from ray_jobs.moshi.pairs.config import ALIASES, EvaluatePairsConfig
 from ttt.config import Config
 

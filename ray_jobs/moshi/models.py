@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from moshi.models.lm import LMModel
 
-from ray_jobs.moshi.chapters.config import ChapterModelsConfig, EvaluateChaptersConfig
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.config import ChapterModelsConfig
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ttt import storage
 from ttt.errors import UserError

@@ -12,7 +12,8 @@ import soundfile
 from benchmarks import recorded
 from ttt import records
 from ttt.snac.cache.inputs import ClipInput, QualityConfig
-from ttt.snac.evaluate import ClipReader, Evaluator
+from ttt.snac.evaluate import Evaluator
+from ttt.snac.evaluation.clips import ClipReader
 from ttt.snac.evaluation.trick_levels import fit
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k

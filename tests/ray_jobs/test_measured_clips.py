@@ -21,7 +21,7 @@ from ttt.errors import UserError
 from ttt.files.errors import FileIdentity
 from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.inputs import ClipInput, QualityConfig
-from ttt.snac.evaluate import CachedClip
+from ttt.snac.evaluation.clips import CachedClip
 
 CODEC = "c" * 64
 IDS = ("a.wav", "b.wav", "c.wav")

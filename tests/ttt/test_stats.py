@@ -12,7 +12,6 @@ from ttt.statistics.intervals import (
     clustered_weighted_interval,
     difference_interval,
     effective_count,
-    expanded_level,
     ratio_interval,
     wilson_interval,
 )
@@ -127,14 +126,6 @@ def test_wilsons_interval_of_nothing() -> None:
     assert wilson_interval(0, 0) == Interval(None, None, None, 0, "no values")
     with pytest.raises(ValueError, match="3 successes in 2 trials"):
         wilson_interval(3, 2)
-
-
-def test_the_expanded_level_by_hand() -> None:
-    five = 2 * scipy_stats.norm.cdf(2.7764451 * (5 / 4) ** 0.5) - 1
-    assert expanded_level(5) == pytest.approx(five, abs=1e-7)
-    assert expanded_level(100_000) == pytest.approx(0.95, abs=1e-5)
-    with pytest.raises(ValueError, match="1 clusters have no spread"):
-        expanded_level(1)
 
 
 def test_few_clusters_widen_a_ratio_too() -> None:

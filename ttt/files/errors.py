@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,13 +83,6 @@ class FileIdentity:
         with reading(path):
             same_size = os.stat(path).st_size == self.bytes
         return same_size and FileIdentity.of(path) == self
-
-
-def same_files(known: Sequence[FileIdentity], paths: Sequence[str | Path]) -> bool:
-    """Whether the files are those that were known, one by one."""
-    return len(known) == len(paths) and all(
-        identity.is_of(path) for identity, path in zip(known, paths, strict=True)
-    )
 
 
 @contextmanager

@@ -6,8 +6,7 @@ them widen it (`python -m benchmarks.coverage` says how often each holds the tru
 percentile intervals (`bootstrap_interval` and its kin) are for many independent values. Too little
 data gives no interval and says why; it never gives zeros. `ttt.statistics.accuracies` has shares.
 
-Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; Hesterberg
-(2015), The American Statistician 69, section 3.4.2 (expanded percentile intervals).
+Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
 
 from __future__ import annotations
@@ -193,18 +192,6 @@ def with_enough_clusters(interval: Interval, clusters: int, unit: str) -> Interv
         return interval
     reason = f"{clusters} {unit}{'s' * (clusters != 1)}; an interval needs {FEWEST_CLUSTERS}"
     return Interval(interval.mean, None, None, interval.n, reason)
-
-
-def expanded_level(clusters: int, level: float = 0.95) -> float:
-    """The level at which a percentile bootstrap of a mean over few clusters covers `level`.
-
-    Resampling n clusters understates their spread by sqrt((n - 1) / n) and takes the normal
-    distribution for Student's t: at a nominal 95 %, five clusters cover 83 %.
-    """
-    if clusters < 2:
-        raise ValueError(f"{clusters} clusters have no spread; two are needed")
-    reach = student_t_quantile(0.5 + level / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
-    return math.erf(reach / math.sqrt(2))
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:

@@ -18,7 +18,7 @@ from ttt import records, storage
 from ttt.errors import UserError
 from ttt.files.errors import FileIdentity
 from ttt.snac.cache.index import CodeCache, DamagedClip, open_cache
-from ttt.snac.evaluate import CachedClip
+from ttt.snac.evaluation.clips import CachedClip
 
 LINES = "sources.jsonl"
 

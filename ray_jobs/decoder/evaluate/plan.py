@@ -16,7 +16,7 @@ from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.inputs import ClipInput
 from ttt.snac.cache.sources import list_folder
 from ttt.snac.cache.speakers import with_speakers
-from ttt.snac.evaluate import CachedClip
+from ttt.snac.evaluation.clips import CachedClip
 from ttt.snac.evaluation.visqol import is_installed
 
 Item = ClipInput | CachedClip

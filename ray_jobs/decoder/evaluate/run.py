@@ -32,7 +32,8 @@ from ttt.errors import UserError
 from ttt.files.errors import FileIdentity
 from ttt.numerics import exact_float32
 from ttt.snac.cache.index import open_cache_of
-from ttt.snac.evaluate import ClipReader, Evaluator, Passage, Unmeasurable
+from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
+from ttt.snac.evaluation.clips import ClipReader
 from ttt.snac.evaluation.systems import BASELINE, OURS, trick_levels, value
 from ttt.snac.evaluation.trick_levels import FittedTricks, Level, fit
 from ttt.snac.evaluation.visqol import NotScored

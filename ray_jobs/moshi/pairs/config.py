@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from ray_jobs.config.former_keys import ORIGINAL_KEYS, Alias
 from ray_jobs.config.workers import WorkersConfig
-from ray_jobs.moshi.chapters.config import ChapterModelsConfig
+from ray_jobs.moshi.config import ChapterModelsConfig, StreamsConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.config import PairSummaryConfig, StreamSetting
@@ -33,15 +33,11 @@ class PairTaskConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairStreamsConfig(Config):
+class PairStreamsConfig(StreamsConfig):
     """What fills Moshi's streams beside the recording; see ttt.moshi.streaming.streams."""
 
     text: Literal["own", "pad", "masked", "silence_codes"] = "masked"
     """Text: masked (none), pad, own (the model's argmax), or silence_codes (an old confusion)."""
-    other: Literal["silence", "masked", "zero_id", "audio"] = "silence"
-    """The other voice: silence, masked (none), zero_id (code 0), or audio (the recording)."""
-    voice: Literal["moshi", "user"] = "moshi"
-    """Which voice the recording is; user needs a model that predicts the user's codes."""
 
     def named(self, name: str) -> StreamSetting:
         """These streams under the name that a run calls them by."""

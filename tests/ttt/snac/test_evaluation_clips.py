@@ -12,7 +12,8 @@ from ttt.snac.cache.inputs import QualityConfig
 from ttt.snac.cache.shards import build_index, write_shard
 from ttt.snac.cache.sources import list_folder
 from ttt.snac.cache.speakers import with_speakers
-from ttt.snac.evaluate import CachedClip, ClipReader, Unmeasurable
+from ttt.snac.evaluate import Unmeasurable
+from ttt.snac.evaluation.clips import CachedClip, ClipReader
 from ttt.snac.load import load_codec
 
 

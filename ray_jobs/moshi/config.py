@@ -1,0 +1,51 @@
+"""What both evaluations of Moshi are told: who listens, and what fills the streams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ttt.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChapterModelsConfig(Config):
+    """Who listens: the base model, and the same with TTT layers."""
+
+    weights: str = "kyutai/moshiko-pytorch-bf16"
+    """Moshi: a hub name, a folder in its layout, or tiny."""
+    ttt: str | None = None
+    """Folder of TTT layers written by save_ttt; null evaluates the base model alone."""
+    ttt_weights: str | None = None
+    """Base model below the TTT layers where it was trained with them; null takes weights."""
+    baseline: bool = True
+    """Evaluate the base model; false leaves it to another run (see --compare)."""
+    mimi: str | None = None
+    """Codec: a hub name, a folder, or tiny; null takes the one beside weights."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the weights; TTT states are float32 in either."""
+    lm_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Moshi's model that replace those of its config.json, such as context."""
+
+    def __post_init__(self) -> None:
+        if self.ttt is None and not self.baseline:
+            raise ValueError("baseline is false and ttt is null: there is no model to evaluate")
+        if self.ttt is None and self.ttt_weights is not None:
+            raise ValueError("ttt_weights needs ttt, the folder of the layers that go into it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamsConfig(Config):
+    """What fills Moshi's streams beside the recording; see ttt.moshi.streaming.streams."""
+
+    text: Literal["own", "pad", "masked", "silence_codes"] = "own"
+    """Text: own (the model's argmax), pad, masked (none), or silence_codes (an old confusion)."""
+    other: Literal["silence", "masked", "zero_id", "audio"] = "silence"
+    """The other voice: silence, masked (none), zero_id (code 0), or audio (the recording)."""
+    voice: Literal["moshi", "user"] = "moshi"
+    """Which voice the recording is; user needs a model that predicts the user's codes."""
+
+    @property
+    def needs_silence(self) -> bool:
+        """Whether Mimi has to say what silence is."""
+        return self.other == "silence" or self.text == "silence_codes"
