@@ -57,7 +57,8 @@ def execute(plan: TrainPlan, invocation: Invocation) -> None:
             outcome = train_worker.train_on_ray(plan, invocation.address, stop)
         if outcome.skipped or outcome.replaced:
             skipped = f"{outcome.skipped} steps were skipped (not finite)"
-            print(f"{skipped} and {outcome.replaced} damaged clips replaced; see metrics.jsonl")
+            replaced = f"{outcome.replaced} damaged clips replaced"
+            print(f"{skipped} and {replaced}; metrics.jsonl names them")
         if not outcome.finished:
             print(f"stopped at step {outcome.step}; continue with --resume")
             return

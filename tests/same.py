@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from ttt.snac.train.curriculum import CurriculumConfig, StageConfig, plan_epochs
 from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
 from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.validation import ValidationSet
+from ttt.snac.train.window_places import ClipPlaces
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.snac.train.windows import WindowPlan, validation_windows
 from ttt.training.config import CheckpointConfig
@@ -93,7 +94,7 @@ def training_values(folder: Path) -> Values:
     cache = open_cache(str(write_nano_cache(folder / "cache", 11)))
     model = Decoder48k.from_snac(build_nano_snac())
     catalogue, rows = cache.catalogue, np.arange(11)
-    arrays: Any = (
+    arrays = (
         catalogue.n_coarse,
         catalogue.n_samples,
         cache.geometry,
@@ -113,7 +114,7 @@ def training_values(folder: Path) -> Values:
     epochs = plan_epochs(curriculum, plan)
     assert sum(epoch.steps for epoch in epochs) == 20
     reader = WindowReader(cache, plan)
-    windows = ValidationSet(reader, validation_windows(*arrays, 3, 1, 2, 5, rows=rows[8:]))
+    windows = validation_windows(ClipPlaces(*arrays), 3, 1, 2, 5, rows=rows[8:])
     recipe = DecoderRecipe(
         seed=3,
         precision="float32",
@@ -122,7 +123,7 @@ def training_values(folder: Path) -> Values:
         optim=OptimConfig(head_only_lr=5e-7, peak_lr=1e-6, ema_decay=0.5),
         loss=LossConfig(n_ffts=(512, 1024)),
     )
-    trainee = DecoderTrainee(model, recipe, epochs, windows)
+    trainee = DecoderTrainee(model, recipe, epochs, ValidationSet(reader, windows))
     settings = LoopSettings(
         run=str(folder / "run"),
         plan={},
