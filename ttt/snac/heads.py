@@ -22,9 +22,9 @@ import torch
 from snac.layers import DecoderBlock, ResidualUnit, Snake1d, WNConv1d, WNConvTranspose1d
 from torch import Tensor, nn
 
-from ttt.audio import resample
 from ttt.snac.config import Init
 from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.layers.resampler import Resampler
 from ttt.snac.receptive_field import Reach
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -73,13 +73,14 @@ class InterpHead(Head):
             Snake1d(channels),
         )
         self.output = WNConv1d(channels, 1, kernel_size=7, padding=3)
+        self.resample = Resampler(_BASE_RATE, TARGET_RATE)
         self.to(_first(_layers(body[-1]), nn.ConvTranspose1d).weight)
         zero_gain(self.output)
 
     def forward(self, h: Tensor, y24: Tensor) -> Tensor:
         detail = self.branch(h)
         with full_precision(h):
-            return resample(y24, _BASE_RATE, TARGET_RATE) + self.output(detail.to(y24.dtype))
+            return self.resample(y24) + self.output(detail.to(y24.dtype))
 
     def reach(self, hidden: Reach, audio_24k: Reach) -> Reach:
         direct = audio_24k.through_resample(_BASE_RATE, TARGET_RATE)

@@ -31,6 +31,7 @@ from ttt.snac.config import Init
 from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.heads import Head, build_head, full_precision
+from ttt.snac.layers.units import with_own_layers
 from ttt.snac.load import weights_sha256
 from ttt.snac.receptive_field import Reach
 
@@ -80,6 +81,7 @@ class Decoder48k(nn.Module):
         self.body = nn.Sequential(*layers[: last + 1])
         self.tail = nn.Sequential(*layers[last + 1 :])
         self.head = build_head(init, self.body, self.tail)
+        with_own_layers(self)
         self.init: Init = init
         self.snac_config = snac_config
         self.geometry = geometry

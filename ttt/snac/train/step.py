@@ -76,14 +76,7 @@ def decode_windows(
     geometry = model.geometry
     device = next(model.parameters()).device
     codes = interleaved_to_codes(batch.codes.to(device), geometry)
-    with (
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-        # SNAC's activation is a TorchScript function, which is rewritten after its first calls:
-        # its gradients then differ in the last bit, and a resumed process from one that went on.
-        torch.jit.optimized_execution(  # pyright: ignore[reportPrivateImportUsage]
-            device.type != "cpu"
-        ),
-    ):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         y48, y24 = model(codes)
     target = batch.audio.to(device).float() / 32768
     starts = [geometry.samples_48k(start) for start in batch.core_start.tolist()]
