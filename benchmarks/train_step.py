@@ -34,8 +34,9 @@ from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
 from ttt.snac.train.config import LossConfig
 from ttt.snac.train.curriculum import Epoch
-from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
+from ttt.snac.train.decoder import DecoderTrainee
 from ttt.snac.train.optim import OptimConfig
+from ttt.snac.train.step import DecoderRecipe
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.snac.train.windows import BatchId, WindowShape
 from ttt.statistics.intervals import clustered_ratio_interval

@@ -55,10 +55,8 @@ def execute(plan: TrainPlan, invocation: Invocation) -> None:
             from ray_jobs.decoder.train import worker as train_worker  # Ray is imported here.
 
             outcome = train_worker.train_on_ray(plan, invocation.address, stop)
-        if outcome.skipped or outcome.replaced:
-            skipped = f"{outcome.skipped} steps were skipped (not finite)"
-            replaced = f"{outcome.replaced} damaged clips replaced"
-            print(f"{skipped} and {replaced}; metrics.jsonl names them")
+        for note in outcome.notes():
+            print(note)
         if not outcome.finished:
             print(f"stopped at step {outcome.step}; continue with --resume")
             return

@@ -29,8 +29,9 @@ from ttt.snac.cache.index import open_cache
 from ttt.snac.model import Decoder48k
 from ttt.snac.train.config import LossConfig
 from ttt.snac.train.curriculum import CurriculumConfig, StageConfig, plan_epochs
-from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee
+from ttt.snac.train.decoder import DecoderTrainee
 from ttt.snac.train.optim import OptimConfig
+from ttt.snac.train.step import DecoderRecipe
 from ttt.snac.train.validation import ValidationSet
 from ttt.snac.train.window_places import ClipPlaces
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader

@@ -55,7 +55,7 @@ def fixed_part(tree: dict[str, Any], config_class: type[Config]) -> dict[str, An
         *above, last = key.split(".")
         node = kept
         for name in above:
-            node = node[name]
+            node = node[name] or {}
         node.pop(last, None)
     return kept
 

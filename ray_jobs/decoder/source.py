@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.config.load import load_config
-from ray_jobs.decoder.train.setup import untrained
+from ray_jobs.decoder.train.starts import untrained
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt import checkpoint, storage
 from ttt.errors import UserError
@@ -81,7 +81,7 @@ class DecoderSource:
         if self.export is not None and storage.is_local(self.export):
             return storage.local_path(self.export)
         if self.export is not None:
-            for name in storage.list_names(self.export):
+            for name in storage.file_sizes(self.export):
                 content = storage.read_bytes(storage.join(self.export, name))
                 storage.write_bytes(folder / name, content)
             return folder

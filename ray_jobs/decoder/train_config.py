@@ -11,7 +11,7 @@ from ray_jobs.config.workers import FORMER_KEYS, WorkersConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.snac.config import Init
-from ttt.snac.train.config import LossConfig, Precision
+from ttt.snac.train.config import AdversarialConfig, BestBy, LossConfig, Precision
 from ttt.snac.train.curriculum import CurriculumConfig
 from ttt.snac.train.optim import OptimConfig
 from ttt.training.config import CheckpointConfig
@@ -58,6 +58,9 @@ class ValidationConfig(Config):
     """Validate after every so many steps besides each epoch's end; null at epoch ends only."""
     examples: int = 4
     """Windows whose audio and spectrograms go to the trackers."""
+    best_by: BestBy = "loss"
+    """What the best checkpoint has: with loss the lowest; with guarded the lowest LSD-HF of those
+    that are not worse than resampling in LSD-LF, L1 and SI-SDR nor than the tricks in env-r."""
 
     def __post_init__(self) -> None:
         for name in ("segment_seconds", "max_windows", "clips_per_batch"):
@@ -128,9 +131,10 @@ class TrainConfig(Config):
     """Training of a 48 kHz decoder on cached codes."""
 
     __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
-    # Codec and clips are known by their digests.
+    # Codec, clips and what weights begin with are known by their digests.
     __free_on_resume__: ClassVar[tuple[str, ...]] = (
         "run", "cluster", "tracking", "checkpoint", "codec", "data.train", "data.validation",
+        "init_from", "adversarial.start_from",
     )  # fmt: skip
 
     run: str
@@ -139,12 +143,17 @@ class TrainConfig(Config):
     """The codec whose codes the cache holds: a hub name, a folder in its layout, or tiny."""
     init: Init = "interp"
     """How the new 2x head starts; interp starts as the resampled 24 kHz output, exactly."""
+    init_from: str | None = None
+    """A folder or URI with the export of another training of this codec, whose weights this one
+    begins with; null begins with the codec's own decoder and a new head."""
     data: DataConfig
     """The clips."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     """Epochs, phases and segment lengths."""
     loss: LossConfig = field(default_factory=LossConfig)
     """What is minimised."""
+    adversarial: AdversarialConfig | None = None
+    """Discriminators that teach the decoder besides; null trains without."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """How it is minimised."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -163,6 +172,12 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        validates = self.data.validation is not None or self.data.validation_share is not None
+        if self.validation.best_by == "guarded" and not validates:
+            raise ValueError(
+                "validation.best_by is guarded and there is no validation; set data.validation, "
+                "data.validation_share or best_by to loss"
+            )
         if self.tracking.tensorboard and not uris.is_local(self.run):
             raise ValueError(
                 "tracking.tensorboard writes to a folder and run is a URI; set it to false"

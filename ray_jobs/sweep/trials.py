@@ -43,7 +43,8 @@ class Reached:
     why: str
     """More about the state; empty where it says all."""
     loss: float | None
-    """Lowest validation loss of a complete checkpoint; None before the first."""
+    """Lowest validation loss of a complete checkpoint, or what `validation.best_by` puts in its
+    place; None before the first."""
     best_step: int | None
     """Where it was measured."""
     place: str
@@ -140,7 +141,7 @@ def reached(run: str, number: int) -> Reached:
         place=place,
         step=step,
         curve=tuple(
-            (line["step"], line["loss"], line["epochs_done"])
+            (line["step"], line.get("value", line["loss"]), line["epochs_done"])
             for line in history(own)
             if line["kind"] == "validation" and line["step"] <= step
         ),

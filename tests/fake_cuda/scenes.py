@@ -33,7 +33,8 @@ from ttt.snac.config import EncodeConfig
 from ttt.snac.decode import decode_pieces
 from ttt.snac.model import Decoder48k, deterministic
 from ttt.snac.train.config import LossConfig
-from ttt.snac.train.step import accumulate_gradients
+from ttt.snac.train.optim import OptimConfig
+from ttt.snac.train.step import VALID, DecoderRecipe, accumulate_gradients
 from ttt.snac.train.validation import validate
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.snac.train.windows import BatchId
@@ -150,9 +151,8 @@ def train(stage: Stage, precision: Any, phase: int = 2) -> dict[str, Any]:
     batch = stage.micro_batch(model)
     stage.card.clear()
     valid = int(batch.valid_samples.sum())
-    terms = accumulate_gradients(
-        model, [batch], LossConfig(), valid_samples=valid, step=0, seed=0, precision=precision
-    )
+    recipe = DecoderRecipe(seed=0, precision=precision, optim=OptimConfig(), loss=LossConfig())
+    terms = accumulate_gradients(model, [batch], recipe, {VALID: valid}, step=0)
     trained = [each for each in model.parameters() if each.requires_grad]
     assert all(each.grad is not None and each.grad.is_cuda for each in trained)
     assert all(each.is_cuda for each in terms.values())
@@ -167,7 +167,7 @@ def validation(stage: Stage) -> dict[str, Any]:
     batch = stage.micro_batch(model)
     stage.card.clear()
     result = validate(
-        model, [batch], LossConfig(), SingleProcess(), precision="bf16", with_references=True,
+        model, [batch], LossConfig(), SingleProcess(), precision="bf16", untouched=model,
         n_examples=1,
     )  # type: ignore[arg-type]  # fmt: skip
     assert not result.examples[0].ours.is_cuda

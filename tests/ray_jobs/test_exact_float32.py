@@ -105,5 +105,5 @@ def test_validation_is_exact_and_training_goes_on_as_before(monkeypatch):
     monkeypatch.setattr(validation, "deterministic", lambda model: contextlib.nullcontext())
     group = SimpleNamespace(rank=0, world=1)
     with pytest.raises(_Reached):
-        validation.validate(None, [None], None, group, precision="float32", with_references=False)
+        validation.validate(None, [None], None, group, precision="float32", untouched=None)
     assert CUDNN.allow_tf32

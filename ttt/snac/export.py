@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = "ttt.snac.Decoder48k"
 FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def save(
 ) -> None:
     """Write `model` into `folder`, which is made if needed. Raises UserError when it cannot."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    storage.write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
+    storage.write_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
     storage.write_bytes(folder / "README.md", (card or _short_card(model)).encode())
     config = {
         "format": FORMAT,
@@ -108,13 +109,32 @@ def load_weights(model: Decoder48k, folder: Path) -> None:
 
     Raises UserError when it is missing, does not fit, or holds NaN or infinite values.
     """
-    path, weights = folder / "model.safetensors", _read_weights(folder)
+    path, weights = folder / WEIGHTS, _read_weights(folder)
     try:
         model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"{path}: does not fit config.json ({' '.join(str(error).split())[:300]})"
         ) from error
+
+
+def start_from(model: Decoder48k, folder: Path) -> None:
+    """Fill `model`, a fresh decoder, from the export of another training: the same at step 0.
+
+    Raises UserError when it is of another codec, geometry or head, and what `load_weights` raises.
+    """
+    config = read_config(folder)
+    for what, theirs, ours in (
+        ("geometry", config.geometry.to_json(), model.geometry.to_json()),
+        ("codec", config.codec_sha256, model.codec_sha256),
+        ("init", config.init, model.init),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"init_from {folder}: its {what} is {theirs} and this training's is {ours}; give "
+                f"an export of the same codec and init, or set init_from to null"
+            )
+    load_weights(model, folder)
 
 
 def refuse_nonfinite_export(folder: Path) -> None:
@@ -162,7 +182,7 @@ def build_base(config: dict[str, Any]) -> tuple[ResidualVectorQuantize, Decoder]
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     if not path.exists():
         raise UserError(f"{path}: not found; the export is incomplete, make it again")
     try:

@@ -52,5 +52,8 @@ class Hook:
     def on_validation(self, state: TrainState, result: ValidationResult) -> None:
         """A validation ended; at step 0 it shows the untrained model."""
 
+    def on_turn_back(self, state: TrainState, why: str) -> None:
+        """The weights are the best checkpoint's again, and training goes on from them."""
+
     def on_checkpoint(self, state: TrainState, folder: str) -> None:
         """A checkpoint is complete."""

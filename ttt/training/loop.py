@@ -24,7 +24,8 @@ from ttt.training.hooks import Hook, StepRecord
 from ttt.training.ranks import Communicator, require_equal, sum_gradients
 from ttt.training.schedules import EpochPlan
 from ttt.training.state import RequireSamePlan, Training, TrainState
-from ttt.training.trainee import MAIN, Trainee, Validation
+from ttt.training.trainee import MAIN, Trainee
+from ttt.training.validate import validate
 
 Batch = TypeVar("Batch")
 
@@ -82,7 +83,7 @@ def train(
     for hook in hooks:
         hook.on_start(state)
     if trainee.validation is not None and state.step == 0:
-        _validate(training, trainee.validation, group, hooks)
+        validate(training, trainee.validation, group, hooks, settings.run)
     for epoch in trainee.epochs[state.epoch - 1 :]:
         updates = training.enter(epoch.phase)
         steps = _Timed(source.step_batches(epoch.number, state.step_in_epoch))
@@ -129,14 +130,15 @@ def train(
             epoch_end = state.step_in_epoch == 0
             if epoch_end:
                 _require_equal_weights(trainee, group)
-            improved = False
+            worth_saving = False
             if trainee.validation is not None and (
                 epoch_end or _due(state.step, settings.validate_every_steps)
             ):
-                improved = _validate(training, trainee.validation, group, hooks)
+                worth_saving = validate(training, trainee.validation, group, hooks, settings.run)
+                updates = training.updates  # others where it turned back
             if (
                 epoch_end
-                or improved
+                or worth_saving
                 or agreed.stop
                 or agreed.save_by_clock
                 or _due(state.step, settings.checkpoint.every_steps)
@@ -201,28 +203,6 @@ def _agree(
         for (name, count), total in zip(mine.items(), totals, strict=True)
     }
     return _Agreed(denominators, replaced, bool(save), bool(stop_all))
-
-
-def _validate(
-    training: Training, validation: Validation, group: Communicator, hooks: Sequence[Hook]
-) -> bool:
-    """Validate, note the best value, tell the hooks; whether this is the best trained model."""
-    state = training.state
-    untrained = state.step == 0
-    with training.averaged_weights():
-        result = validation(group, untrained=untrained)
-    if untrained:
-        state.references = {
-            name: row for name, row in result.rows.items() if name in validation.reference_rows
-        }
-    result.rows.update(state.references)
-    lowest = math.inf if state.best_value is None else state.best_value
-    improved = not untrained and result.loss < lowest  # a loss that is no number never is
-    if improved:
-        state.best_value, state.best_step = result.loss, state.step
-    for hook in hooks:
-        hook.on_validation(state, result)
-    return improved
 
 
 class _Saver:

@@ -21,10 +21,12 @@ class Update:
     """Largest global gradient norm of its step; None leaves gradients as they are."""
     every: int = 1
     """It is due in every so many steps, the first included."""
+    first_step: int = 0
+    """And not before this step of the run."""
 
     def is_due(self, step: int) -> bool:
         """Whether it moves in the run's step (from 0)."""
-        return step % self.every == 0
+        return step >= self.first_step and step % self.every == 0
 
     @property
     def parameters(self) -> list[nn.Parameter]:

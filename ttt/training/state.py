@@ -102,7 +102,11 @@ class Training:
             step=self.state.step,
             tensors=tensors,
             optimizer=_with_equals_shared({**optimizers, "torch_rng": torch.get_rng_state()}, {}),
-            state={"train": dataclasses.asdict(self.state), "plan": plan},
+            state={
+                "train": dataclasses.asdict(self.state),
+                "plan": plan,
+                **({"trainee": own} if (own := self.trainee.own_state()) else {}),
+            },
             epoch_end=epoch_end,
         )
 
@@ -116,17 +120,37 @@ class Training:
         snapshot = checkpoint.load(folder)
         require_same_plan(folder, snapshot.state["plan"], plan)
         self.state = TrainState(**snapshot.state["train"])
+        self.trainee.take_state(snapshot.state.get("trainee", {}))
         for name, tensors in self.trainee.tensors().items():
             _fill(tensors, snapshot.tensors[name])
+        self._restore_average(snapshot)
+        self.updates = self.trainee.updates(self.state.phase)
+        for update in self.updates:
+            update.optimizer.load_state_dict(snapshot.optimizer[update.name])
+        torch.set_rng_state(snapshot.optimizer["torch_rng"])
+
+    def turn_back(self, folder: str | None) -> None:
+        """Take the weights of a complete checkpoint of this run, if there is one to take, and its
+        optimizers where they are of this phase; then the phase's updates. The position stays."""
+        snapshot = None if folder is None else checkpoint.load(folder)
+        states = {update.name: update.optimizer.state_dict() for update in self.updates}
+        if snapshot is not None:
+            for name, tensors in self.trainee.tensors().items():
+                _fill(tensors, snapshot.tensors[name])
+            self._restore_average(snapshot)
+            same_phase = snapshot.state["train"]["phase"] == self.state.phase
+            states = snapshot.optimizer if same_phase else {}
+        self.updates = self.trainee.updates(self.state.phase)
+        for update in self.updates:
+            if update.name in states:
+                update.optimizer.load_state_dict(states[update.name])
+
+    def _restore_average(self, snapshot: checkpoint.Snapshot) -> None:
         if self.average is not None:
             device = self.trainee.device
             self.average.weights = {
                 name: tensor.to(device) for name, tensor in snapshot.tensors["ema"].items()
             }
-        self.updates = self.trainee.updates(self.state.phase)
-        for update in self.updates:
-            update.optimizer.load_state_dict(snapshot.optimizer[update.name])
-        torch.set_rng_state(snapshot.optimizer["torch_rng"])
 
 
 def fork(folder: str, run: str, plan: dict[str, Any]) -> str:
@@ -140,7 +164,7 @@ def fork(folder: str, run: str, plan: dict[str, Any]) -> str:
     state = TrainState(**snapshot.state["train"])
     if state.best_step != state.step:
         state.best_step = state.best_value = None
-    kept = {"train": dataclasses.asdict(state), "plan": plan}
+    kept = {**snapshot.state, "train": dataclasses.asdict(state), "plan": plan}
     return checkpoint.save(run, dataclasses.replace(snapshot, state=kept))
 
 

@@ -33,13 +33,21 @@ class ValidationResult:
     """What a validation found: means over the validation items."""
 
     loss: float
-    """What decides which step is the best: the lowest. A value that should be high is negated."""
+    """The lowest is the best, unless the trainee says otherwise. A value that should
+    be high is negated."""
     terms: Row
     """Loss term -> mean."""
     rows: dict[str, Row]
     """Row name -> metric -> mean; the reference rows only when they were asked for."""
     examples: Sequence[Any] = field(default_factory=list)
     """What trackers may show, on the rank that has it."""
+    value: float | None = None
+    """What decides instead of the loss, which the loop notes before it tells anyone."""
+
+    @property
+    def decides(self) -> float:
+        """What the lowest of is the best."""
+        return self.loss if self.value is None else self.value
 
 
 class Validation(Protocol):
@@ -110,6 +118,25 @@ class Trainee(ABC, Generic[Batch]):
         the weights before the step, and reaches its own parameters only. The terms hold "total",
         and are the same names on every rank.
         """
+
+    def value(self, result: ValidationResult) -> float | None:
+        """What the lowest of is the best, where it is not the loss; `result` has all rows."""
+        del result
+
+    def turns_back(self, result: ValidationResult, step: int) -> str | None:
+        """Why training goes back to the best checkpoint's weights after this validation, or None.
+
+        It goes on from there at the step where it is, with the `updates` of its phase.
+        """
+        del result, step
+
+    def own_state(self) -> dict[str, Any]:
+        """What else a checkpoint must hold, for JSON; the same on every rank."""
+        return {}
+
+    def take_state(self, stored: Mapping[str, Any]) -> None:
+        """Continue from an `own_state`; before the `updates` of a restored run."""
+        del stored
 
     @abstractmethod
     def item_ids(self, batch: Batch) -> Sequence[str]:

@@ -6,6 +6,7 @@ batches come from and in whom the ranks talk to.
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import threading
@@ -15,18 +16,23 @@ from pathlib import Path
 
 import torch
 
-from ray_jobs.decoder.train.setup import TrainPlan, decoder_trainee, loop_settings, untrained
+from ray_jobs.decoder.train.setup import TrainPlan, decoder_trainee, loop_settings
+from ray_jobs.decoder.train.starts import untrained
 from ray_jobs.decoder.train.trackers import build_trackers
 from ray_jobs.runtime.connection import require_gpu_here
 from ray_jobs.runtime.progress import Progress
 from ttt import checkpoint, storage
 from ttt.errors import UserError
+from ttt.snac.discriminators import Discriminators, save
+from ttt.snac.train.adversarial import NAME, CollapseWarning
 from ttt.snac.train.validation import fit_on_windows
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import BatchSource, train
 from ttt.training.ranks import Communicator, SingleProcess
 from ttt.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,17 @@ class Outcome:
     """False when a stop was requested."""
     skipped: int
     replaced: int
+    turned_back: str | None
+    """Why, where training went back to its best checkpoint in this process."""
+
+    def notes(self) -> list[str]:
+        """What a user should know of it, in sentences."""
+        notes = []
+        if self.skipped or self.replaced:
+            skipped = f"{self.skipped} steps were skipped (not finite)"
+            replaced = f"{self.replaced} damaged clips replaced"
+            notes.append(f"{skipped} and {replaced}; metrics.jsonl names them")
+        return notes if self.turned_back is None else [*notes, self.turned_back]
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ def train_in_process(plan: TrainPlan, stop: threading.Event, hooks: Sequence[Hoo
 
 def export_best(plan: TrainPlan, export: str | None = None) -> str:
     """Write the best checkpoint's decoder (the newest's without validation) into the folder
-    `export`, RUN/export by default, and return it.
+    `export`, RUN/export by default, and return it; its discriminators go into a folder in there.
 
     The cheap tricks are fitted on the validation windows beside it, for evaluations to use. Raises
     UserError when there is no checkpoint.
@@ -93,6 +110,10 @@ def export_best(plan: TrainPlan, export: str | None = None) -> str:
     tensors = checkpoint.load(folder).tensors
     model.load_state_dict(tensors.get("ema", tensors["model"]))
     export = export or storage.join(run, "export")
+    if plan.config.adversarial is not None:
+        networks = Discriminators(plan.config.adversarial.discriminators)
+        networks.load_state_dict(tensors[NAME])
+        save(networks, storage.join(export, NAME))
     if storage.is_local(export):
         model.save_pretrained(storage.local_path(export), tricks=tricks)
         return export
@@ -116,8 +137,11 @@ def run_loop(
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     setup.model.to(device)
-    listeners = list(hooks)
+    turns = _TurnBack()
+    listeners = [*hooks, turns]
     if group.rank == 0:
+        if config.adversarial is not None:
+            listeners.append(CollapseWarning(config.adversarial, logger.warning))
         listeners += build_trackers(config.run, config.tracking, config.to_dict())
     state = train(
         loop_settings(plan),
@@ -127,7 +151,17 @@ def run_loop(
         listeners,
         stop_requested,
     )
-    return Outcome(state.step, state.epoch > len(plan.epochs), state.skipped, state.replaced)
+    finished = state.epoch > len(plan.epochs)
+    return Outcome(state.step, finished, state.skipped, state.replaced, turns.why)
+
+
+class _TurnBack(Hook):
+    """Remembers why training went back to its best checkpoint."""
+
+    why: str | None = None
+
+    def on_turn_back(self, state: TrainState, why: str) -> None:
+        self.why = why
 
 
 class PositionHook(Hook):

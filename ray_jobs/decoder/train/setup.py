@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from ray_jobs.config import yaml_tree
 from ray_jobs.decoder.train import trackers
+from ray_jobs.decoder.train.starts import at_start, starts_sha256, untrained
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt import checkpoint, storage
 from ttt.config import fixed_part
@@ -22,13 +24,15 @@ from ttt.snac.cache.catalogue import held_out_rows
 from ttt.snac.cache.index import CodeCache, open_cache, open_cache_of
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.model import Decoder48k
+from ttt.snac.train.adversarial import Adversary
 from ttt.snac.train.curriculum import (
     Epoch,
     as_planned,
     plan_epochs,
     require_even_shares,
 )
-from ttt.snac.train.decoder import DecoderRecipe, DecoderTrainee, require_same_plan
+from ttt.snac.train.decoder import DecoderTrainee, require_same_plan
+from ttt.snac.train.step import DecoderRecipe
 from ttt.snac.train.validation import ValidationSet
 from ttt.snac.train.window_places import ClipPlaces
 from ttt.snac.train.window_reader import WindowReader
@@ -67,6 +71,8 @@ class TrainPlan:
     """Of the clips that train and of those that validate: equal counts do not make them equal."""
     given: TrainConfig
     """As the user wrote it, for words."""
+    starts_sha256: dict[str, str]
+    """Of the weights that others trained and this run begins with, by key."""
     goes_on_as_begun: bool
     """Whether the run was begun with one window of each clip and keeps to it, against `length`."""
 
@@ -128,6 +134,8 @@ def plan_training(
         digests["validation"] = other.catalogue.sha256(validation_rows)
     setup = _setup(config, codec, (cache, rows), (other, validation_rows))
     epochs = plan_epochs(config.curriculum, setup.windows)
+    if config.adversarial is not None:
+        Adversary(config.adversarial, epochs, torch.device("cpu"))  # refuses what does not fit
     plan = TrainPlan(
         config=config,
         codec_sha256=codec.weights_sha256,
@@ -136,17 +144,11 @@ def plan_training(
         epochs=epochs,
         clips_sha256=digests,
         given=given or config,
+        starts_sha256=starts_sha256(config),
         goes_on_as_begun=goes_on_as_begun,
     )
     vars(plan)["setup"] = setup  # This process has it already.
     return plan
-
-
-def untrained(config: TrainConfig, codec: LoadedCodec) -> Decoder48k:
-    """The decoder at step 0."""
-    return Decoder48k.from_snac(
-        codec.model, config.init, seed=config.seed, codec_sha256=codec.weights_sha256
-    )
 
 
 def loop_settings(plan: TrainPlan) -> LoopSettings:
@@ -161,6 +163,7 @@ def loop_settings(plan: TrainPlan) -> LoopSettings:
         training_clips=len(plan.rows),
         validation_clips=len(plan.validation_rows),
         clips_sha256=plan.clips_sha256,
+        **({"starts_sha256": plan.starts_sha256} if plan.starts_sha256 else {}),
     )
     return LoopSettings(
         run=config.run,
@@ -179,11 +182,17 @@ def decoder_trainee(plan: TrainPlan) -> DecoderTrainee:
     return DecoderTrainee(
         plan.setup.model,
         DecoderRecipe(
-            seed=config.seed, precision=config.precision, optim=config.optim, loss=config.loss
+            seed=config.seed,
+            precision=config.precision,
+            optim=config.optim,
+            loss=config.loss,
+            adversarial=config.adversarial,
+            best_by=config.validation.best_by,
         ),
         plan.epochs,
         plan.setup.validation,
         n_examples=config.validation.examples if config.tracking.tensorboard else 0,
+        untouched=untrained(config, plan.setup.codec) if config.init_from else None,
     )
 
 
@@ -222,7 +231,18 @@ def with_absolute_paths(config: C) -> C:
     codec = config.codec
     if Path(codec).expanduser().is_dir():
         codec = storage.absolute(codec)
-    return dataclasses.replace(config, run=storage.absolute(config.run), codec=codec, data=data)
+    adversarial = config.adversarial
+    if adversarial is not None and adversarial.start_from is not None:
+        start = storage.absolute(adversarial.start_from)
+        adversarial = dataclasses.replace(adversarial, start_from=start)
+    return dataclasses.replace(
+        config,
+        run=storage.absolute(config.run),
+        codec=codec,
+        data=data,
+        init_from=config.init_from and storage.absolute(config.init_from),
+        adversarial=adversarial,
+    )
 
 
 def _split(config: TrainConfig, cache: CodeCache) -> tuple[np.ndarray, np.ndarray]:
@@ -241,7 +261,7 @@ def _setup(
     validating: tuple[CodeCache, np.ndarray],
 ) -> Setup:
     """From the caches and their rows that train and validate."""
-    model = untrained(config, codec)
+    model = at_start(config, codec)
     (cache, rows), (_, validation_rows) = training, validating
     validation = _validation(config, *validating, model) if len(validation_rows) else None
     windows = WindowPlan(*_arrays(cache, model), seed=config.seed, rows=rows)

@@ -4,7 +4,8 @@ Each is a hook of the loop and lives on the first worker. After a restart every 
 the checkpoint's step, so no step is recorded twice.
 
 A line of metrics.jsonl has "kind": "step" (loss terms, learning rate per group, gradient norm,
-data-wait share), "validation" (loss terms and rows of metrics) or "checkpoint".
+data-wait share), "validation" (loss terms, rows of metrics, and the value that decides where it is
+not the loss), "turn_back" (why training went back to its best checkpoint) or "checkpoint".
 """
 
 from __future__ import annotations
@@ -99,12 +100,16 @@ class MetricsFile(Hook):
                 "step": state.step,
                 "epochs_done": state.epoch - 1,
                 "loss": result.loss,
+                **({} if result.value is None else {"value": result.value}),
                 "terms": result.terms,
                 "rows": result.rows,
                 "best": state.best_step == state.step,
             }
         )
         self._upload()
+
+    def on_turn_back(self, state: TrainState, why: str) -> None:
+        self._append({"kind": "turn_back", "step": state.step, "why": why})
 
     def on_checkpoint(self, state: TrainState, folder: str) -> None:
         self._append(
@@ -289,7 +294,7 @@ class ReportHook(Hook):
         }
         values = {"validation_loss": result.loss, **values}
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        score = -finite["validation_loss"] if "validation_loss" in finite else WORST_SCORE
+        score = -float(result.decides) if math.isfinite(result.decides) else WORST_SCORE
         self._values = {
             "step": state.step,
             "epochs": state.epoch - 1,

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_jobs.decoder.train.setup import TrainPlan
+from ray_jobs.decoder.train_config import TrainConfig
 from ttt.snac.cache.bandwidth import BandwidthHours
+from ttt.snac.discriminators import Discriminators
 from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.train.adversarial import (
+    first_step,
+    judged_bytes_per_sample,
+    judged_flops_per_second,
+)
 from ttt.snac.train.curriculum import CurriculumConfig
 from ttt.snac.train.optim import learning_rates, rate_factor
 from ttt.snac.train.step import activation_bytes_per_coarse
@@ -34,12 +41,17 @@ def describe(plan: TrainPlan) -> str:
         f"{curriculum.micro_batches_per_step // workers} micro-batches of each step",
         *_heard_in_words(curriculum, heard, audio),
         *([f"{config.run}: {GOES_ON}"] * plan.goes_on_as_begun),
+        *_discriminators_in_words(config, plan),
         "",
         "epoch phase segment  core  clips/step  steps  left over  learning rate (head)  memory"
         "   heard",
     ]
     model_bytes = 4 * sum(tensor.numel() for tensor in setup.model.parameters())
     kept = {phase: activation_bytes_per_coarse(setup.model, phase) for phase in (1, 2)}
+    networks, begins = _networks(config), plan.total_steps
+    if config.adversarial is not None:
+        begins = first_step(config.adversarial, plan.epochs)
+    judged_bytes = 0 if networks is None else judged_bytes_per_sample(networks)
     for epoch, samples in zip(plan.epochs, heard, strict=True):
         shape, offset = epoch.shape, epoch.first_step - epoch.phase_first_step
         first, last = (
@@ -55,6 +67,11 @@ def describe(plan: TrainPlan) -> str:
         slices = shape.clips_per_micro_batch * (shape.core_coarse + 2 * shape.context_coarse)
         # Weights, gradients and AdamW's two moments.
         memory = 4 * model_bytes + kept[epoch.phase] * slices
+        if networks is not None:
+            memory += 16 * networks.n_parameters
+            if epoch.first_step + epoch.steps > begins:
+                core = rate.samples_48k(shape.core_coarse)
+                memory += judged_bytes * core * shape.clips_per_micro_batch
         lines.append(
             f"{epoch.number:5d} {epoch.phase:5d} {epoch.segment_seconds:5g} s "
             f"{rate.seconds(shape.core_coarse):5.2f} {shape.clips_per_step:11d} {epoch.steps:6d} "
@@ -64,11 +81,33 @@ def describe(plan: TrainPlan) -> str:
     lines += [
         "",
         "memory: weights, gradients, optimizer and float32 activations of one micro-batch, per",
-        "worker; counted from a short forward pass, the loss comes on top",
+        "worker; counted from a short forward pass, the loss comes on top; where it is more than a",
+        "GPU has, lower clips_per_step of the epoch's stage",
         f"writes: {config.run}/ checkpoints, metrics.jsonl, config.yaml, provenance.json, export"
         + (", tensorboard" if config.tracking.tensorboard else ""),
     ]
     return "\n".join(lines)
+
+
+def _networks(config: TrainConfig) -> Discriminators | None:
+    adversarial = config.adversarial
+    return None if adversarial is None else Discriminators(adversarial.discriminators)
+
+
+def _discriminators_in_words(config: TrainConfig, plan: TrainPlan) -> list[str]:
+    """How large they are, when they begin, and what they cost."""
+    networks, adversarial = _networks(config), config.adversarial
+    if networks is None or adversarial is None:
+        return []
+    begins = first_step(adversarial, plan.epochs)
+    steps = plan.total_steps - begins
+    return [
+        f"discriminators: {adversarial.discriminators.recipe}, {len(networks.networks)} networks "
+        f"of {networks.n_parameters:,} parameters; they begin after step {begins}, learn alone for "
+        f"{adversarial.hold_steps} steps, and {steps} of {plan.total_steps} steps have them",
+        f"cost: such a step has {judged_flops_per_second(networks) / 1e9:,.1f} billion "
+        "multiplications and additions for a second of audio more",
+    ]
 
 
 def _heard_in_words(

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from ttt.config import Config
 from ttt.errors import UserError
 from ttt.snac.geometry import CodeGeometry, TokenRule
+from ttt.snac.train.config import LossConfig
 from ttt.snac.train.windows import WindowPlan, WindowShape, WindowsPerClip
 from ttt.training.schedules import EpochPlan
 
@@ -124,12 +125,18 @@ class CurriculumConfig(Config):
 def as_planned(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored training configuration with what it meant before it had all keys of today.
 
-    Before `curriculum.windows_per_clip` there was one window of each clip in an epoch.
+    Before `curriculum.windows_per_clip` there was one window of each clip in an epoch, before
+    `validation.best_by` the loss decided, and before `loss.multi_mel_weight` there was no such
+    term.
     """
-    curriculum = stored.get("curriculum")
-    if not isinstance(curriculum, Mapping):
-        return dict(stored)
-    return {**stored, "curriculum": {"windows_per_clip": 1, **curriculum}}
+    new = LossConfig().to_dict()
+    meant = {
+        "curriculum": {"windows_per_clip": 1},
+        "validation": {"best_by": "loss"},
+        "loss": {name: new[name] for name in new if name.startswith("multi_mel")},
+    }
+    known = {name: keys for name, keys in meant.items() if isinstance(stored.get(name), Mapping)}
+    return {**stored, **{name: {**keys, **stored[name]} for name, keys in known.items()}}
 
 
 @dataclass(frozen=True)

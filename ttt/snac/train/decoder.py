@@ -1,11 +1,13 @@
 """The 48 kHz decoder as something to train: what the training loop asks of it.
 
 Phase 1 trains the new head alone, phase 2 everything, each with an AdamW of its own. A step's loss
-is divided by the valid samples of all its micro-batches on all ranks.
+is divided by the valid samples of all its micro-batches on all ranks. With `adversarial` the
+discriminators have an update of their own before the decoder's, from a step of the run on.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,30 +17,17 @@ from torch import Tensor
 
 from ttt import checkpoint
 from ttt.snac.model import Decoder48k
-from ttt.snac.train.config import LossConfig, Precision
+from ttt.snac.train.adversarial import JUDGED, NAME, Adversary
 from ttt.snac.train.curriculum import Epoch, as_planned
+from ttt.snac.train.guards import TRICKS, failing, guarded_value
 from ttt.snac.train.optim import OptimConfig, learning_rates, rate_factor
-from ttt.snac.train.step import accumulate_gradients
-from ttt.snac.train.validation import REFERENCE_ROWS, ValidationSet, validate
+from ttt.snac.train.step import VALID, DecoderRecipe, accumulate_gradients
+from ttt.snac.train.validation import REFERENCE_ROWS, ValidationSet, fit_on_windows, validate
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.training.optim import Update
 from ttt.training.ranks import Communicator
 from ttt.training.schedules import EpochPlan
-from ttt.training.trainee import MAIN, Trainee, ValidationResult
-
-DENOMINATOR = "valid_samples"
-"""Valid 48 kHz samples of a step, which its loss is divided by."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderRecipe:
-    """How a decoder is trained."""
-
-    seed: int
-    """Of the noise inside the decoder."""
-    precision: Precision
-    optim: OptimConfig
-    loss: LossConfig
+from ttt.training.trainee import MAIN, Row, Trainee, ValidationResult
 
 
 class DecoderTrainee(Trainee[MicroBatch]):
@@ -54,13 +43,26 @@ class DecoderTrainee(Trainee[MicroBatch]):
         epochs: Sequence[Epoch],
         windows: ValidationSet | None,
         n_examples: int = 0,
+        *,
+        untouched: Decoder48k | None = None,
     ) -> None:
-        """Validate on `windows`, and hand `n_examples` of them to the hooks to listen to."""
+        """Validate on `windows`, and hand `n_examples` of them to the hooks to listen to.
+
+        `untouched` is the decoder before any training, where `model` is not: the reference rows
+        are measured with it.
+        """
         self.model = model
         self.recipe = recipe
         self.epochs = epochs
+        self.adversary: Adversary | None = None
+        self._guards_failed = 0
+        """Validations in a row in which they did under the adversarial loss."""
+        if recipe.adversarial is not None:
+            self.adversary = Adversary(recipe.adversarial, epochs, self.device)
         if windows is not None:
-            self.validation = _Validation(model, recipe, windows, n_examples)
+            self.validation = _Validation(
+                model, recipe, windows, n_examples, (untouched or model).to(self.device)
+            )
 
     @property
     def device(self) -> torch.device:
@@ -68,24 +70,35 @@ class DecoderTrainee(Trainee[MicroBatch]):
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The whole state, codebooks included, as every decoder's checkpoint holds it."""
-        return {MAIN: dict(self.model.state_dict())}
+        tensors = {MAIN: dict(self.model.state_dict())}
+        if self.adversary is not None:
+            tensors[NAME] = dict(self.adversary.networks.state_dict())
+        return tensors
 
     def updates(self, phase: int) -> list[Update]:
         optimizer = build_optimizer(self.recipe.optim, self.model, phase)
         # The key that optimizer.pt has had since the first checkpoint.
-        return [Update("optimizer", optimizer, self.recipe.optim.clip_norm)]
+        updates = [Update("optimizer", optimizer, self.recipe.optim.clip_norm)]
+        if self.adversary is not None and not self.adversary.given_up:
+            updates.insert(0, self.adversary.update)
+        return updates
 
     def rates(self, epoch: EpochPlan, step: int) -> dict[str, float]:
-        return learning_rates(
+        rates = learning_rates(
             self.recipe.optim,
             epoch.phase,
             step - epoch.phase_first_step,
             epoch.phase_steps,
             factor=rate_factor(self.recipe.optim, step),
         )
+        return rates if self.adversary is None else {**rates, NAME: self.adversary.rate(step)}
 
     def denominators(self, batches: Sequence[MicroBatch]) -> dict[str, float]:
-        return {DENOMINATOR: sum(int(batch.valid_samples.sum()) for batch in batches)}
+        counts: dict[str, float] = {VALID: sum(int(batch.valid_samples.sum()) for batch in batches)}
+        if self.adversary is not None:
+            lengths = [length for batch in batches for length in batch.valid_samples.tolist()]
+            counts[JUDGED] = self.adversary.judged(lengths)
+        return counts
 
     def accumulate(
         self,
@@ -95,16 +108,43 @@ class DecoderTrainee(Trainee[MicroBatch]):
         step: int,
         due: Collection[str],
     ) -> dict[str, Tensor]:
-        del due  # the one update moves in every step
         return accumulate_gradients(
             self.model,
             batches,
-            self.recipe.loss,
-            valid_samples=int(denominators[DENOMINATOR]),
+            self.recipe,
+            denominators,
             step=step,
-            seed=self.recipe.seed,
-            precision=self.recipe.precision,
+            adversary=self.adversary if NAME in due else None,
         )
+
+    def value(self, result: ValidationResult) -> float | None:
+        return guarded_value(result) if self.recipe.best_by == "guarded" else None
+
+    def turns_back(self, result: ValidationResult, step: int) -> str | None:
+        adversary = self.adversary
+        if adversary is None or adversary.given_up or not adversary.heard(step - 1):
+            return None
+        failed = failing(result.rows)
+        self._guards_failed = self._guards_failed + 1 if failed else 0
+        limit = adversary.config.give_up_after
+        if limit is None or self._guards_failed < limit:
+            return None
+        adversary.given_up = True
+        return (
+            f"step {step}: {', '.join(failed)} failed their guards in {limit} validations in a row "
+            f"under the adversarial loss; training is back at the best checkpoint and goes on "
+            f"without discriminators"
+        )
+
+    def own_state(self) -> dict[str, Any]:
+        if self.adversary is None:
+            return {}
+        return {"guards_failed": self._guards_failed, "given_up": self.adversary.given_up}
+
+    def take_state(self, stored: Mapping[str, Any]) -> None:
+        if self.adversary is not None:
+            self._guards_failed = stored["guards_failed"]
+            self.adversary.given_up = stored["given_up"]
 
     def item_ids(self, batch: MicroBatch) -> Sequence[str]:
         return batch.clip_ids
@@ -148,15 +188,33 @@ class _Validation:
     recipe: DecoderRecipe
     windows: ValidationSet
     n_examples: int
-    reference_rows: Sequence[str] = REFERENCE_ROWS
+    untouched: Decoder48k
+    """Before any training."""
+    reference_rows: Sequence[str] = (*REFERENCE_ROWS, TRICKS)
 
     def __call__(self, group: Communicator, *, untrained: bool) -> ValidationResult:
-        return validate(
+        result = validate(
             self.model,
             self.windows,
             self.recipe.loss,
             group,
             precision=self.recipe.precision,
-            with_references=untrained,
+            untouched=self.untouched if untrained else None,
             n_examples=self.n_examples,
         )
+        if untrained and (self.recipe.best_by == "guarded" or self.recipe.adversarial is not None):
+            result.rows.update(self._tricks(group))
+        return result
+
+    def _tricks(self, group: Communicator) -> dict[str, Row]:
+        """Their row: the best value that either of them has at its strongest level; none where no
+        window is long enough. The first rank measures them."""
+        text = None
+        if group.rank == 0:
+            fitted = fit_on_windows(self.untouched, self.windows)
+            levels = [] if fitted is None else [fitted.hiss, fitted.folding_hiss]
+            known = [level.env_r for level in levels if level.env_r is not None]
+            row = {"lsd_hf": min(level.lsd_hf for level in levels)} if levels else {}
+            text = json.dumps(row | ({"env_r": max(known)} if known else {}))
+        row = json.loads(group.from_first(text) or "{}")
+        return {TRICKS: row} if row else {}

@@ -13,6 +13,7 @@ does not depend on the other rows. All of it runs in float32 at least, whatever 
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ def reconstruction_loss(
     prefix that counts; a row with 0 has loss and gradient exactly 0. Terms of weight 0 are left
     out. Raises ValueError when T is too short for the largest FFT.
     """
-    largest = max(_recipe(config).n_ffts)
+    largest = max(_recipe(config).all_n_ffts)
     if estimate.shape != target.shape or estimate.ndim != 2:
         raise ValueError(
             f"estimate {tuple(estimate.shape)} and target {tuple(target.shape)} must be [B, T]"
@@ -51,10 +52,17 @@ class _Recipe:
     n_ffts: tuple[int, ...]
     hann: bool
     weights: dict[str, float]
-    mel_bands: int
+    mels: dict[str, tuple[tuple[int, int], ...]]
+    """Mel term -> its scales: FFT size and bands."""
+
+    @property
+    def all_n_ffts(self) -> tuple[int, ...]:
+        """Of all terms, each once."""
+        of_mels = (n_fft for scales in self.mels.values() for n_fft, _ in scales)
+        return tuple(dict.fromkeys((*self.n_ffts, *of_mels)))
 
 
-_SEED = _Recipe((1024, 2048, 4096), False, {"l1": 1.0, "stft_linear": 1.0}, 0)
+_SEED = _Recipe((1024, 2048, 4096), False, {"l1": 1.0, "stft_linear": 1.0}, {})
 _MEL_FFT = 2048
 _LOG_FLOOR = 1e-5
 
@@ -67,9 +75,15 @@ def _recipe(config: LossConfig) -> _Recipe:
         "stft_linear": config.linear_weight,
         "stft_log": config.log_weight,
         "mel": config.mel_weight,
+        "multi_mel": config.multi_mel_weight,
+    }
+    scales = {
+        "mel": ((_MEL_FFT, config.mel_bands),),
+        "multi_mel": tuple(zip(config.multi_mel_n_ffts, config.multi_mel_bands, strict=True)),
     }
     used = {name: weight for name, weight in weights.items() if weight > 0}
-    return _Recipe(config.n_ffts, True, used, config.mel_bands)
+    mels = {name: each for name, each in scales.items() if name in used}
+    return _Recipe(config.n_ffts, True, used, mels)
 
 
 def _terms(
@@ -84,8 +98,7 @@ def _terms(
     sums = {name: estimate.new_zeros(len(estimate)) for name in recipe.weights}
     if "l1" in sums:
         sums["l1"] = _row_mean((estimate - target).abs()[:, None], valid)
-    mel_fft = (_MEL_FFT,) if "mel" in sums else ()
-    for n_fft in dict.fromkeys((*recipe.n_ffts, *mel_fft)):
+    for n_fft in recipe.all_n_ffts:
         of_estimate = _magnitude(estimate, n_fft, recipe.hann)
         of_target = _magnitude(target, n_fft, recipe.hann)
         # Frame t is centred on sample t * hop; a prefix of T samples has 1 + T // hop of them.
@@ -97,10 +110,11 @@ def _terms(
         if "stft_log" in sums and n_fft in recipe.n_ffts:
             distance = (_log(of_estimate) - _log(of_target)).abs()
             sums["stft_log"] += _row_mean(distance, frames) / len(recipe.n_ffts)
-        if n_fft in mel_fft:
-            bands = _mel_filters(recipe.mel_bands, dtype, estimate.device)
-            distance = (_log(bands @ of_estimate) - _log(bands @ of_target)).abs()
-            sums["mel"] = _row_mean(distance, frames)
+        for name, scales in recipe.mels.items():
+            for n_bands in (count for size, count in scales if size == n_fft):
+                bands = _mel_filters(n_fft, n_bands, dtype, estimate.device)
+                distance = (_log(bands @ of_estimate) - _log(bands @ of_target)).abs()
+                sums[name] = sums[name] + _row_mean(distance, frames)
     sums["total"] = sum(
         (weight * sums[name] for name, weight in recipe.weights.items()),
         start=estimate.new_zeros(len(estimate)),
@@ -127,11 +141,12 @@ def _row_mean(values: Tensor, counts: Tensor) -> Tensor:
 
 
 @functools.cache
-def _mel_filters(bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Outside inference mode, so that training may use what a validation made first.
-    with torch.inference_mode(False):
+def _mel_filters(n_fft: int, bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Outside inference mode, so that training may use what a validation made first. Where bands
+    # are narrower than bins some stay empty, of which torchaudio warns: they add nothing.
+    with torch.inference_mode(False), warnings.catch_warnings(action="ignore"):
         filters = torchaudio.functional.melscale_fbanks(
-            _MEL_FFT // 2 + 1,
+            n_fft // 2 + 1,
             0.0,
             TARGET_RATE / 2,
             bands,

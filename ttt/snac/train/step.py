@@ -9,7 +9,7 @@ depends on what a process drew before.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,38 +18,69 @@ from torch import Tensor
 from ttt.audio import resample
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.model import Decoder48k, interleaved_to_codes
-from ttt.snac.train.config import LossConfig, Precision
+from ttt.snac.train.adversarial import JUDGED, Adversary, JudgedWindows
+from ttt.snac.train.config import AdversarialConfig, BestBy, LossConfig, Precision
 from ttt.snac.train.losses import reconstruction_loss
+from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.window_reader import MicroBatch
+
+VALID = "valid_samples"
+"""Valid 48 kHz samples of a step, which its loss is divided by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderRecipe:
+    """How a decoder is trained."""
+
+    seed: int
+    """Of the noise inside the decoder."""
+    precision: Precision
+    optim: OptimConfig
+    loss: LossConfig
+    adversarial: AdversarialConfig | None = None
+    best_by: BestBy = "loss"
 
 
 def accumulate_gradients(
     model: Decoder48k,
     micro_batches: Sequence[MicroBatch],
-    loss_config: LossConfig,
+    recipe: DecoderRecipe,
+    denominators: Mapping[str, float],
     *,
-    valid_samples: int,
     step: int,
-    seed: int,
-    precision: Precision,
+    adversary: Adversary | None = None,
 ) -> dict[str, Tensor]:
     """Run these micro-batches forward and backward; their share of the step's loss terms, [] each.
 
-    `valid_samples` counts the valid samples of the whole step, over all ranks.
+    `denominators` are the whole step's, over all ranks. With an `adversary` its discriminators get
+    their gradients, too, and "total" holds what the decoder hears of them.
     """
     sums: dict[str, Tensor] = {}
     for batch in micro_batches:
         assert batch.id is not None, "a training batch carries its place in the plan"
-        torch.manual_seed(draw_seed(seed, step, batch.id.micro))
-        windows = decode_windows(model, batch, precision)
+        torch.manual_seed(draw_seed(recipe.seed, step, batch.id.micro))
+        windows = decode_windows(model, batch, recipe.precision)
         terms = reconstruction_loss(
-            windows.estimate, windows.target, windows.valid_samples, loss_config
+            windows.estimate, windows.target, windows.valid_samples, recipe.loss
         )
         weighted = {
-            name: (windows.valid_samples * rows).sum() / valid_samples
+            name: (windows.valid_samples * rows).sum() / int(denominators[VALID])
             for name, rows in terms.items()
         }
-        weighted["total"].backward()
+        if adversary is None:
+            weighted["total"].backward()
+        else:
+            lengths = batch.valid_samples.tolist()
+            shown = JudgedWindows(
+                windows.estimate, windows.target, lengths, int(denominators[JUDGED])
+            )
+            pull, said = adversary.judge(shown, step=step)
+            if pull is None:
+                weighted["total"].backward()
+            else:
+                one = torch.ones_like(weighted["total"])
+                torch.autograd.backward([weighted["total"], windows.estimate], [one, pull])
+            weighted = {**weighted, **said, "total": weighted["total"] + said["total"]}
         for name, value in weighted.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
     return sums

@@ -73,22 +73,27 @@ def validate(
     group: Communicator,
     *,
     precision: Precision,
-    with_references: bool,
+    untouched: Decoder48k | None,
     n_examples: int = 0,
 ) -> ValidationResult:
     """Decode every window once, shared over the ranks, noise off.
 
-    `with_references` is only meant for a model that has not been trained: its 24 kHz output is
-    then the original decoder's.
+    With `untouched`, a decoder before any training, the reference rows as well: it has the
+    original 24 kHz output. It may be `model` itself.
     """
     sums: list[dict[str, tuple[float, float]]] = []
     examples: list[Example] = []
     with torch.no_grad(), deterministic(model), exact_float32():
         for index in range(group.rank, len(batches), group.world):
             batch = batches[index]
-            wanted = with_references or (index == 0 and n_examples > 0)
+            wanted = untouched is model or (index == 0 and n_examples > 0)
             windows = decode_windows(model, batch, precision, with_resampled=wanted)
-            sums.append(_sums(windows, loss_config, model.geometry, with_references))
+            original = None if untouched is None else windows
+            if untouched is not None and untouched is not model:
+                with deterministic(untouched):
+                    original = decode_windows(untouched, batch, precision, with_resampled=True)
+            baseline = None if original is None else original.resampled_24k
+            sums.append(_sums(windows, loss_config, model.geometry, baseline))
             if index == 0:
                 examples = _examples(batch, windows, n_examples)
     names = group.from_first("\n".join(sums[0]) if sums else None)
@@ -117,9 +122,10 @@ def _sums(
     windows: DecodedWindows,
     loss_config: LossConfig,
     geometry: CodeGeometry,
-    with_references: bool,
+    baseline: Tensor | None,
 ) -> dict[str, tuple[float, float]]:
-    """Key "row/name" -> (sum weighted by valid samples, weight) over one batch."""
+    """Key "row/name" -> (sum weighted by valid samples, weight) over one batch; with the reference
+    rows where there is a baseline."""
     valid = windows.valid_samples
     terms = reconstruction_loss(windows.estimate, windows.target, valid, loss_config)
     sums = {
@@ -127,9 +133,8 @@ def _sums(
         for name, rows in terms.items()
     }
     estimates = {OURS: windows.estimate}
-    if with_references:
-        assert windows.resampled_24k is not None
-        estimates[BASELINE] = windows.resampled_24k
+    if baseline is not None:
+        estimates[BASELINE] = baseline
         estimates[CEILING] = through_rate(windows.target, TARGET_RATE, geometry.sample_rate)
     for row, estimate in estimates.items():
         for name, pair in _metric_sums(estimate, windows.target, valid.tolist()).items():

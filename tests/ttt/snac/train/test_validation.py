@@ -55,7 +55,7 @@ def test_rows_are_the_whole_decodes_metrics_weighted_by_samples(tmp_path: Path, 
         LOSS,
         SingleProcess(),
         precision="float32",
-        with_references=True,
+        untouched=model,
         n_examples=2,
     )
     expected: dict[str, list[tuple[float, float]]] = {}
