@@ -1,10 +1,12 @@
 """What one piece of work asks of a GPU, counted on the pretended card (tests/fake_cuda).
 
-    python -m benchmarks.launches training_step        (needs gcc; a minute of one core)
+    python -m benchmarks.launches training_step         (needs gcc; a minute of one core)
+    python -m benchmarks.launches adversarial_step
 
 training_step is one micro-batch of the second phase as the published SNAC's decoder with its
 48 kHz head trains: 8 windows of .94 s with their context, forward and backward in bfloat16, random
-weights. The last line is `launches N GB X`: operations handed over, and what they read and write.
+weights. adversarial_step is the same with the discriminators of configs/train_adversarial.yaml.
+The last line is `launches N GB X`: operations handed over, and what they read and write.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 
 from tests.fake_cuda.start import start
 
-SCENES = {"training_step": "train_bf16"}
+SCENES = {"training_step": "train_bf16", "adversarial_step": "adversarial"}
 
 
 def main(names: Sequence[str]) -> int:

@@ -111,6 +111,15 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
         x = [line["step"] for line in steps]
         losses.insert(0, Curve(label="training", x=x, y=_numbers(steps, "loss")))
     pictures = {"Loss": curves(losses, x_label="step", y_label="loss", title="Loss", marks=marks)}
+    if taught := [line for line in steps if _JUDGEMENTS[0] in line.get("terms", {})]:
+        marks = {"discriminators learn": taught[0]["step"], **marks}
+        backs = [line["step"] for line in history if line["kind"] == "turn_back"]
+        if backs:  # once in a run
+            marks["back to the best"] = backs[0]
+        x, terms = [line["step"] for line in taught], [line["terms"] for line in taught]
+        lines = [Curve(label=each, x=x, y=_numbers(terms, each)) for each in _JUDGEMENTS]
+        title = "Discriminators"
+        pictures[title] = curves(lines, x_label="step", y_label="loss", title=title, marks=marks)
     for metric in ("lsd", "lsd_lf", "l1"):
         lines = [
             Curve(
@@ -126,6 +135,9 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
         pictures[title] = curves(lines, x_label="step", y_label=title, title=title, marks=marks)
     return pictures
 
+
+_JUDGEMENTS = ("discriminator", "adversarial", "feature")
+"""The terms of an adversarial phase."""
 
 _HISTORY_ROWS = {
     OURS: "ours",

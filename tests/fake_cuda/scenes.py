@@ -32,13 +32,15 @@ from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.config import EncodeConfig
 from ttt.snac.decode import decode_pieces
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.train.config import LossConfig
+from ttt.snac.train.config import AdversarialConfig, LossConfig
+from ttt.snac.train.decoder import DecoderTrainee
 from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.step import VALID, DecoderRecipe, accumulate_gradients
 from ttt.snac.train.validation import validate
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.snac.train.windows import BatchId
 from ttt.training.ranks import SingleProcess
+from ttt.training.schedules import EpochPlan
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,26 @@ def train(stage: Stage, precision: Any, phase: int = 2) -> dict[str, Any]:
     decoded = stage.size.clips * model.geometry.samples_48k(stage.size.coarse + 4)
     seconds = {"audio_seconds": valid / 48_000, "decoded_seconds": decoded / 48_000}
     return {**seconds, **stage.counts()}
+
+
+def adversarial(stage: Stage) -> dict[str, Any]:
+    """Forward and backward of one micro-batch with the discriminators of XCodec2, all at work."""
+    model = stage.decoder()
+    phase = AdversarialConfig(hold_steps=0, ramp_steps=1)
+    recipe = DecoderRecipe(
+        seed=0, precision="bf16", optim=OptimConfig(), loss=LossConfig(), adversarial=phase
+    )
+    epoch = EpochPlan(number=1, phase=2, steps=9, first_step=0, phase_first_step=0, phase_steps=9)
+    trainee = DecoderTrainee(model, recipe, [epoch], None)  # type: ignore[list-item]
+    batch = stage.micro_batch(model)
+    updates = trainee.updates(2)
+    counts, names = trainee.denominators([batch]), [update.name for update in updates]
+    stage.card.clear()
+    terms = trainee.accumulate([batch], counts, step=0, due=names)
+    assert all(each.is_cuda for each in terms.values())
+    gradients = [each.grad for update in updates for each in update.parameters]
+    assert all(each is not None and each.is_cuda for each in gradients)
+    return {"audio_seconds": counts[VALID] / 48_000, **stage.counts()}
 
 
 def validation(stage: Stage) -> dict[str, Any]:
@@ -300,6 +322,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "train_bf16": lambda stage: train(stage, "bf16"),
     "train_float32": lambda stage: train(stage, "float32"),
     "train_head": lambda stage: train(stage, "bf16", phase=1),
+    "adversarial": adversarial,
     "validation": validation,
     "encoding": encoding,
     "decoding": decoding,

@@ -60,7 +60,7 @@ def test_saving_a_state_takes_one_tensor_at_a_time(played, name):
 
 
 def test_a_step_reads_nothing_back(played):
-    for name in ("train_bf16", "train_float32", "train_head"):
+    for name in ("train_bf16", "train_float32", "train_head", "adversarial"):
         assert played[name]["reads_back"] == {}
 
 

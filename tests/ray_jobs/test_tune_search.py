@@ -188,6 +188,10 @@ def test_a_loss_that_is_no_number_never_wins(world: Path) -> None:
         assert report == {"step": 4, "epochs": 2, "score": WORST_SCORE, "ours_48k/l1": 0.1}
     hook.on_checkpoint(TrainState(step=5), "a checkpoint without a validation")
     assert len(reports) == 3
+    # What decides instead of the loss is the score.
+    hook.on_validation(state, ValidationResult(loss=0.7, terms={}, rows={}, value=1.9))
+    hook.on_checkpoint(state, "somewhere")
+    assert (reports[-1]["score"], reports[-1]["validation_loss"]) == (-1.9, 0.7)
     nothing = reached(1, [None, None])
     assert best_of([nothing]) is None
     assert best_of([nothing, reached(2, [3.0]), reached(3, [3.0])]) == reached(2, [3.0])

@@ -24,7 +24,7 @@ from ray_jobs.runtime.progress import Progress
 from ttt import checkpoint, storage
 from ttt.errors import UserError
 from ttt.snac.discriminators import Discriminators, save
-from ttt.snac.train.adversarial import NAME, CollapseWarning
+from ttt.snac.train.adversarial import LOSS, NAME, CollapseWarning
 from ttt.snac.train.validation import fit_on_windows
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.training.hooks import Hook, StepRecord
@@ -65,10 +65,13 @@ class Position:
     loss: float | None
     data_wait_share: float
     """Of the step time since the worker started."""
+    discriminator: float | None = None
+    """The discriminators' loss, where they learn."""
 
     def fields(self) -> dict[str, object]:
         """What a progress line shows beside the count of steps."""
-        shown: dict[str, object] = {} if self.loss is None else {"loss": self.loss}
+        losses = {"loss": self.loss, "discriminator": self.discriminator}
+        shown: dict[str, object] = {k: v for k, v in losses.items() if v is not None}
         return {**shown, "data_wait": f"{self.data_wait_share:.1%}"}
 
 
@@ -177,9 +180,9 @@ class PositionHook(Hook):
     def on_step(self, record: StepRecord) -> None:
         self._waited += record.data_wait_seconds
         self._elapsed += record.step_seconds
-        loss = record.terms["total"]
-        shown_loss = loss if math.isfinite(loss) else None
-        self._show(Position(record.step, shown_loss, self._waited / self._elapsed))
+        finite = {name: loss for name, loss in record.terms.items() if math.isfinite(loss)}
+        share = self._waited / self._elapsed
+        self._show(Position(record.step, finite.get("total"), share, finite.get(LOSS)))
 
 
 def steps_done(run: str) -> int:

@@ -127,10 +127,10 @@ class Adversary:
         with_r1 = self.config.r1_gamma is not None and done % self.config.r1_every == 0
         for rows, length in _equal_lengths(windows.lengths, self.networks.shortest_samples):
             share = len(rows) * length / windows.judged_samples
-            target = windows.target[rows, None, :length]
+            target = _cut(windows.target, rows, length)[:, None]
             rms = target.square().mean(dim=2, keepdim=True).sqrt().clamp(min=_QUIETEST_RMS)
             gain = self.config.discriminators.target_rms / rms
-            decoded = windows.estimate.detach()[rows, :length].requires_grad_(teaches)
+            decoded = _cut(windows.estimate.detach(), rows, length).requires_grad_(teaches)
             recorded = (gain * target).requires_grad_(with_r1)
             of_real, of_decoded = self.networks(recorded), self.networks(gain * decoded[:, None])
             losses = {
@@ -141,7 +141,8 @@ class Adversary:
             if pull is not None:
                 wanted = weight * losses["adversarial"] + feature_weight * losses["feature"]
                 (slope,) = torch.autograd.grad(share * wanted, decoded, retain_graph=True)
-                pull[rows, :length] = slope
+                for row, of_row in zip(rows, slope, strict=True):
+                    pull[row, :length] = of_row
             minimised = losses[LOSS]
             if with_r1:
                 minimised = minimised + self._r1(of_real, recorded)
@@ -242,6 +243,13 @@ def _equal_lengths(lengths: Sequence[int], shortest: int) -> list[tuple[list[int
         for length in sorted(set(lengths))
         if length >= shortest
     ]
+
+
+def _cut(audio: Tensor, rows: Sequence[int], length: int) -> Tensor:
+    """These rows' beginnings; views and copies that no GPU waits for, as a list as index would."""
+    if len(rows) == len(audio):
+        return audio[:, :length]
+    return torch.stack([audio[row, :length] for row in rows])
 
 
 def _squares(judgements: Sequence[Judgement], wanted: float) -> Tensor:

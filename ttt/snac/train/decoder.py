@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from ttt import checkpoint
+from ttt.device_errors import is_out_of_memory
+from ttt.errors import UserError
+from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.model import Decoder48k
 from ttt.snac.train.adversarial import JUDGED, NAME, Adversary
 from ttt.snac.train.curriculum import Epoch, as_planned
@@ -108,14 +111,24 @@ class DecoderTrainee(Trainee[MicroBatch]):
         step: int,
         due: Collection[str],
     ) -> dict[str, Tensor]:
-        return accumulate_gradients(
-            self.model,
-            batches,
-            self.recipe,
-            denominators,
-            step=step,
-            adversary=self.adversary if NAME in due else None,
-        )
+        try:
+            return accumulate_gradients(
+                self.model,
+                batches,
+                self.recipe,
+                denominators,
+                step=step,
+                adversary=self.adversary if NAME in due else None,
+            )
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"step {step + 1}: out of memory with {len(batches[0].clip_ids)} clips of "
+                f"{batches[0].audio.shape[1] / TARGET_RATE:.2g} s in a micro-batch; start a new "
+                f"run with a lower curriculum.stages[..].clips_per_step, or a higher "
+                f"curriculum.micro_batches_per_step ({error})"
+            ) from error
 
     def value(self, result: ValidationResult) -> float | None:
         return guarded_value(result) if self.recipe.best_by == "guarded" else None

@@ -359,6 +359,21 @@ def test_after_failed_guards_training_is_back_at_its_best_and_goes_on_without(
     assert ours == theirs
 
 
+def test_out_of_memory_names_what_to_lower(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(*_arguments: object, **_words: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Adversary, "judge", judge)
+    said = (
+        r"step 2: out of memory with 2 clips of 0\.17 s in a micro-batch; start a new run with a "
+        r"lower curriculum\.stages\[\.\.\]\.clips_per_step, or a higher curriculum\."
+    )
+    with pytest.raises(UserError, match=said):
+        rig(cache, tmp_path).train()
+
+
 def _train(rank: int, cache: str, run: str, kill_after: str) -> None:
     class RankLog(KillAfter):
         def on_step(self, record: StepRecord) -> None:

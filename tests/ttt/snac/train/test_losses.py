@@ -1,5 +1,7 @@
 """The losses against NumPy and the original's formula, and what padding may not do."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -199,3 +201,30 @@ def test_bad_shapes_are_refused():
         reconstruction_loss(audio, audio, full(audio), DEFAULT)
     with pytest.raises(ValueError, match="must be \\[B, T\\]"):
         reconstruction_loss(audio[:, None], audio[:, None], full(audio), DEFAULT)
+
+
+def test_the_mel_of_seven_scales_is_the_sum_of_the_mels_of_each() -> None:
+    """With one scale of 2,048 it is the mel term itself."""
+    random = torch.Generator().manual_seed(0)
+    estimate, target = (0.1 * torch.randn(2, 9000, generator=random) for _ in range(2))
+    valid = torch.tensor([9000, 5000])
+
+    def terms(**keys: Any) -> dict[str, torch.Tensor]:
+        weights = {"l1_weight": 0, "linear_weight": 0, "log_weight": 0, "mel_weight": 0}
+        return reconstruction_loss(estimate, target, valid, LossConfig(**{**weights, **keys}))
+
+    seven = LossConfig(multi_mel_weight=15)
+    whole = terms(multi_mel_weight=15)
+    torch.testing.assert_close(whole["total"], 15 * whole["multi_mel"])
+    scales = zip(seven.multi_mel_n_ffts, seven.multi_mel_bands, strict=True)
+    each = [
+        terms(multi_mel_weight=1, multi_mel_n_ffts=(n_fft,), multi_mel_bands=(bands,))["multi_mel"]
+        for n_fft, bands in scales
+    ]
+    torch.testing.assert_close(whole["multi_mel"], torch.stack(each).sum(0))
+    one = terms(multi_mel_weight=1, multi_mel_n_ffts=(2048,), multi_mel_bands=(80,), mel_weight=1)
+    assert torch.equal(one["multi_mel"], one["mel"])
+    with pytest.raises(ValueError, match="multi_mel_bands must be one number from 1 up for each"):
+        LossConfig(multi_mel_bands=(5, 10))
+    with pytest.raises(ValueError, match="preset seed is the original's loss verbatim"):
+        LossConfig(preset="seed", multi_mel_weight=15)
