@@ -111,15 +111,14 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
         x = [line["step"] for line in steps]
         losses.insert(0, Curve(label="training", x=x, y=_numbers(steps, "loss")))
     pictures = {"Loss": curves(losses, x_label="step", y_label="loss", title="Loss", marks=marks)}
+    turns = [("back to the best", h["step"]) for h in history if h["kind"] == "turn_back"]
+    backs = dict(turns)  # once in a run
     if taught := [line for line in steps if _JUDGEMENTS[0] in line.get("terms", {})]:
-        marks = {"discriminators learn": taught[0]["step"], **marks}
-        backs = [line["step"] for line in history if line["kind"] == "turn_back"]
-        if backs:  # once in a run
-            marks["back to the best"] = backs[0]
         x, terms = [line["step"] for line in taught], [line["terms"] for line in taught]
         lines = [Curve(label=each, x=x, y=_numbers(terms, each)) for each in _JUDGEMENTS]
         title = "Discriminators"
-        pictures[title] = curves(lines, x_label="step", y_label="loss", title=title, marks=marks)
+        pictures[title] = curves(lines, x_label="step", y_label="loss", title=title, marks=backs)
+    marks |= backs
     for metric in ("lsd", "lsd_lf", "l1"):
         lines = [
             Curve(

@@ -150,9 +150,14 @@ def test_what_cannot_begin_is_refused_in_one_sentence(
             f"init_from {export}: its init is interp and this training's is noble; give an export",
         ),
         ([*PHASE, "adversarial.first_epoch=9"], "first_epoch 9 lies beyond the run's 3 epochs"),
+        (
+            ["adversarial.first_epoch=2"],
+            "begins after step 2 and the decoder hears of it adversarial.hold_steps 1000 later, "
+            "beyond the run's 8 steps; begin earlier, hold it back for less, or set",
+        ),
         ([*PHASE, f"adversarial.start_from={tmp_path}"], "no discriminators there; give the"),
         (
-            ["adversarial.weight=1", f"adversarial.start_from={export}/discriminators"],
+            ["adversarial.hold_steps=1", f"adversarial.start_from={export}/discriminators"],
             "built otherwise (periods, period_channels, period_max_channels, n_ffts",
         ),
         (

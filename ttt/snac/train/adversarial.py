@@ -42,21 +42,25 @@ _QUIETEST_RMS = 1e-3
 
 
 def first_step(config: AdversarialConfig, epochs: Sequence[EpochPlan]) -> int:
-    """The step of the run at which the phase begins. Raises UserError where the run ends first."""
-    total = sum(epoch.steps for epoch in epochs)
-    if config.first_step is not None:
-        if config.first_step >= total:
+    """The step of the run at which the phase begins.
+
+    Raises UserError where the run ends before the decoder hears of it.
+    """
+    total, begins = sum(epoch.steps for epoch in epochs), config.first_step
+    if begins is None:
+        if config.first_epoch > len(epochs):
             raise UserError(
-                f"adversarial.first_step {config.first_step} lies beyond the run's {total} steps; "
-                f"begin earlier or set adversarial to null"
+                f"adversarial.first_epoch {config.first_epoch} lies beyond the run's {len(epochs)} "
+                f"epochs; begin earlier or set adversarial to null"
             )
-        return config.first_step
-    if config.first_epoch > len(epochs):
+        begins = epochs[config.first_epoch - 1].first_step
+    if begins + config.hold_steps >= total:
         raise UserError(
-            f"adversarial.first_epoch {config.first_epoch} lies beyond the run's {len(epochs)} "
-            f"epochs; begin earlier or set adversarial to null"
+            f"the adversarial phase begins after step {begins} and the decoder hears of it "
+            f"adversarial.hold_steps {config.hold_steps} later, beyond the run's {total} steps; "
+            f"begin earlier, hold it back for less, or set adversarial to null"
         )
-    return epochs[config.first_epoch - 1].first_step
+    return begins
 
 
 class Adversary:
