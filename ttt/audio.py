@@ -22,6 +22,7 @@ import torchaudio.functional
 
 from ttt.errors import UserError
 from ttt.sound.parts import parts, require_one_stream
+from ttt.sound.splice import Sound, SoundBytes
 
 
 @dataclass(frozen=True)
@@ -57,32 +58,32 @@ class Piece:
         return (self.stop - self.start) / self.rate
 
 
-def read_header(path: str | Path) -> AudioHeader:
+def read_header(sound: Sound) -> AudioHeader:
     """Rate, channels and length, found without decoding wherever the format allows it.
 
     Lengths that headers leave open, or get wrong, are counted (ttt.sound). Raises UserError as
     `read_audio` does.
     """
     rate, channels, samples = 0, 0, 0
-    for file in _streams(path):
+    for file in _streams(sound):
         rate, channels, samples = file.samplerate, file.channels, samples + file.frames
     return AudioHeader(rate=rate, channels=channels, samples=samples)
 
 
-def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
+def read_audio(sound: Sound) -> tuple[np.ndarray, int]:
     """A whole audio file as float32 [channels, samples] and its sample rate in Hz.
 
     Reads every format that libsndfile reads. Raises UserError with the file and the reason when
     it is missing, not audio, shorter or longer than it promises, or holds NaN or infinite samples.
     """
-    header = read_header(path)
-    blocks = list(read_audio_blocks(path, max(header.samples, 1), stop=header.samples))
+    header = read_header(sound)
+    blocks = list(read_audio_blocks(sound, max(header.samples, 1), stop=header.samples))
     audio = blocks[0] if blocks else np.empty((header.channels, 0), np.float32)
     return audio, header.rate
 
 
 def read_audio_blocks(
-    path: str | Path, block_samples: int, start: int = 0, stop: int | None = None
+    sound: Sound, block_samples: int, start: int = 0, stop: int | None = None
 ) -> Iterator[np.ndarray]:
     """Samples [start, stop) of a file as float32 [channels, n], one by one.
 
@@ -90,17 +91,15 @@ def read_audio_blocks(
     whatever the file's length. Raises UserError as `read_audio` does, also for a `stop` past the
     end.
     """
-    with _in_words(path):
-        require_one_stream(path)
-        yield from _blocks(path, block_samples, start, stop)
+    with _in_words(sound):
+        require_one_stream(sound)
+        yield from _blocks(sound, block_samples, start, stop)
 
 
-def _blocks(
-    path: str | Path, block_samples: int, start: int, stop: int | None
-) -> Iterator[np.ndarray]:
+def _blocks(sound: Sound, block_samples: int, start: int, stop: int | None) -> Iterator[np.ndarray]:
     waiting: list[np.ndarray] = []
     held, place, begin = 0, start, 0
-    for file in _streams(path):
+    for file in _streams(sound):
         end = begin + file.frames if stop is None else min(begin + file.frames, stop)
         if place < end:
             file.seek(place - begin)
@@ -109,9 +108,9 @@ def _blocks(
             block = file.read(wanted, dtype="float32", always_2d=True).T
             place += block.shape[1]
             if block.shape[1] < wanted:
-                raise UserError(_too_few(path, place, end))
+                raise UserError(_too_few(sound, place, end))
             if not np.isfinite(block).all():
-                raise UserError(f"{path}: holds NaN or infinite samples")
+                raise UserError(f"{sound}: holds NaN or infinite samples")
             waiting.append(block)
             held += wanted
             if held == block_samples:
@@ -119,7 +118,7 @@ def _blocks(
                 waiting, held = [], 0
         begin += file.frames
     if stop is not None and place < stop:
-        raise UserError(_too_few(path, place, stop))
+        raise UserError(_too_few(sound, place, stop))
     if waiting:
         yield _joined(waiting)
 
@@ -128,8 +127,8 @@ def _joined(blocks: list[np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1))
 
 
-def _too_few(path: str | Path, samples: int, wanted: int) -> str:
-    return f"{path}: cut short, {samples:,} of {wanted:,} samples could be decoded"
+def _too_few(sound: Sound, samples: int, wanted: int) -> str:
+    return f"{sound}: cut short, {samples:,} of {wanted:,} samples could be decoded"
 
 
 class ChannelsCancel(UserError):
@@ -249,32 +248,32 @@ def flac_bytes(audio: np.ndarray, rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def _streams(path: str | Path) -> Iterator[soundfile.SoundFile]:
+def _streams(sound: Sound) -> Iterator[soundfile.SoundFile]:
     """The streams of a file, opened one after the other; they have one rate and channel count."""
     form: tuple[int, int] | None = None
-    with _in_words(path):
-        for part in parts(path):
+    with _in_words(sound):
+        for part in parts(sound):
             with part.open() as file:
                 # libsndfile shortens a cut file silently; only its log says what was promised.
                 if _is_cut_short(file.extra_info):
                     raise UserError(
-                        f"{path}: cut short, the header promises more audio than follows"
+                        f"{sound}: cut short, the header promises more audio than follows"
                     )
                 form = form or (file.samplerate, file.channels)
                 if (file.samplerate, file.channels) != form:
                     raise UserError(
-                        f"{path}: joined of streams that differ ({form[0]:,} Hz of {form[1]} "
+                        f"{sound}: joined of streams that differ ({form[0]:,} Hz of {form[1]} "
                         f"channels, {file.samplerate:,} Hz of {file.channels}); split it"
                     )
                 yield file
 
 
 @contextmanager
-def _in_words(path: str | Path) -> Iterator[None]:
+def _in_words(sound: Sound) -> Iterator[None]:
     try:
         yield
     except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as audio ({_reason(error, path)})") from error
+        raise UserError(f"{sound}: cannot be read as audio ({_reason(error, sound)})") from error
 
 
 def _refuse_nonfinite(audio: np.ndarray) -> None:
@@ -300,8 +299,8 @@ _CHUNK_SIZE = re.compile(
 _PLACEHOLDER_BYTES = 0x7FFF0000
 
 
-def _reason(error: Exception, path: str | Path) -> str:
+def _reason(error: Exception, sound: Sound) -> str:
     text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    if not os.path.exists(path):
+    if not isinstance(sound, SoundBytes) and not os.path.exists(sound):
         return "no such file"
     return text.strip().rstrip(".")

@@ -160,6 +160,21 @@ def list_names(uri: str | Path) -> list[str]:
     return sorted(info.base_name for info in _infos(uri))
 
 
+def files_below(uri: str) -> dict[str, int]:
+    """Path below a folder of an object store -> bytes, of every file at any depth, by path."""
+    filesystem, folder = resolve(uri)
+    import pyarrow.fs as pafs
+
+    selector = pafs.FileSelector(folder, recursive=True)
+    found = patiently(uri, lambda: filesystem.get_file_info(selector))
+    above = len(folder.strip("/")) + 1
+    return {
+        info.path.strip("/")[above:]: info.size
+        for info in sorted(found, key=lambda info: info.path)
+        if info.is_file
+    }
+
+
 def read_bytes(uri: str | Path) -> bytes:
     """A whole file. Raises FileNotFoundError."""
     if is_local(uri):

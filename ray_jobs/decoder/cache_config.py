@@ -10,12 +10,15 @@ from ray_jobs.config.former_keys import Alias
 from ray_jobs.config.workers import WorkersConfig
 from ttt.config import Config
 from ttt.snac.cache.inputs import QualityConfig
-from ttt.snac.cache.speakers import folder_number
+from ttt.snac.cache.speakers import check_rule
 from ttt.snac.config import AlignConfig, EncodeConfig
 from ttt.snac.geometry import TARGET_RATE
 
 INPUT_FOLDERS = {
     "folder": ("audio",),
+    "parquet": ("audio",),
+    "tar": ("audio",),
+    "manifest": ("audio",),
     "pair": ("source_24k", "target_48k"),
     "original": ("codes", "audio_48k"),
 }
@@ -25,10 +28,18 @@ INPUT_FOLDERS = {
 class InputConfig(Config):
     """Where the audio is; each kind has its own keys and refuses the others'."""
 
-    kind: Literal["folder", "pair", "original"] = "folder"
-    """folder: recordings; pair: sources and restored targets; original: codes that exist."""
-    audio: str | None = None
-    """Kind folder: recordings of at least 44.1 kHz, any depth, any format of libsndfile."""
+    kind: Literal["folder", "parquet", "tar", "manifest", "pair", "original"] = "folder"
+    """How the recordings lie on the disk. folder: files; parquet: rows of Hugging Face parquet;
+    tar: members of WebDataset tars; manifest: files that a list names; pair: sources and restored
+    targets; original: codes that exist."""
+    audio: str | tuple[str, ...] | None = None
+    """Kinds folder, parquet, tar and manifest: where the recordings are, of at least 44.1 kHz, in
+    any format of libsndfile. A folder, searched at any depth; one .parquet or .tar; the manifest.
+    A list names several; all kinds but folder may lie at a URI. Of several the clips' ids begin
+    with the name of each."""
+    column: str | None = None
+    """Kind parquet: the column with the sound, a struct of bytes and path; null takes the only one
+    there is."""
     source_24k: str | None = None
     """Kind pair: the audio that is encoded, at the codec's rate or above."""
     target_48k: str | None = None
@@ -38,8 +49,10 @@ class InputConfig(Config):
     audio_48k: str | None = None
     """Kind original: the folder with the 48 kHz wavs that file_path names."""
     speaker: str | None = None
-    """folder:N writes each clip's N-th folder below the input (from 1) as its speaker, so that
-    evaluation can count speakers; null leaves them unknown."""
+    """Writes a speaker to each clip, so that evaluation can count speakers; what has none is left
+    out. folder:N takes the N-th folder below the input (from 1; a tar or parquet file counts as
+    one), column:NAME a column of a parquet, json:KEY a key of the .json beside a tar's member or of
+    a manifest's line. null leaves them unknown."""
     min_bandwidth_hz: float | None = None
     """Leave out clips whose sound does not reach this frequency, whatever their sample rate: they
     teach a head that the upper band is empty. null keeps them; each clip's bandwidth is recorded
@@ -47,17 +60,22 @@ class InputConfig(Config):
 
     def __post_init__(self) -> None:
         if self.speaker is not None:
-            folder_number(self.speaker)
+            check_rule(self.speaker, self.kind)
         if self.min_bandwidth_hz is not None and not 0 < self.min_bandwidth_hz <= TARGET_RATE / 2:
             raise ValueError(
                 f"min_bandwidth_hz must be above 0 and at most {TARGET_RATE // 2:,}, or null, "
                 f"got {self.min_bandwidth_hz:g}"
             )
+        if self.column is not None and self.kind != "parquet":
+            raise ValueError(f"column has no effect for kind {self.kind}; set it to null")
         wanted = INPUT_FOLDERS[self.kind]
         for key in (key for keys in INPUT_FOLDERS.values() for key in keys):
             is_set = getattr(self, key) is not None
-            if key in wanted and not is_set:
-                raise ValueError(f"{key} must name a folder for kind {self.kind}")
+            if key in wanted and not (is_set and getattr(self, key)):
+                what = {"parquet": "a folder or file", "tar": "a folder or file"}.get(
+                    self.kind, "a file" if self.kind == "manifest" else "a folder"
+                )
+                raise ValueError(f"{key} must name {what} for kind {self.kind}")
             if key not in wanted and is_set:
                 raise ValueError(
                     f"{key} has no effect for kind {self.kind}, which reads "

@@ -26,7 +26,11 @@ def read_text(path: Path) -> str:
 
     Raises OSError, and ValueError with the reason when it is not UTF-8.
     """
-    content = path.read_bytes()
+    return decoded(path.read_bytes())
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file's bytes. Raises ValueError as `read_text` does."""
     for mark, name in _OTHER_MARKS:
         if content.startswith(mark):
             raise ValueError(f"it is {name}; save it as UTF-8")

@@ -6,70 +6,75 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import soundfile
 
 from ttt.errors import UserError
 from ttt.sound import containers, flac, mp3
-from ttt.sound.splice import Damaged, Splice, SplicedFile, Window
+from ttt.sound.splice import Damaged, Sound, SoundBytes, Splice, SplicedFile, Window, open_sound
 
 
 class Part:
     """One stream of a file."""
 
-    def __init__(self, path: str, splice: Splice | None) -> None:
-        self._path = path
+    def __init__(self, sound: Sound, splice: Splice | None) -> None:
+        self._sound = sound
         self._splice = splice
 
     @contextmanager
     def open(self) -> Iterator[soundfile.SoundFile]:
         """Opened by libsndfile. Raises soundfile.LibsndfileError or OSError."""
-        if self._splice is None:
-            with soundfile.SoundFile(self._path) as file:
+        if self._splice is None and not isinstance(self._sound, SoundBytes):
+            with soundfile.SoundFile(os.fspath(self._sound)) as file:
                 yield file
             return
+        splice = self._splice
         with (
-            SplicedFile(self._path, self._splice) as spliced,
-            soundfile.SoundFile(cast(BinaryIO, spliced)) as file,
+            open_sound(self._sound) if splice is None else SplicedFile(self._sound, splice) as raw,
+            soundfile.SoundFile(cast(BinaryIO, raw)) as file,
         ):
             yield file
 
 
-def parts(path: str | Path) -> list[Part]:
-    """The streams of a file, in order; together they are all of its audio.
+def parts(sound: Sound) -> list[Part]:
+    """The streams of a sound file, in order; together they are all of its audio.
 
     Reads headers, and more only of formats whose headers cannot be trusted: all of an MP3 file
     that does not tell its length, or of an Ogg file. Raises UserError for a file that is shorter
     than it promises, or longer in a way that cannot be read; OSError when it cannot be opened.
     """
-    name = os.fspath(path)
-    stat = os.stat(name)
     try:
-        splices = _splices(name, stat.st_size, stat.st_ino)
+        if isinstance(sound, SoundBytes):
+            splices = _splices_of(sound) if sound.content else (None,)
+        else:
+            path, stat = os.fspath(sound), os.stat(sound)
+            splices = _splices_on_disk(path, stat.st_size, stat.st_ino)
     except Damaged as damage:
-        raise UserError(f"{path}: {damage}") from damage
-    return [Part(name, splice) for splice in splices]
+        raise UserError(f"{sound}: {damage}") from damage
+    return [Part(sound, splice) for splice in splices]
 
 
-def require_one_stream(path: str | Path) -> None:
+def require_one_stream(sound: Sound) -> None:
     """Raises UserError for a FLAC file that goes on after its end; reads the whole file."""
-    with Window(os.fspath(path)) as window:
+    with Window(sound) as window:
         if window.starts_with(flac.MAGIC) and flac.holds_another(window):
             raise UserError(
-                f"{path}: holds several FLAC files one after the other, of which only the first "
+                f"{sound}: holds several FLAC files one after the other, of which only the first "
                 "would be read; split it, or decode and encode it again"
             )
 
 
 @functools.lru_cache(maxsize=64)
-def _splices(path: str, size: int, inode: int) -> tuple[Splice | None, ...]:
-    """What to hand to libsndfile; None is the file as it is. Size and inode tell files apart."""
-    if size == 0:
-        return (None,)
-    with Window(path) as window:
-        return tuple(_reader(window, path)(window))
+def _splices_on_disk(path: str, size: int, inode: int) -> tuple[Splice | None, ...]:
+    """Size and inode tell files apart."""
+    return _splices_of(path) if size else (None,)
+
+
+def _splices_of(sound: Sound) -> tuple[Splice | None, ...]:
+    """What to hand to libsndfile; None is the file as it is."""
+    with Window(sound) as window:
+        return tuple(_reader(window, str(sound))(window))
 
 
 def _reader(window: Window, path: str) -> Callable[[Window], list[Splice | None]]:

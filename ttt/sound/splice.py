@@ -1,13 +1,37 @@
-"""Bytes of a file with others in between, as a file."""
+"""A sound as bytes: of a file or in memory, and with others in between, as a file."""
 
 from __future__ import annotations
 
 import io
 import mmap
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 Splice = tuple[bytes | tuple[int, int], ...]
 """Pieces one after the other: bytes, or [start, stop) of the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoundBytes:
+    """A sound file in memory, where it was a part of another file or came from a store."""
+
+    name: str
+    """For sentences; its suffix counts as a file's does."""
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Sound = str | Path | SoundBytes
+"""A sound file: where it lies, or what it holds."""
+
+
+def open_sound(sound: Sound) -> BinaryIO:
+    """The bytes of a sound as a file. Raises OSError."""
+    return io.BytesIO(sound.content) if isinstance(sound, SoundBytes) else open(sound, "rb")
 
 
 class Damaged(Exception):
@@ -17,9 +41,14 @@ class Damaged(Exception):
 class Window:
     """The bytes of a file, read where they are looked at."""
 
-    def __init__(self, path: str) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115
-        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+    def __init__(self, sound: Sound) -> None:
+        self._close: list[mmap.mmap | BinaryIO] = []
+        if isinstance(sound, SoundBytes):
+            self._map = sound.content
+            return
+        file = open_sound(sound)
+        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._close = [self._map, file]
 
     def __enter__(self) -> Window:
         return self
@@ -30,8 +59,8 @@ class Window:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._map.close()
-        self._file.close()
+        for each in self._close:
+            each.close()
 
     def __len__(self) -> int:
         return len(self._map)
@@ -55,9 +84,9 @@ class Window:
 class SplicedFile(io.RawIOBase):
     """A file to read that consists of a splice."""
 
-    def __init__(self, path: str, splice: Splice) -> None:
+    def __init__(self, sound: Sound, splice: Splice) -> None:
         super().__init__()
-        self._file = open(path, "rb")  # noqa: SIM115
+        self._file = open_sound(sound)
         self._pieces: list[tuple[int, int, bytes | int]] = []
         self._size = 0
         for piece in splice:

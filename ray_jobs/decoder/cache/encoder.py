@@ -103,4 +103,6 @@ def prepare_function(config: CacheConfig, geometry: CodeGeometry) -> Prepare:
         return functools.partial(
             prepare_pair, geometry=geometry, quality=config.quality, align=config.align
         )
-    return functools.partial(prepare_recording, geometry=geometry, quality=config.quality)
+    return functools.partial(
+        prepare_recording, geometry=geometry, quality=config.quality, column=config.input.column
+    )

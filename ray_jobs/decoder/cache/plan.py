@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,16 +21,20 @@ from ttt import records, storage
 from ttt.audio import read_header
 from ttt.config import differences, fixed_part
 from ttt.errors import UserError
-from ttt.snac.cache.inputs import ClipFacts, ClipInput
+from ttt.snac.cache.inputs import ClipFacts, ClipInput, LeftOut
 from ttt.snac.cache.original import list_original
+from ttt.snac.cache.roots.listing import list_roots
+from ttt.snac.cache.roots.places import open_clip
 from ttt.snac.cache.shards import CodecIdentity
-from ttt.snac.cache.sources import list_folder, list_pairs
+from ttt.snac.cache.sources import list_pairs
 from ttt.snac.cache.speakers import with_speakers
 from ttt.snac.cache.write_shard import is_finished, refuse_replaced
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.load import load_codec
 
 _HEADERS_SAMPLED = 200
+_SOUNDS_SAMPLED = 20
+"""Of sounds that are read whole for their header."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class CachePlan:
     encoder_dim: int
     notes: tuple[str, ...]
     """What was ignored in the input, for the log and the summary."""
+    roots: tuple[str, ...]
+    """What each root holds, in words."""
+    held_bytes: int
+    """The most that an encoder's reader holds besides clips."""
     seconds_per_clip: float
     """Mean over a sample of headers."""
     finished: int | None
@@ -68,8 +76,8 @@ def make_plan(config: CacheConfig) -> CachePlan:
             f"{config.codec.name}: a codec of {geometry.sample_rate:,} Hz has no whole ratio to "
             f"{TARGET_RATE:,} Hz; use one of 24,000 Hz"
         )
-    inputs, notes = _list_inputs(config, geometry)
-    inputs = with_speakers(inputs, config.input.speaker)
+    found = _list_inputs(config, geometry)
+    inputs = found.inputs
     size = config.clips_per_shard
     shards = tuple(tuple(inputs[at : at + size]) for at in range(0, len(inputs), size))
     identity = CodecIdentity(codec.name, codec.weights_sha256)
@@ -79,8 +87,10 @@ def make_plan(config: CacheConfig) -> CachePlan:
         geometry=geometry,
         codec=identity,
         encoder_dim=codec.model.encoder_dim,
-        notes=tuple(notes),
-        seconds_per_clip=_mean_seconds(shards),
+        notes=found.notes,
+        roots=found.roots,
+        held_bytes=found.held_bytes,
+        seconds_per_clip=_mean_seconds(inputs, config.input.column),
         finished=None,
     )
     if not _claimed(plan):
@@ -103,6 +113,7 @@ def describe(plan: CachePlan) -> str:
     )
     files = "index.arrow, codes.bin, manifest.jsonl, summary.json, config.yaml, cache.json"
     lines = [
+        *(f"root     {root}" for root in plan.roots),
         f"input    {plan.n_inputs:,} inputs ({_suffixes(plan)}), about {hours:.2f} h of audio",
         f"codec    {plan.codec.name} (weights {weights}): {_geometry(plan.geometry)}",
         f"shards   {len(plan.shards):,} of at most {config.clips_per_shard:,} inputs{progress}",
@@ -143,14 +154,43 @@ def pending_shards(plan: CachePlan) -> list[int]:
     ]
 
 
-def _list_inputs(config: CacheConfig, geometry: CodeGeometry) -> tuple[list[ClipInput], list[str]]:
+@dataclass(frozen=True)
+class _Inputs:
+    """What `input` names; fields as in CachePlan."""
+
+    inputs: Sequence[ClipInput]
+    notes: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
+    held_bytes: int = 0
+
+
+def _list_inputs(config: CacheConfig, geometry: CodeGeometry) -> _Inputs:
     where = config.input
-    if where.audio is not None:
-        return list_folder(storage.absolute(where.audio)), []
-    if where.source_24k is not None and where.target_48k is not None:
-        return list_pairs(*map(storage.absolute, (where.source_24k, where.target_48k))), []
-    codes, audio = (storage.absolute(str(folder)) for folder in (where.codes, where.audio_48k))
-    return list_original(codes, audio, geometry)
+    if where.kind == "pair":
+        source, target = (
+            storage.absolute(str(each)) for each in (where.source_24k, where.target_48k)
+        )
+        return _Inputs(with_speakers(list_pairs(source, target), where.speaker))
+    if where.kind == "original":
+        codes, audio = (storage.absolute(str(each)) for each in (where.codes, where.audio_48k))
+        inputs, notes = list_original(codes, audio, geometry)
+        return _Inputs(with_speakers(inputs, where.speaker), tuple(notes))
+    places = _absolute(where.audio)
+    places = [places] if isinstance(places, str) else places
+    roots = list_roots(where.kind, places, where.column, where.speaker)
+    return _Inputs(
+        [clip for root in roots for clip in root.listing.inputs],
+        tuple(note for root in roots for note in root.listing.notes),
+        tuple(map(str, roots)),
+        max(root.listing.held_bytes for root in roots),
+    )
+
+
+def _absolute(places: Any) -> str | list[str]:
+    """One place, or several; a list of one is that one."""
+    if isinstance(places, str):
+        return storage.absolute(places)
+    return [*map(storage.absolute, places)] if len(places) > 1 else storage.absolute(places[0])
 
 
 def _claimed(plan: CachePlan) -> bool:
@@ -187,7 +227,7 @@ def _identity(plan: CachePlan) -> dict[str, Any]:
     return {
         **tree,
         "input": {
-            key: storage.absolute(value) if key in folders and value else value
+            key: _absolute(value) if key in folders and value else value
             for key, value in tree["input"].items()
         },
         "facts": [field.name for field in fields(ClipFacts)],
@@ -213,22 +253,33 @@ def _claim_uri(config: CacheConfig) -> str:
     return storage.join(config.output, "cache.json")
 
 
-def _mean_seconds(shards: Iterable[Sequence[ClipInput]]) -> float:
+def _mean_seconds(inputs: Sequence[ClipInput], column: str | None) -> float:
     """Mean length of the audio, from the headers of some inputs, always the same ones."""
-    clips = [clip for shard in shards for clip in shard if clip.problem is None]
-    paths = [clip.target or clip.source for clip in clips]
+    clips = [clip for clip in inputs if clip.problem is None]
     seconds = []
-    for path in random.Random(0).sample(paths, min(_HEADERS_SAMPLED, len(paths))):
+    for clip in _sample(clips):
         try:
-            seconds.append(read_header(path).seconds)
-        except UserError:
+            sound = clip.target or open_clip(clip, column)
+            seconds.append(read_header(sound).seconds)
+        except (UserError, LeftOut):
             continue  # Only an estimate; the run itself records the file with its reason.
     return sum(seconds) / len(seconds) if seconds else 0.0
 
 
+def _sample(clips: Sequence[ClipInput]) -> Sequence[ClipInput]:
+    if clips and clips[0].row >= 0 and not clips[0].target:
+        # Of a row group each row is behind those before it.
+        middle, few = len(clips) // 2, _SOUNDS_SAMPLED // 2
+        return [*clips[:few], *clips[max(middle, few) : middle + few]]
+    whole = clips and (clips[0].span is not None or not storage.is_local(clips[0].source))
+    most = _SOUNDS_SAMPLED if whole else _HEADERS_SAMPLED
+    return random.Random(0).sample(clips, min(most, len(clips)))
+
+
 def _suffixes(plan: CachePlan) -> str:
     counts = Counter(
-        PurePosixPath(clip.source or clip.target).suffix.lower() or "no file"
+        PurePosixPath(clip.clip_id if clip.span else clip.source or clip.target).suffix.lower()
+        or "no file"
         for shard in plan.shards
         for clip in shard
     )
@@ -253,12 +304,13 @@ def _workers(config: CacheConfig) -> str:
 
 
 def _worker_gib(plan: CachePlan) -> float:
-    """The shard's audio (16-bit, and as float until it is encoded), the encoder, a row group."""
+    """The shard's audio (16-bit, and as float until it is encoded), the encoder, a row group of
+    ours and one of a parquet that is read."""
     config, rate = plan.config, plan.geometry.sample_rate
     clips = min(config.clips_per_shard, plan.n_inputs)
     audio_bytes = clips * plan.seconds_per_clip * (2 * TARGET_RATE + 4 * rate)
     encoder_bytes = config.encode.max_batch_seconds * rate * plan.encoder_dim * 4 * 5
-    return (audio_bytes + encoder_bytes) / 2**30 + 0.7
+    return (audio_bytes + encoder_bytes + plan.held_bytes) / 2**30 + 0.7
 
 
 def _written_gib(hours: float) -> float:

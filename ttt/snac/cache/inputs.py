@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from ttt.config import Config
+from ttt.errors import UserError
 from ttt.snac.geometry import Codes
 
 MIN_TARGET_RATE = 44_100
@@ -51,6 +52,8 @@ class ClipInput:
     """The file with the 48 kHz audio, where it is another one."""
     row: int = -1
     """The row of `source`, where it is a parquet file."""
+    span: tuple[int, int] | None = None
+    """The bytes [start, stop) of `source`, where it is a tar."""
     speaker: str | None = None
     """Who speaks; None when that is unknown."""
     problem: Reason | None = None
@@ -58,14 +61,18 @@ class ClipInput:
     problem_note: str = ""
     """The details of `problem`."""
     file_bytes: int | None = None
-    """`size_on_disk` as the clip's shard is made; None in caches begun before sizes were noted."""
+    """`size_on_disk` as the clip's shard is made, of a tar or parquet file as it was listed; None
+    in caches begun before sizes were noted."""
 
 
 def size_on_disk(clip: ClipInput) -> int | None:
-    """Size of `source` and `target` together; None where a file is missing.
+    """Size of `source` and `target` together; None where a file is missing, or is no local one.
 
-    A replaced file is noticed by it: reading all audio again would cost too much.
+    A replaced file is noticed by it: reading all audio again would cost too much. Of a file that
+    holds many clips the listing has told it.
     """
+    if clip.span is not None or (clip.row >= 0 and not clip.target):
+        return clip.file_bytes
     try:
         return sum(os.stat(path).st_size for path in (clip.source, clip.target) if path)
     except OSError:
@@ -110,6 +117,10 @@ class LeftOut(Exception):
         self.reason = reason
         self.note = note
         self.seconds = seconds
+
+
+class InputChanged(UserError):
+    """A file that holds many clips is gone, or another than when its clips were listed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

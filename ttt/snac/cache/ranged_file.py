@@ -151,6 +151,11 @@ class _Seekable(io.RawIOBase):
         self._position += len(content)
         return content
 
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        content = self.read(len(buffer))
+        memoryview(buffer)[: len(content)] = content
+        return len(content)
+
 
 def _fill(out: np.ndarray, content: bytes) -> int:
     out.reshape(-1).view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)

@@ -16,7 +16,7 @@ import os
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,12 @@ from ttt.audio import (
     to_int16,
 )
 from ttt.errors import UserError
-from ttt.files.walk import find_files
+from ttt.files.walk import find_files, suffix_of
 from ttt.snac.cache.inputs import MIN_TARGET_RATE, ClipInput, LeftOut, PreparedClip, QualityConfig
+from ttt.snac.cache.roots.places import open_clip
 from ttt.snac.config import AlignConfig
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
+from ttt.sound.splice import Sound
 
 # fmt: off
 AUDIO_SUFFIXES = frozenset({
@@ -101,10 +103,13 @@ def list_pairs(source_folder: str, target_folder: str) -> list[ClipInput]:
 
 
 def prepare_recording(
-    clip: ClipInput, geometry: CodeGeometry, quality: QualityConfig
+    clip: ClipInput, geometry: CodeGeometry, quality: QualityConfig, column: str | None = None
 ) -> PreparedClip:
-    """A recording as its 48 kHz target and the version at the codec's rate. Raises LeftOut."""
-    target, notes = load_mono(clip.source, TARGET_RATE, MIN_TARGET_RATE, quality)
+    """A recording as its 48 kHz target and the version at the codec's rate.
+
+    `column` of a parquet file holds its sound. Raises what `open_clip` raises, and LeftOut.
+    """
+    target, notes = load_mono(open_clip(clip, column), TARGET_RATE, MIN_TARGET_RATE, quality)
     source = resample(torch.from_numpy(target), TARGET_RATE, geometry.sample_rate, sharp=True)
     return PreparedClip(
         clip_id=clip.clip_id,
@@ -139,7 +144,7 @@ def prepare_pair(
 
 
 def load_mono(
-    path: str | Path, rate: int, min_rate: int, quality: QualityConfig, name: str = ""
+    sound: Sound, rate: int, min_rate: int, quality: QualityConfig, name: str = ""
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """A file as mono float32 [samples] at `rate`, and notes on what was done to it.
 
@@ -147,10 +152,10 @@ def load_mono(
     read, its rate is below `min_rate`, or `quality` refuses its length or level.
     """
     try:
-        header = read_header(path)
+        header = read_header(sound)
         quality.check_length(header.seconds)
         _check_rate(header.rate, rate, min_rate, name, header.seconds)
-        audio, file_rate = read_audio(path)
+        audio, file_rate = read_audio(sound)
     except UserError as error:
         raise LeftOut("unreadable", str(error)) from error
     seconds = audio.shape[1] / file_rate
@@ -183,16 +188,25 @@ def _audio_files(folder: str) -> dict[str, str | None]:
     A cache's shards are cut in this order, so it stays what it was for caches made before.
     """
     if not storage.is_local(folder):
-        raise UserError(f"{folder}: input folders must be local paths; mount or copy it first")
+        raise UserError(
+            f"{folder}: input folders must be local paths; mount or copy it first, or name its "
+            "files in a manifest (input.kind: manifest)"
+        )
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; give the folder that holds the audio")
     found = {each.path: each.problem for each in find_files(folder, AUDIO_SUFFIXES)}
     if not found:
         raise UserError(
             f"{folder}: holds no audio file, at any depth; files count as audio by their suffix "
-            "(.wav, .flac, .ogg, .opus, .mp3, .aiff, ...)"
+            f"(.wav, .flac, .ogg, .opus, .mp3, .aiff, ...){_other_kind(folder)}"
         )
     return dict(sorted(found.items()))
+
+
+def _other_kind(folder: str) -> str:
+    """What to do about a folder of files that hold audio for another kind of input."""
+    kinds = {suffix_of(each.path)[1:] for each in find_files(folder, (".parquet", ".tar"))}
+    return "".join(f"; for its .{kind} files set input.kind: {kind}" for kind in sorted(kinds))
 
 
 def _check_rate(file_rate: int, rate: int, min_rate: int, name: str, seconds: float) -> None:

@@ -26,7 +26,7 @@ from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.snac.cache.bandwidth import BandwidthHours
 from ttt.snac.cache.encode import ClipEncoder
-from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip, size_on_disk
+from ttt.snac.cache.inputs import ClipInput, InputChanged, LeftOut, PreparedClip, size_on_disk
 from ttt.snac.cache.shard_file import open_shard, whole_file
 from ttt.snac.cache.shards import Clip, CodecIdentity, read_catalogue, shards_folder, write_shard
 from ttt.snac.cache.sources import NOTABLE_GAIN_DB
@@ -211,6 +211,8 @@ def _outcome(clip: ClipInput, prepare: Prepare) -> PreparedClip | LeftOut:
         return prepare(clip)
     except LeftOut as left_out:
         return left_out
+    except (retries.StorageUnavailable, InputChanged):
+        raise  # The clip may well be sound.
     except Exception as error:
         raise_if_lost(error)
         # One odd file must not cost its shard; it is recorded and counted like every other.

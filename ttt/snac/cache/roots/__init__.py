@@ -1,0 +1,1 @@
+"""Roots: where people's clips lie, of any kind, as a list of inputs that each know their place."""
