@@ -7,11 +7,10 @@ most two cores; rounds of the compared ways alternate and the figures are median
 
 in process  1 s windows as int16 batches, one thread, against copying random windows of a mapped
             file into a reused int16 buffer of the same size: what the machine can do at most
-through Ray 1 s windows to a loop that only counts them, one batch of 32 per read task, against
-            read_parquet -> map_batches -> iter_torch_batches on the same files (24 times over,
-            so that the start of an execution weighs little; the same number of windows for both),
-            and against the original's way: for each sample read a shard's whole codes and the
-            whole wav, by a torch DataLoader in this process and with two of its own
+through Ray 1 s windows to a loop that only counts them, in batches of 32, against read_parquet ->
+            map_batches -> iter_torch_batches on the same files (24 times over, as many windows),
+            against the original's way (each sample reads a shard's codes and the whole wav; torch's
+            DataLoader with none and two processes), and against one batch per read task, two ranks
 memory      anonymous memory (what the process itself holds; not the page cache that mapped files
             share) that a fresh process adds by opening a cache and streaming 300 batches, for a
             small and for a large cache
@@ -20,6 +19,7 @@ memory      anonymous memory (what the process itself holds; not the page cache 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,8 @@ import ray.data
 import torch
 
 from benchmarks.original_way import OriginalDataset, write_original
+from ray_jobs.decoder.train import spans
+from ray_jobs.decoder.train.spans import BLOCK_BYTES
 from ray_jobs.decoder.train.window_source import (
     RayWindowSource,
     WindowSpec,
@@ -62,6 +65,7 @@ BATCH = 32
 SHAPE = WindowShape(
     core_coarse=12, context_coarse=2, clips_per_micro_batch=BATCH, micro_batches_per_step=1
 )
+TWO_RANKS_SHAPE = dataclasses.replace(SHAPE, micro_batches_per_step=2)
 CORE_SAMPLES = GEOMETRY.samples_48k(SHAPE.core_coarse)
 EPOCHS = 1000
 CODES_AND_AUDIO = ["codes_0", "codes_1", "codes_2", "audio"]
@@ -113,7 +117,8 @@ def write_random_cache(folder: Path, clips: int, seconds: tuple[float, float]) -
 def _spec(cache: str, clips: int | None = None) -> WindowSpec:
     """Windows of a cache, its clips repeated to make longer epochs when `clips` is given."""
     rows = None if clips is None else np.resize(np.arange(len(open_cache(cache))), clips)
-    return WindowSpec(cache, reach_samples_48k=14_000, seed=0, shapes=(SHAPE,) * EPOCHS, rows=rows)
+    shapes = (SHAPE, TWO_RANKS_SHAPE, *[SHAPE] * EPOCHS)
+    return WindowSpec(cache, reach_samples_48k=14_000, seed=0, shapes=shapes, rows=rows)
 
 
 def _rates(ways: dict[str, Callable[[], Iterator[int]]], rounds: int) -> dict[str, list[float]]:
@@ -178,14 +183,16 @@ def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object
     with ray_session(None, 2):
         spec = _spec(cache_uri, clips=PLAIN_REPEATS * len(open_cache(cache_uri)))
         cursor = start_cursor(spec)
-        plan = spec.plan(open_cache(cache_uri))
-        batches = window_dataset(cursor).iterator()
-        source = RayWindowSource(batches, cursor, plan, spec.shapes)
+        source = _source(window_dataset(cursor).iterator(), cursor, spec)
         ray.data.DataContext.get_current().enable_progress_bars = False
+        ranks = _start_ranks(cursor, spec)
 
-        def ours() -> Iterator[int]:
-            for step in source.step_batches(1):
-                yield sum(len(batch.clip_ids) for batch in step)
+        def ours(block_bytes: int) -> Iterator[int]:
+            spans.BLOCK_BYTES = block_bytes
+            yield _windows(source, 1)
+
+        def by_two(block_bytes: int) -> Iterator[int]:
+            yield sum(ray.get([rank.windows.remote(2, block_bytes) for rank in ranks]))
 
         def plain() -> Iterator[int]:
             table = ray.data.read_parquet(files * PLAIN_REPEATS).select_columns(CODES_AND_AUDIO)
@@ -199,7 +206,10 @@ def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object
                 yield len(batch)
 
         ways = {
-            "windows": ours,
+            "windows": lambda: ours(BLOCK_BYTES),
+            "one_per_task": lambda: ours(1),
+            "two_ranks": lambda: by_two(BLOCK_BYTES),
+            "two_ranks_one_per_task": lambda: by_two(1),
             "read_parquet": plain,
             "original": lambda: originals(0),
             "original_by_two": lambda: originals(2),
@@ -212,12 +222,38 @@ def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object
         "ratio_to_read_parquet": _ratio(rates, "windows", "read_parquet"),
         "ratio_to_original": _ratio(rates, "windows", "original"),
         "ratio_to_original_by_two": _ratio(rates, "windows", "original_by_two"),
-        "reach": {
-            "windows_per_second": 2_500,
-            "ratio_to_read_parquet": 5,
-            "ratio_to_original": 15,
-        },
+        "ratio_to_one_per_task": _ratio(rates, "windows", "one_per_task"),
+        "two_ranks_ratio_to_one_per_task": _ratio(rates, "two_ranks", "two_ranks_one_per_task"),
+        "reach": {"to_read_parquet": 8, "to_original": 40, "to_one_per_task": 2.5},
     }
+
+
+def _start_ranks(cursor: str, spec: WindowSpec) -> list[Any]:
+    """Two actors that count their rank's windows, each with an equal share of the dataset."""
+    shares = window_dataset(cursor).streaming_split(2, equal=True)
+    actor: Any = ray.remote(num_cpus=0)(_Rank)
+    return [actor.remote(share, cursor, spec, rank, 2) for rank, share in enumerate(shares)]
+
+
+class _Rank:
+    def __init__(self, *source: Any) -> None:
+        torch.set_num_threads(1)
+        self._source = _source(*source)
+
+    def windows(self, epoch: int, block_bytes: int) -> int:
+        spans.BLOCK_BYTES = block_bytes
+        return _windows(self._source, epoch)
+
+
+def _source(batches: Any, cursor: str, spec: WindowSpec, *ranks: int) -> RayWindowSource:
+    """Each epoch by an execution of its own, so that its start counts."""
+    plan = spec.plan(open_cache(spec.cache_uri))
+    span = plan.count(SHAPE) // BATCH
+    return RayWindowSource(batches, cursor, plan, spec.shapes, *ranks, span_micro_batches=span)
+
+
+def _windows(source: RayWindowSource, epoch: int) -> int:
+    return sum(len(batch.clip_ids) for step in source.step_batches(epoch) for batch in step)
 
 
 def _slice(table: pa.Table) -> dict[str, np.ndarray]:

@@ -149,12 +149,12 @@ ROOMS = {
     "ttt.moshi": {*CORE, "ttt.layers", "ttt.training", "ttt.synthetic"},
     "ttt.snac": {*CORE, "ttt.training"},
     "ttt.eval": {*CORE, "ttt.layers", "ttt.moshi"},
-    "ray_jobs.config.load": {*CORE},
-    "ray_jobs.runtime.connection": {*CORE, "ray_jobs.config.load"},
-    "ray_jobs.reports": {*CORE, "ray_jobs.config.load", "ttt.snac", "ttt.moshi", "ttt.eval"},
+    "ray_jobs.config": {*CORE},
+    "ray_jobs.runtime": {*CORE, "ray_jobs.config"},
+    "ray_jobs.reports": {*CORE, "ray_jobs.config", "ttt.snac", "ttt.moshi", "ttt.eval"},
 }
 LIBRARY = {room for room in ROOMS if room.startswith("ttt")}
-BELOW = {*LIBRARY, "ray_jobs.config.load", "ray_jobs.runtime.connection", "ray_jobs.reports"}
+BELOW = {*LIBRARY, "ray_jobs.config", "ray_jobs.runtime", "ray_jobs.reports"}
 ROOMS |= {
     "ray_jobs.decoder": BELOW,
     "ray_jobs.moshi": BELOW,

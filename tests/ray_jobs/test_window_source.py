@@ -1,16 +1,19 @@
 """Windows through Ray Data: the plan's batches in the plan's order, and nothing else."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
+import ray.train
 import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from ray_jobs.decoder.train import spans
+from ray_jobs.decoder.train.spans import Span, block_size, blocks_of
 from ray_jobs.decoder.train.window_source import (
     RayWindowSource,
     WindowSpec,
@@ -20,10 +23,10 @@ from ray_jobs.decoder.train.window_source import (
     window_data_config,
     window_dataset,
 )
-from tests.code_caches import write_impulse_cache
+from tests.code_caches import GEOMETRY, write_impulse_cache
 from ttt.snac.cache.index import open_cache
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
-from ttt.snac.train.windows import WindowShape
+from ttt.snac.train.windows import BatchId, WindowShape
 
 SHAPES = (
     WindowShape(core_coarse=6, context_coarse=2, clips_per_micro_batch=2, micro_batches_per_step=4),
@@ -73,6 +76,30 @@ def test_a_micro_batch_survives_the_table(spec: WindowSpec) -> None:
     assert any(batch.replaced for step in steps for batch in step)
     for step in steps:
         _assert_same([[to_micro_batch(to_table(batch)) for batch in step]], [step])
+
+
+def test_blocks_take_turns_over_the_ranks_and_all_ranks_have_the_same_rows() -> None:
+    for world_size, block in itertools.product((1, 2, 4), (1, 2, 3, 100)):
+        blocks = blocks_of(Span(2, 1, 6, world_size, block), micro_batches_per_step=4)
+        turns = [blocks[at : at + world_size] for at in range(0, len(blocks), world_size)]
+        assert all(len({len(each) for each in turn}) == 1 for turn in turns), "Ray would cut one"
+        for rank in range(world_size):
+            found = [batch for turn in turns for batch in turn[rank]]
+            micros = range(rank, 4, world_size)
+            assert found == [BatchId(2, step, m) for step in range(1, 6) for m in micros]
+
+
+def test_a_block_is_bounded_and_so_is_a_block_for_every_rank() -> None:
+    shape = WindowShape(12, 2, clips_per_micro_batch=32, micro_batches_per_step=4)
+    audio_bytes = 2 * 32 * GEOMETRY.samples_48k(12)
+    assert block_size(shape, GEOMETRY) == spans.BLOCK_BYTES // audio_bytes == 4
+    assert block_size(shape, GEOMETRY, 8) == 4
+    assert block_size(shape, GEOMETRY, 32) == 1
+    for world_size in (1, 10, 64):
+        total = world_size * block_size(shape, GEOMETRY, world_size) * audio_bytes
+        assert total <= max(spans.ROUND_BYTES, world_size * audio_bytes)
+    whole_minutes = WindowShape(700, 2, clips_per_micro_batch=32, micro_batches_per_step=4)
+    assert block_size(whole_minutes, GEOMETRY) == 1
 
 
 def test_ray_gives_what_one_process_gives(ray_local: None, spec: WindowSpec) -> None:
@@ -134,17 +161,35 @@ def _train(config: dict[str, Any]) -> None:
         world_size=context.get_world_size(),
         span_micro_batches=12,
     )
-    found = [list(source.step_batches(*start)) for start in config["starts"]]
+    found = []
+    for start, block_bytes in zip(config["starts"], config["block_bytes"], strict=True):
+        spans.BLOCK_BYTES = block_bytes
+        found.append(list(source.step_batches(*start)))
     torch.save(found, Path(config["folder"]) / f"rank{context.get_world_rank()}.pt")
 
 
 def test_two_train_workers_share_the_plan(
     ray_local: None, spec: WindowSpec, tmp_path: Path
 ) -> None:
-    """Rank r gets micro-batches r, r + 2 of every step; also when resumed inside an epoch."""
+    """Rank r gets micro-batches r, r + 2 of every step; also when resumed inside an epoch.
+
+    In blocks of all that a span has, of four micro-batches (of a span's six, so that the last
+    block is shorter), of three (ending inside a step) and of one.
+    """
     cursor = start_cursor(spec)
-    starts = [(1, 0), (2, 0), (1, 3)]
-    config = {"cursor": cursor, "spec": spec, "starts": starts, "folder": str(tmp_path)}
+    starts = [(1, 0), (2, 0), (1, 3), (2, 0), (1, 0), (1, 1)]
+    first, second = (
+        2 * shape.clips_per_micro_batch * GEOMETRY.samples_48k(shape.core_coarse)
+        for shape in SHAPES
+    )
+    block_bytes = [2**20, 2**20, 2**20, 4 * second, 3 * first, first]
+    config = {
+        "cursor": cursor,
+        "spec": spec,
+        "starts": starts,
+        "block_bytes": block_bytes,
+        "folder": str(tmp_path),
+    }
     trainer = TorchTrainer(
         _train,
         train_loop_config=config,

@@ -1,9 +1,9 @@
 """Stream the micro-batches of a window plan through Ray Data, in the plan's order.
 
-A read task makes ONE ready micro-batch, so whole clips never enter the object store and a resumed
-run gets exactly the batches that an uninterrupted one would. What to read next is set by an
-explicit Cursor, not by counting executions. Ray promises no order, so the consumer checks every
-batch against the plan and stops loudly when one is out of place.
+A read task makes a block of ready micro-batches (`spans`), so whole clips never enter the object
+store and a resumed run gets exactly the batches that an uninterrupted one would. What to read next
+is set by an explicit Cursor, not by counting executions. Ray promises no order, so the consumer
+checks every batch against the plan and stops loudly when one is out of place.
 
     cursor = start_cursor(spec)                               # on the driver
     TorchTrainer(..., datasets={"train": lambda: window_dataset(cursor)},
@@ -33,6 +33,13 @@ import torch
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from ray_jobs.decoder.train.spans import (
+    SPAN_MICRO_BATCHES,
+    Span,
+    Spans,
+    block_size,
+    blocks_of,
+)
 from ray_jobs.runtime.actors import beside_driver
 from ray_jobs.runtime.read_ahead import queue_read_tasks
 from ttt.snac.cache.index import CodeCache, open_cache
@@ -41,9 +48,6 @@ from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape, rank_micro_
 
 if TYPE_CHECKING:
     from ray.data.context import DataContext
-
-SPAN_MICRO_BATCHES = 4096
-"""Read tasks that exist at once; an epoch of millions of clips is read in spans of so many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,33 +74,24 @@ class WindowSpec:
         )
 
 
-@dataclass(frozen=True)
-class Span:
-    """Consecutive steps of one epoch: `first_step` up to, not including, `end_step`."""
-
-    epoch: int
-    first_step: int
-    end_step: int
-
-
 class Cursor:
-    """Says which span the next execution reads; an actor that takes no CPU (`start_cursor`)."""
+    """Says which spans the next execution reads; an actor that takes no CPU (`start_cursor`)."""
 
     def __init__(self, spec: WindowSpec) -> None:
         self._spec = spec
-        self._span = Span(1, 0, 1)
+        self._spans: Sequence[Span] = [Span(1, 0, 1)]
 
     def spec(self) -> WindowSpec:
         """What the run reads."""
         return self._spec
 
-    def span(self) -> Span:
-        """The span that was set last."""
-        return self._span
+    def spans(self) -> Sequence[Span]:
+        """The spans that were set last."""
+        return self._spans
 
-    def set_span(self, span: Span) -> None:
-        """Let the next execution read `span`."""
-        self._span = span
+    def set_spans(self, spans: Sequence[Span]) -> None:
+        """Let the next execution read `spans`, one after the other."""
+        self._spans = spans
 
 
 def start_cursor(spec: WindowSpec) -> str:
@@ -105,7 +100,7 @@ def start_cursor(spec: WindowSpec) -> str:
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Cursor)
     options = {"name": name, "scheduling_strategy": beside_driver()}
     _kept_cursors.append(actor.options(**options).remote(spec))
-    _ask(name, "span")
+    _ask(name, "spans")
     return name
 
 
@@ -118,7 +113,7 @@ def _ask(cursor: str, method: str, *arguments: object) -> Any:
 
 
 def window_dataset(cursor: str) -> ray.data.Dataset:
-    """The micro-batches of the span that the cursor names when an iteration starts, in order."""
+    """The micro-batches of the spans that the cursor names when an iteration starts, in order."""
     dataset = ray.data.read_datasource(WindowDatasource(cursor), override_num_blocks=1)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
@@ -134,7 +129,7 @@ def window_data_config() -> ray.train.DataConfig:
 
 
 class WindowDatasource(Datasource):
-    """One read task per micro-batch of the cursor's span.
+    """One read task per block of the cursor's spans.
 
     `get_read_tasks` is called several times for one execution, also only to size it, and must
     give the same answer each time.
@@ -157,17 +152,17 @@ class WindowDatasource(Datasource):
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        span: Span = _ask(self._cursor, "span")
-        shape = _spec(self._cursor).shapes[span.epoch - 1]
-        metadata = BlockMetadata(num_rows=1, size_bytes=None, exec_stats=None, input_files=None)
+        spans: Sequence[Span] = _ask(self._cursor, "spans")
+        shapes = _spec(self._cursor).shapes
         return [
-            ReadTask(
-                functools.partial(_read_table, self._cursor, BatchId(span.epoch, step, micro)),
-                metadata,
-            )
-            for step in range(span.first_step, span.end_step)
-            for micro in range(shape.micro_batches_per_step)
+            ReadTask(functools.partial(_read_block, self._cursor, block), _rows(len(block)))
+            for span in spans
+            for block in blocks_of(span, shapes[span.epoch - 1].micro_batches_per_step)
         ]
+
+
+def _rows(count: int) -> BlockMetadata:
+    return BlockMetadata(num_rows=count, size_bytes=None, exec_stats=None, input_files=None)
 
 
 class RayWindowSource:
@@ -186,62 +181,88 @@ class RayWindowSource:
         """`batches` is this rank's share of a `window_dataset`: of `world_size` equal ones."""
         self._batches = batches
         self._cursor = cursor
-        self._plan = plan
+        self._spans = Spans(plan, shapes, world_size, span_micro_batches)
         self._shapes = shapes
         self._rank = rank
         self._world_size = world_size
-        self._span_micro_batches = span_micro_batches
+        self._arriving: Iterator[MicroBatch] = iter(())
+        self._ahead: MicroBatch | None = None
+        self._following: list[Span] = []
 
     def step_batches(self, epoch: int, first_step: int = 0) -> Iterator[list[MicroBatch]]:
         """This rank's micro-batches of every step of an epoch, from `first_step` on.
 
+        An execution reads on into the next epoch, whose first step need not wait for a new one.
         All ranks must iterate together. The tensors lie in Ray's object store: do not write to
         them. Raises RuntimeError when a batch is not the plan's next one.
         """
-        shape = self._shapes[epoch - 1]
-        steps = self._plan.steps(shape)
-        micros = rank_micro_batches(self._rank, self._world_size, shape.micro_batches_per_step)
-        span_steps = max(1, self._span_micro_batches // shape.micro_batches_per_step)
-        for start in range(first_step, steps, span_steps):
-            span = Span(epoch, start, min(start + span_steps, steps))
-            arriving = self._arriving(span)
+        for span in self._spans.of_epoch(epoch, first_step):
+            following = self._read_from(span)
             for step in range(span.first_step, span.end_step):
-                wanted = [BatchId(epoch, step, micro) for micro in micros]
-                yield [_checked(next(arriving, None), id) for id in wanted]
-            for batch in arriving:
-                raise RuntimeError(f"Ray Data sent {batch.id} after the span's last micro-batch")
+                batches = [self._checked(id) for id in self._batch_ids(epoch, step)]
+                try:
+                    yield batches
+                except GeneratorExit:
+                    self._arriving = iter(())  # Ends the execution, which nobody will go on with.
+                    raise
+            self._ahead = next(self._arriving, None)
+            if self._ahead and self._ahead.id not in self._first_ids(following):
+                raise RuntimeError(
+                    f"Ray Data sent {self._ahead.id} after the span's last micro-batch"
+                )
+            self._following = following
 
-    def _arriving(self, span: Span) -> Iterator[MicroBatch]:
-        # An execution starts when every rank has asked for it, so rank 0 sets the span in time.
-        if self._rank == 0:
-            _ask(self._cursor, "set_span", span)
-        tables = self._batches.iter_batches(
+    def _read_from(self, span: Span) -> list[Span]:
+        """Let `span` be what arrives next; returns the spans that the execution reads after it."""
+        following, self._following = self._following, []  # The caller may leave before the end.
+        if following[:1] != [span]:
+            following = self._spans.read_at_once(span)
+            # An execution starts when every rank has asked for it, so rank 0 sets spans in time.
+            if self._rank == 0:
+                _ask(self._cursor, "set_spans", following)
+            self._arriving, self._ahead = self._execute(), None
+        return following[1:]
+
+    def _execute(self) -> Iterator[MicroBatch]:
+        tables: Any = self._batches.iter_batches(
             batch_size=None,  # pyright: ignore[reportArgumentType]  # whole blocks, as documented
             batch_format="pyarrow",
             prefetch_batches=_PREFETCHED_BATCHES,
         )
-        return (to_micro_batch(table) for table in tables)
+        for table in tables:
+            for row in range(len(table)):
+                yield to_micro_batch(table.slice(row, 1))
+
+    def _checked(self, wanted: BatchId) -> MicroBatch:
+        batch, self._ahead = self._ahead or next(self._arriving, None), None
+        if batch is None or batch.id != wanted:
+            raise RuntimeError(
+                f"Ray Data sent {batch and batch.id} where the plan has {wanted}; "
+                "the order is not the plan's, so this run could not be resumed exactly"
+            )
+        return batch
+
+    def _first_ids(self, spans: Sequence[Span]) -> list[BatchId]:
+        return [self._batch_ids(span.epoch, span.first_step)[0] for span in spans[:1]]
+
+    def _batch_ids(self, epoch: int, step: int) -> list[BatchId]:
+        per_step = self._shapes[epoch - 1].micro_batches_per_step
+        micros = rank_micro_batches(self._rank, self._world_size, per_step)
+        return [BatchId(epoch, step, micro) for micro in micros]
 
 
-_PREFETCHED_BATCHES = 4
-
-
-def _checked(batch: MicroBatch | None, wanted: BatchId) -> MicroBatch:
-    if batch is None or batch.id != wanted:
-        raise RuntimeError(
-            f"Ray Data sent {batch and batch.id} where the plan has {wanted}; "
-            "the order is not the plan's, so this run could not be resumed exactly"
-        )
-    return batch
+_PREFETCHED_BATCHES = 2
 
 
 # -- read tasks ------------------------------------------------------------------------------------
 
 
-def _read_table(cursor: str, batch: BatchId) -> list[pa.Table]:
-    spec = _spec(cursor)
+def _read_block(cursor: str, block: list[BatchId]) -> list[pa.Table]:
+    shape = _spec(cursor).shapes[block[0].epoch - 1]
     plan, reader = _plan_and_reader(cursor)
-    return [to_table(reader.read(plan.windows(spec.shapes[batch.epoch - 1], batch), batch))]
+    rows = [to_table(reader.read(plan.windows(shape, batch), batch)) for batch in block]
+    # One table: Ray would copy small ones row by row into a block of its own.
+    return [pa.concat_tables(rows)]
 
 
 @functools.cache
@@ -255,7 +276,8 @@ def _plan_and_reader(cursor: str) -> tuple[WindowPlan, WindowReader]:
     spec = _spec(cursor)
     cache = open_cache(spec.cache_uri)
     plan = spec.plan(cache)
-    return plan, WindowReader(cache, plan, reused_batches=1)
+    most = max(block_size(shape, plan.geometry) for shape in spec.shapes)
+    return plan, WindowReader(cache, plan, reused_batches=most)
 
 
 # -- one micro-batch as a table of one row ---------------------------------------------------------
