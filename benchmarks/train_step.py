@@ -1,6 +1,7 @@
 """What Ray costs a training step, and how long training waits for its data.
 
     python -m benchmarks.train_step [--wait]       (--wait: the second figure alone)
+    python -m benchmarks.train_step --against TREE (the third)
 
 1. The same loop, model and batches (in memory) in a plain process and in one Ray Train worker.
    They run in turn on the same core, ten steps each, so that both see the same machine; the figure
@@ -8,6 +9,8 @@
 2. A training with the tiny codec on two cores, one of them the worker's, the other for Ray Data's
    read tasks: the share of the step time spent waiting for batches, over the whole run, the start
    of every epoch included, and with those first steps left out. Reach: <= 2 %.
+3. The step of a plain process of this tree and of another, a checkout of an earlier commit, in
+   turns on one core: the median of the ratios of their times and the range over the turns.
 """
 
 from __future__ import annotations
@@ -54,6 +57,9 @@ CLIPS = 384
 
 def main() -> None:
     """Print both figures as JSON lines."""
+    if sys.argv[1:2] == ["--against"]:
+        print(json.dumps(step_against(Path(sys.argv[2]))))
+        return
     wait_alone = sys.argv[1:] == ["--wait"]
     if len(sys.argv) > 1 and not wait_alone:  # the plain process of the first figure
         run_in_turns(SingleProcess(), Path(sys.argv[1]), side=0)
@@ -86,6 +92,38 @@ def step_time(folder: Path) -> dict[str, Any]:
         "high": interval.high,
         "turns": len(ours),
         "reach": 1.03,
+    }
+
+
+def step_against(tree: Path) -> dict[str, Any]:
+    """Time per step here over that in another tree, whose own code takes its turns."""
+    code = (
+        "import pathlib, sys; from benchmarks import train_step as it; "
+        "it.run_in_turns(it.SingleProcess(), pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        sides = [
+            subprocess.Popen([sys.executable, "-c", code, folder, str(side)], cwd=root)
+            for side, root in enumerate((tree, Path(__file__).parents[1]))
+        ]
+        try:
+            if any(side.wait(timeout=1200) != 0 for side in sides):
+                raise RuntimeError(f"one of the two processes failed; see its words above ({tree})")
+        finally:
+            for side in sides:
+                side.kill()
+        turns = [json.loads(Path(folder, f"side{side}.json").read_text()) for side in (0, 1)]
+    theirs, ours = (np.array(side[1:]) for side in turns)  # the first turn warms up
+    ratios = ours / theirs
+    return {
+        "benchmark": "step time, this tree / another, plain process, one core",
+        "other_seconds": float(np.median(theirs)),
+        "seconds": float(np.median(ours)),
+        "ratio": float(np.median(ratios)),
+        "low": float(ratios.min()),
+        "high": float(ratios.max()),
+        "turns": len(ours),
+        "reach": 0.67,
     }
 
 

@@ -10,9 +10,10 @@ raises, as on a card. What is read back is what `values` says of the place that 
 and False.
 
 Counted are launches (every operation that is no view and touches the card), the bytes that they
-read and write, and the bytes that live at the same time; by place, copies to the card and reads
-back from it. Not pretended: which kernels cuDNN and attention choose, what compilers fuse, NCCL,
-graphs, the allocator's rounding.
+read and write, and the bytes that live at the same time; by place, reads back from the card, copies
+to it, and those of them that wait (all but non-blocking ones from pinned memory). Not pretended:
+which kernels cuDNN and attention choose, what compilers fuse, NCCL, graphs, the allocator's
+rounding.
 
 It needs `start` (tests/fake_cuda/start.py), which preloads a CUDA runtime without a card.
 """
@@ -63,6 +64,7 @@ class PretendedCuda(FakeTensorMode):
         self._values = values
         self._inside = False
         self._alive: dict[int, int] = {}
+        self._pinned: set[int] = set()
         self.clear()
 
     def clear(self) -> None:
@@ -71,6 +73,7 @@ class PretendedCuda(FakeTensorMode):
         self.launches_by_file: Counter[str] = Counter()
         self.moved_bytes = 0
         self.to_card: Counter[str] = Counter()
+        self.blocking_copies: Counter[str] = Counter()
         self.reads_back: Counter[str] = Counter()
         self.live_bytes = sum(self._alive.values())
         self.most_bytes = self.live_bytes
@@ -82,6 +85,8 @@ class PretendedCuda(FakeTensorMode):
             return self._read(args[0])
         if self._inside or not isinstance(func, OpOverload) or func.namespace == "prim":
             return super().dispatch(func, types, args, kwargs)
+        if func in (aten._pin_memory.default, aten.is_pinned.default):
+            return self._pin(func, args[0])
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         pretended = [each for each in given if isinstance(each, FakeTensor)]
         if not pretended and not _names_card(kwargs, args):
@@ -99,7 +104,10 @@ class PretendedCuda(FakeTensorMode):
             args, kwargs = tree_map_only(Tensor, self._shape_of, (args, kwargs))
             out = self._pretend(func, types, args, kwargs)
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        self._count(func, given, made)
+        waits = not (
+            kwargs.get("non_blocking") or (func is aten.copy_.default and args[2:] == (True,))
+        )
+        self._count(func, given, made, waits)
         return out
 
     # -- one operation -------------------------------------------------------------------------
@@ -117,7 +125,20 @@ class PretendedCuda(FakeTensorMode):
         """The tensor without its values."""
         return tensor if isinstance(tensor, FakeTensor) else self.from_tensor(tensor)
 
-    def _count(self, func: OpOverload, given: list[Tensor], made: list[Tensor]) -> None:
+    def _pin(self, func: OpOverload, tensor: Tensor) -> Any:
+        """Memory from which a copy to the card needs nobody to wait for it."""
+        if func is aten.is_pinned.default:
+            return tensor.untyped_storage()._cdata in self._pinned
+        with fake_tensor.unset_fake_temporarily():
+            pinned = tensor.clone()
+        storage = pinned.untyped_storage()
+        self._pinned.add(storage._cdata)
+        weakref.finalize(storage, self._pinned.discard, storage._cdata)
+        return pinned
+
+    def _count(
+        self, func: OpOverload, given: list[Tensor], made: list[Tensor], waits: bool
+    ) -> None:
         for tensor in made:
             self._note_storage(tensor)
         everyone = given + made
@@ -125,6 +146,8 @@ class PretendedCuda(FakeTensorMode):
             return
         if func in (aten._to_copy.default, aten.copy_.default) and not given[-1].is_cuda:
             self.to_card[_place()] += 1
+            if waits or given[-1].untyped_storage()._cdata not in self._pinned:
+                self.blocking_copies[_place()] += 1
             return
         if func is aten.nonzero.default:
             self.reads_back[_place()] += 1

@@ -21,6 +21,7 @@ from snac import SNAC
 from torch import Tensor
 
 from benchmarks.moshi_gpu import SHAPE_7B
+from tests.fake_cuda import training
 from tests.fake_cuda.pretended import PretendedCuda, on_card
 from ttt.layers import TTTConfig
 from ttt.moshi import Evaluation, codes, insert_ttt, tiny_lm
@@ -32,15 +33,11 @@ from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.config import EncodeConfig
 from ttt.snac.decode import decode_pieces
 from ttt.snac.model import Decoder48k, deterministic
-from ttt.snac.train.config import AdversarialConfig, LossConfig
-from ttt.snac.train.decoder import DecoderTrainee
-from ttt.snac.train.optim import OptimConfig
-from ttt.snac.train.step import VALID, DecoderRecipe, accumulate_gradients
+from ttt.snac.train.config import LossConfig
 from ttt.snac.train.validation import validate
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.snac.train.windows import BatchId
 from ttt.training.ranks import SingleProcess
-from ttt.training.schedules import EpochPlan
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,7 @@ class Stage:
             "most_live_bytes": card.most_bytes,
             "reads_back": dict(card.reads_back),
             "to_card": dict(card.to_card),
+            "blocking_copies": dict(card.blocking_copies),
             "launches_by_file": dict(card.launches_by_file.most_common()),
             "kinds": dict(card.launches),
         }
@@ -97,6 +95,8 @@ class Stage:
     def _value(self, place: str) -> float | None:
         if "moshi/speculate.py" in place:  # `steps_to_keep` keeps one more than it finds right.
             return self.size.kept_steps - 1
+        if "training/loop.py" in place:  # No rank asks for a checkpoint or a stop.
+            return 0
         # All rows are reset; all numbers are finite.
         certain = ("layers/state.py", "ttt/numerics.py", "train/validation.py")
         return 1 if any(part in place for part in certain) else None
@@ -144,43 +144,6 @@ class Stage:
 
 
 # -- scenes ----------------------------------------------------------------------------------------
-
-
-def train(stage: Stage, precision: Any, phase: int = 2) -> dict[str, Any]:
-    """Forward and backward of one micro-batch."""
-    model = stage.decoder()
-    model.freeze_body(phase == 1)
-    batch = stage.micro_batch(model)
-    stage.card.clear()
-    valid = int(batch.valid_samples.sum())
-    recipe = DecoderRecipe(seed=0, precision=precision, optim=OptimConfig(), loss=LossConfig())
-    terms = accumulate_gradients(model, [batch], recipe, {VALID: valid}, step=0)
-    trained = [each for each in model.parameters() if each.requires_grad]
-    assert all(each.grad is not None and each.grad.is_cuda for each in trained)
-    assert all(each.is_cuda for each in terms.values())
-    decoded = stage.size.clips * model.geometry.samples_48k(stage.size.coarse + 4)
-    seconds = {"audio_seconds": valid / 48_000, "decoded_seconds": decoded / 48_000}
-    return {**seconds, **stage.counts()}
-
-
-def adversarial(stage: Stage) -> dict[str, Any]:
-    """Forward and backward of one micro-batch with the discriminators of XCodec2, all at work."""
-    model = stage.decoder()
-    phase = AdversarialConfig(hold_steps=0, ramp_steps=1)
-    recipe = DecoderRecipe(
-        seed=0, precision="bf16", optim=OptimConfig(), loss=LossConfig(), adversarial=phase
-    )
-    epoch = EpochPlan(number=1, phase=2, steps=9, first_step=0, phase_first_step=0, phase_steps=9)
-    trainee = DecoderTrainee(model, recipe, [epoch], None)  # type: ignore[list-item]
-    batch = stage.micro_batch(model)
-    updates = trainee.updates(2)
-    counts, names = trainee.denominators([batch]), [update.name for update in updates]
-    stage.card.clear()
-    terms = trainee.accumulate([batch], counts, step=0, due=names)
-    assert all(each.is_cuda for each in terms.values())
-    gradients = [each.grad for update in updates for each in update.parameters]
-    assert all(each is not None and each.is_cuda for each in gradients)
-    return {"audio_seconds": counts[VALID] / 48_000, **stage.counts()}
 
 
 def validation(stage: Stage) -> dict[str, Any]:
@@ -319,10 +282,12 @@ def mixing(stage: Stage) -> dict[str, Any]:
 
 
 SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
-    "train_bf16": lambda stage: train(stage, "bf16"),
-    "train_float32": lambda stage: train(stage, "float32"),
-    "train_head": lambda stage: train(stage, "bf16", phase=1),
-    "adversarial": adversarial,
+    "train_bf16": lambda stage: training.train(stage, "bf16"),
+    "train_float32": lambda stage: training.train(stage, "float32"),
+    "train_head": lambda stage: training.train(stage, "bf16", phase=1),
+    "train_step": lambda stage: training.step(stage, world=1),
+    "train_step_of_many": lambda stage: training.step(stage, world=2),
+    "adversarial": training.adversarial,
     "validation": validation,
     "encoding": encoding,
     "decoding": decoding,

@@ -8,8 +8,10 @@ import json
 
 import pytest
 
+from benchmarks.launches import waits
 from tests.fake_cuda.scenes import SCENES
 from tests.fake_cuda.start import compiler, start
+from tests.fake_cuda.training import MICRO_BATCHES
 
 pytestmark = pytest.mark.timeout(900)  # A minute of one core, and others may want it too.
 
@@ -62,6 +64,31 @@ def test_saving_a_state_takes_one_tensor_at_a_time(played, name):
 def test_a_step_reads_nothing_back(played):
     for name in ("train_bf16", "train_float32", "train_head", "adversarial"):
         assert played[name]["reads_back"] == {}
+
+
+def test_a_step_of_eight_micro_batches_waits_once_and_twice_among_ranks(played):
+    """A first wait that is not the step's own numbers is the sum over the ranks before it."""
+    assert waits(played["train_step"]) == 1
+    assert waits(played["train_step_of_many"]) == 2
+    copied = played["train_step"]["to_card"]
+    assert copied == dict.fromkeys(copied, 3 * MICRO_BATCHES)  # codes, audio, lengths
+    assert [place.partition(":")[0] for place in copied] == ["ttt/training/device.py"]
+
+
+def test_an_activation_is_one_launch_each_way_and_a_sum(played):
+    """More are a launch in every unit: 37 activations are 111 launches of 921 in all."""
+    for name in ("train_bf16", "train_float32"):
+        kinds, units = played[name]["kinds"], played[name]["units"]
+        assert kinds["snake"] == kinds["snake_backward"] == units
+        assert played[name]["launches_by_file"]["ttt/snac/layers/snake.py"] == 3 * units
+    assert played["train_bf16"]["launches"] <= 25 * played["train_bf16"]["units"]
+    assert "sin" not in played["train_bf16"]["kinds"]
+
+
+def test_the_update_takes_all_weights_at_once(played):
+    kinds = played["train_step"]["kinds"]
+    assert kinds["_fused_adamw_"] == 2, "one for the head and one for the body"
+    assert kinds["_foreach_lerp_"] == 1
 
 
 def test_a_frozen_depformer_reads_each_weight_once(played):

@@ -20,6 +20,7 @@ from ttt import checkpoint
 from ttt.checkpoint import require_same_plan as refuse_another_plan
 from ttt.errors import UserError
 from ttt.training.config import CheckpointConfig
+from ttt.training.device import copied_ahead, read_together
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.ranks import Communicator, require_equal, sum_gradients
 from ttt.training.schedules import EpochPlan
@@ -97,9 +98,11 @@ def train(
             terms = trainee.accumulate(batches, agreed.denominators, step=state.step, due=names)
             parameters = [each for update in due for each in update.parameters]
             terms = sum_gradients(parameters, terms, group)
-            losses = {name: float(value) for name, value in terms.items()}
-            grad_norms = {update.name: update.clip() for update in due}
-            taken = all(map(math.isfinite, (*grad_norms.values(), *losses.values())))
+            norms = [update.clip() for update in due]
+            numbers = read_together([*terms.values(), *norms])  # the step's one wait for a GPU
+            losses = dict(zip(terms, numbers, strict=False))
+            grad_norms = dict(zip(names, numbers[len(terms) :], strict=True))
+            taken = all(map(math.isfinite, numbers))
             if taken:
                 for update in due:
                     update.optimizer.step()
@@ -194,7 +197,9 @@ def _agree(
         [*mine.values(), len(replaced), first and save_by_clock, first and stop],
         dtype=torch.float64,  # exact for whole numbers below 2**53
     )
-    *totals, n_replaced, save, stop_all = group.sum_(values.to(trainee.device)).tolist()
+    if group.world > 1:
+        values = group.sum_(copied_ahead(values, trainee.device)).cpu()
+    *totals, n_replaced, save, stop_all = values.tolist()
     if n_replaced:
         texts = group.all_texts("\n".join(replaced))
         replaced = [line for text in texts for line in text.splitlines()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +34,27 @@ class Update:
         """The parameters of all groups, in the optimizer's order."""
         return [each for group in self.optimizer.param_groups for each in group["params"]]
 
-    def clip(self) -> float:
-        """Clip the gradients; returns their norm before."""
-        return float(clip_gradients(self.parameters, self.clip_norm))
+    def clip(self) -> Tensor:
+        """Clip the gradients; returns their norm before, []."""
+        return clip_gradients(self.parameters, self.clip_norm)
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
         """Give each named group its learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = rates[group["name"]]
+
+
+def load_state(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
+    """Continue an optimizer from a checkpoint, which another kind of device may have written.
+
+    Which kernels it takes stays as it was made, and its counters go where these want them.
+    """
+    own = [
+        {name: group[name] for name in ("fused", "foreach") if name in group}
+        for group in optimizer.param_groups
+    ]
+    groups = [{**group, **kept} for group, kept in zip(stored["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**stored, "param_groups": groups})
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
@@ -62,6 +76,8 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, tensors: Mapping[str, Tensor]) -> None:
         """Move the average towards the tensors after a step."""
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point():
-                self.weights[name].lerp_(tensor, 1 - self.decay)
+        floating = {name: each for name, each in tensors.items() if each.is_floating_point()}
+        averages = [self.weights[name] for name in floating]
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            averages, [*floating.values()], 1 - self.decay
+        )

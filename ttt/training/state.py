@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ttt import checkpoint
-from ttt.training.optim import Update, WeightAverage
+from ttt.training.optim import Update, WeightAverage, load_state
 from ttt.training.schedules import EpochPlan
 from ttt.training.trainee import MAIN, Trainee
 
@@ -126,7 +126,7 @@ class Training:
         self._restore_average(snapshot)
         self.updates = self.trainee.updates(self.state.phase)
         for update in self.updates:
-            update.optimizer.load_state_dict(snapshot.optimizer[update.name])
+            load_state(update.optimizer, snapshot.optimizer[update.name])
         torch.set_rng_state(snapshot.optimizer["torch_rng"])
 
     def turn_back(self, folder: str | None) -> None:
@@ -143,7 +143,7 @@ class Training:
         self.updates = self.trainee.updates(self.state.phase)
         for update in self.updates:
             if update.name in states:
-                update.optimizer.load_state_dict(states[update.name])
+                load_state(update.optimizer, states[update.name])
 
     def _restore_average(self, snapshot: checkpoint.Snapshot) -> None:
         if self.average is not None:

@@ -23,6 +23,7 @@ from ttt.snac.train.config import AdversarialConfig, BestBy, LossConfig, Precisi
 from ttt.snac.train.losses import reconstruction_loss
 from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.window_reader import MicroBatch
+from ttt.training.device import fixed_shapes
 
 VALID = "valid_samples"
 """Valid 48 kHz samples of a step, which its loss is divided by."""
@@ -56,33 +57,36 @@ def accumulate_gradients(
     their gradients, too, and "total" holds what the decoder hears of them.
     """
     sums: dict[str, Tensor] = {}
-    for batch in micro_batches:
-        assert batch.id is not None, "a training batch carries its place in the plan"
-        torch.manual_seed(draw_seed(recipe.seed, step, batch.id.micro))
-        windows = decode_windows(model, batch, recipe.precision)
-        terms = reconstruction_loss(
-            windows.estimate, windows.target, windows.valid_samples, recipe.loss
-        )
-        weighted = {
-            name: (windows.valid_samples * rows).sum() / int(denominators[VALID])
-            for name, rows in terms.items()
-        }
-        if adversary is None:
-            weighted["total"].backward()
-        else:
-            lengths = batch.valid_samples.tolist()
-            shown = JudgedWindows(
-                windows.estimate, windows.target, lengths, int(denominators[JUDGED])
+    device = next(model.parameters()).device
+    ahead = [batch.ahead(device) for batch in micro_batches]
+    with fixed_shapes():
+        for batch, there in zip(micro_batches, ahead, strict=True):
+            assert batch.id is not None, "a training batch carries its place in the plan"
+            torch.manual_seed(draw_seed(recipe.seed, step, batch.id.micro))
+            windows = decode_windows(model, there, recipe.precision)
+            terms = reconstruction_loss(
+                windows.estimate, windows.target, windows.valid_samples, recipe.loss
             )
-            pull, said = adversary.judge(shown, step=step)
-            if pull is None:
+            weighted = {
+                name: (windows.valid_samples * rows).sum() / int(denominators[VALID])
+                for name, rows in terms.items()
+            }
+            if adversary is None:
                 weighted["total"].backward()
             else:
-                one = torch.ones_like(weighted["total"])
-                torch.autograd.backward([weighted["total"], windows.estimate], [one, pull])
-            weighted = {**weighted, **said, "total": weighted["total"] + said["total"]}
-        for name, value in weighted.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+                lengths = batch.valid_samples.tolist()
+                shown = JudgedWindows(
+                    windows.estimate, windows.target, lengths, int(denominators[JUDGED])
+                )
+                pull, said = adversary.judge(shown, step=step)
+                if pull is None:
+                    weighted["total"].backward()
+                else:
+                    one = torch.ones_like(weighted["total"])
+                    torch.autograd.backward([weighted["total"], windows.estimate], [one, pull])
+                weighted = {**weighted, **said, "total": weighted["total"] + said["total"]}
+            for name, value in weighted.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
     return sums
 
 
@@ -106,10 +110,11 @@ def decode_windows(
     """Decode whole slices and cut out their cores, whose place differs by row."""
     geometry = model.geometry
     device = next(model.parameters()).device
-    codes = interleaved_to_codes(batch.codes.to(device), geometry)
+    batch = batch.ahead(device)
+    codes = interleaved_to_codes(batch.codes, geometry)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         y48, y24 = model(codes)
-    target = batch.audio.to(device).float() / 32768
+    target = batch.audio.float() / 32768
     starts = [geometry.samples_48k(start) for start in batch.core_start.tolist()]
     resampled = None
     if with_resampled:
@@ -117,7 +122,7 @@ def decode_windows(
     return DecodedWindows(
         estimate=cut_cores(y48, starts, target.shape[1]),
         target=target,
-        valid_samples=batch.valid_samples.to(device),
+        valid_samples=batch.valid_samples,
         resampled_24k=None if resampled is None else cut_cores(resampled, starts, target.shape[1]),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ttt.errors import UserError
 from ttt.snac.cache.index import CodeCache, DamagedClip
 from ttt.snac.train.window_places import Windows
 from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
+from ttt.training.device import copied_ahead
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class MicroBatch:
     """Samples from the core's start that the loss counts; int64 [B]."""
     clip_ids: list[str]
     replaced: list[Replacement] = field(default_factory=list)
+
+    def ahead(self, device: torch.device) -> MicroBatch:
+        """The same with all that a model is given on its device, copied without waiting."""
+        there = {
+            name: copied_ahead(getattr(self, name), device)
+            for name in ("codes", "audio", "valid_samples")
+        }
+        return replace(self, **there)
 
 
 class WindowReader:
