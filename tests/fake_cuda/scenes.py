@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.moshi_gpu import SHAPE_7B
 from tests.fake_cuda import training
 from tests.fake_cuda.pretended import PretendedCuda, on_card
-from ttt.layers import TTTConfig
+from ttt.layers import TTTConfig, TTTLayer
 from ttt.moshi import Evaluation, codes, insert_ttt, tiny_lm
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
@@ -93,7 +93,7 @@ class Stage:
         }
 
     def _value(self, place: str) -> float | None:
-        if "moshi/speculate.py" in place:  # `steps_to_keep` keeps one more than it finds right.
+        if "streaming/speculate.py" in place:  # `steps_to_keep` keeps one more than it finds right.
             return self.size.kept_steps - 1
         if "training/loop.py" in place:  # No rank asks for a checkpoint or a stop.
             return 0
@@ -228,6 +228,30 @@ def listening(stage: Stage, text: str, ttt: bool) -> dict[str, Any]:
     return counted
 
 
+def chunk(stage: Stage) -> dict[str, Any]:
+    """A pass over known text with TTT layers, and how many launches it takes without them."""
+    base = listening(stage, "pad", ttt=False)["pass"]
+    return {"base_launches": base["launches"], **listening(stage, "pad", ttt=True)["pass"]}
+
+
+def ttt_layer(stage: Stage) -> dict[str, Any]:
+    """A TTT-MLP layer alone, half a mini-batch open: launches by its heads and by mini-batches."""
+    launches = {}
+    for heads, mini_batches in ((2, 4), (8, 4), (8, 8)):
+        config = TTTConfig(dim=16 * heads, num_heads=heads)
+        with torch.device("meta"):
+            layer = TTTLayer(config)
+        layer = on_card(layer, stage.card)
+        with stage.card, torch.inference_mode():
+            x = torch.zeros(1, config.mini_batch_size * mini_batches, config.dim, device="cuda")
+            _, state = layer(x[:, : config.mini_batch_size // 2], layer.init_state(1))
+            layer(x, state)  # The tables that it keeps are made once.
+            stage.card.clear()
+            layer(x, state)
+        launches[f"{heads} heads, {mini_batches} mini-batches"] = stage.counts()["launches"]
+    return {"launches_of": launches, **stage.counts()}
+
+
 def resumed(stage: Stage) -> dict[str, Any]:
     """A state loaded into a new evaluation of the same recording, which goes on."""
     lm, chunk = stage.moshi(ttt=True), stage.size.chunk
@@ -296,6 +320,8 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "own_text": lambda stage: listening(stage, "own", ttt=False),
     "known_text_ttt": lambda stage: listening(stage, "pad", ttt=True),
     "own_text_ttt": lambda stage: listening(stage, "own", ttt=True),
+    "chunk": chunk,
+    "ttt_layer": ttt_layer,
     "resumed": resumed,
     "depformer": lambda stage: depformer(stage, trained=True),
     "depformer_frozen": lambda stage: depformer(stage, trained=False),

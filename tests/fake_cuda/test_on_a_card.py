@@ -9,7 +9,7 @@ import json
 import pytest
 
 from benchmarks.launches import waits
-from tests.fake_cuda.scenes import SCENES
+from tests.fake_cuda.scenes import SCENES, SMALL
 from tests.fake_cuda.start import compiler, start
 from tests.fake_cuda.training import MICRO_BATCHES
 
@@ -50,6 +50,23 @@ def test_moshi_listens_on_a_card(played, name):
     # Text that the model chooses decides what stands, and the machine must know.
     assert sum(counted["reads_back"].values()) <= (3 if name.startswith("own") else 0)
     assert sum(counted["to_card"].values()) <= 5
+
+
+def test_a_ttt_layer_hands_over_few_operations(played):
+    """The same for any number of heads, and few for each mini-batch that a call touches."""
+    launches = played["ttt_layer"]["launches_of"]
+    assert launches["2 heads, 4 mini-batches"] == launches["8 heads, 4 mini-batches"]
+    more = launches["8 heads, 8 mini-batches"] - launches["8 heads, 4 mini-batches"]
+    assert more <= 4 * 24
+    # What a call adds, and one mini-batch more where one is open.
+    assert launches["8 heads, 4 mini-batches"] <= 5 * 24 + 21
+
+
+def test_ttt_layers_add_few_launches_to_a_pass(played):
+    """24 for each of the chunk's 4 mini-batches, 28 for a pass, in every layer (here 2 of 3)."""
+    counted = played["chunk"]
+    layers = len(SMALL.ttt_layers)
+    assert counted["launches"] - counted["base_launches"] <= layers * (4 * 24 + 28)
 
 
 @pytest.mark.parametrize("name", LISTENING)

@@ -14,12 +14,18 @@ tokens back.
 
 Source: Sun et al., "Learning to (Learn at Test Time)", 2407.04620, sections 2.4 and 2.5.
 
-Shapes: B streams, H heads, n tokens kept, m tokens read, i -> o the widths of one affine map.
+A GPU waits for the machine to hand it one operation after the other, so they are few: a product
+takes its sum along (`baddbmm`), and whatever needs no weights is made for all tokens of a call at
+once, before the mini-batches and after them. `python -m benchmarks.launches chunk` counts.
+
+Shapes: B streams, H heads, G = B * H, n tokens kept, m tokens read, b tokens of a whole
+mini-batch, i -> o the widths of one affine map, d the width of a head.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -42,32 +48,36 @@ class Tape(NamedTuple):
     steps: Tensor  # [B, H, n, o]: rate * gradient at the map's output
 
 
-class InnerNorm(NamedTuple):
-    """The layer norm between the small model and its loss, one per head."""
-
-    weight: Tensor  # [H, 1, o]
-    bias: Tensor  # [H, 1, o]
-    eps: float
-
-
 FastWeights = tuple[Affine, ...]
 """The small model: its affine maps, first to last."""
 MiniBatch = tuple[Tape, ...]
 """The tokens of one mini-batch: a tape for each affine map."""
 
 
+class Tokens(NamedTuple):
+    """What the small model is asked and taught, [B, H, T, d] each, T at least 1.
+
+    At the layer norm's output, before its weight and bias, the gradient of a token's loss times
+    the token's learning rate is `slopes * output + offsets`.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    slopes: Tensor
+    offsets: Tensor
+
+
 class TokenRule(NamedTuple):
     """What all tokens of a layer have in common."""
 
-    token_rates: Tensor  # [b, 1] factor of the sum of steps at each place of a mini-batch
-    norm: InnerNorm
+    factors: Tensor
+    """[b, b] minus the token rate of the row's token, for the steps of those up to it; else 0."""
+    eps: float
+    """Of the layer norm between the small model and its loss."""
 
 
 def scan(
-    queries: Tensor,
-    keys: Tensor,
-    targets: Tensor,
-    rates: Tensor,
+    tokens: Tokens,
     *,
     weights: FastWeights,
     mini_batch: MiniBatch,
@@ -77,32 +87,42 @@ def scan(
     """Learn from tokens and answer their queries, a mini-batch at a time.
 
     Args:
-        queries, keys, targets: [B, H, T, d], T at least 1.
-        rates: [B, H, T, 1] learning rates.
         weights: at the start of the open mini-batch.
         mini_batch: the open mini-batch, 0 to b tokens.
         checkpoint_mini_batches: this many are computed anew together in the backward pass,
             which then keeps only the weights between such groups; 0 keeps everything.
 
     Returns:
-        LN(f(queries)) [B, H, T, d], the weights and open mini-batch after the tokens, and the
-        mini-batches committed on the way.
+        f(queries) [B, H, T, d] as the layer norm leaves it before its weight and bias, the weights
+        and open mini-batch after the tokens, and the mini-batches committed on the way.
     """
-    tokens, size = queries.shape[2], len(rule.token_rates)
+    streams, size = tokens.queries.shape[:2], len(rule.factors)
+    flat = Tokens(*_flattened(tokens))
+    moved = tuple(Affine(*_flattened(affine)) for affine in weights)
+    mini_batch = tuple(Tape(*_flattened(tape)) for tape in mini_batch)
     group = checkpoint_mini_batches * size
-    if not (group and torch.is_grad_enabled()):
-        return _scan(queries, keys, targets, rates, weights, mini_batch, rule)
-    answers, committed = [], []
-    ends = [*range(group - length(mini_batch) % size, tokens, group), tokens]
-    for start, end in itertools.pairwise([0, *ends]):
-        span = [each[:, :, start:end] for each in (queries, keys, targets, rates)]
-        answer, weights, mini_batch, finished = cast(
-            tuple[Tensor, FastWeights, MiniBatch, list[MiniBatch]],
-            checkpoint(_scan, *span, weights, mini_batch, rule, use_reentrant=False),
-        )
-        answers.append(answer)
-        committed += finished
-    return torch.cat(answers, dim=2), weights, mini_batch, committed
+    if group and torch.is_grad_enabled():
+        answers, committed = [], []
+        ends = range(group - mini_batch[0].inputs.shape[1] % size, flat.keys.shape[1], group)
+        for start, end in itertools.pairwise([0, *ends, flat.keys.shape[1]]):
+            span = Tokens(*(each[:, start:end] for each in flat))
+            answer, moved, mini_batch, finished = cast(
+                tuple[list[Tensor], FastWeights, MiniBatch, list[MiniBatch]],
+                checkpoint(_scan, span, moved, mini_batch, rule, use_reentrant=False),
+            )
+            answers += answer
+            committed += finished
+    else:
+        answers, moved, mini_batch, committed = _scan(flat, moved, mini_batch, rule)
+    outputs = torch.cat(answers, dim=1) if len(answers) > 1 else answers[0]
+    if committed:  # Else they are the weights given, and a mark that keeps them costs nothing.
+        weights = tuple(Affine(*_unflattened(affine, streams)) for affine in moved)
+    return (
+        _normalised(outputs, rule.eps)[0].unflatten(0, streams),
+        weights,
+        _unflattened_tapes(mini_batch, streams),
+        [_unflattened_tapes(each, streams) for each in committed],
+    )
 
 
 def empty_mini_batch(weights: FastWeights) -> MiniBatch:
@@ -126,112 +146,134 @@ def truncate(mini_batch: MiniBatch, tokens: int) -> MiniBatch:
     return tuple(Tape(tape.inputs[:, :, :tokens], tape.steps[:, :, :tokens]) for tape in mini_batch)
 
 
-def commit(weights: FastWeights, batch: MiniBatch, token_rates: Tensor) -> FastWeights:
-    """The weights after a whole mini-batch, with the factor of its last token."""
-    token_rate = token_rates[-1]
+def commit(weights: FastWeights, batch: MiniBatch, factors: Tensor) -> FastWeights:
+    """The weights after a whole mini-batch, moved as its last token is."""
+    streams = weights[0].weight.shape[:2]
+    moved = _commit(
+        tuple(Affine(*_flattened(affine)) for affine in weights),
+        tuple(Tape(*_flattened(tape)) for tape in batch),
+        factors,
+    )
+    return tuple(Affine(*_unflattened(affine, streams)) for affine in moved)
+
+
+# -- streams and heads as one dimension: [G, tokens, width] ----------------------------------------
+
+
+def _scan(
+    tokens: Tokens, weights: FastWeights, mini_batch: MiniBatch, rule: TokenRule
+) -> tuple[list[Tensor], FastWeights, MiniBatch, list[MiniBatch]]:
+    size, count = len(rule.factors), tokens.keys.shape[1]
+    answers, committed, last = [], [], mini_batch[0].inputs.shape[1]
+    ends = [*range(size - last % size, count, size), count]
+    lengths = [end - start for start, end in itertools.pairwise([0, *ends])]
+    for fields in zip(*(each.split(lengths, dim=1) for each in tokens), strict=True):
+        now = Tokens(*fields)
+        first = last % size
+        if last == size:
+            weights = _commit(weights, mini_batch, rule.factors)
+            committed.append(mini_batch)
+        steps = _inner_steps(now, weights, rule.eps)
+        mini_batch = _extended(mini_batch, steps) if first else steps
+        last = first + now.keys.shape[1]
+        answers.append(_read(now.queries, weights, mini_batch, rule.factors[first:last, :last]))
+    return answers, weights, mini_batch, committed
+
+
+def _commit(weights: FastWeights, batch: MiniBatch, factors: Tensor) -> FastWeights:
+    last = factors[-1:]  # [1, b]
+    for_all = last.expand(len(batch[0].steps), 1, -1)
     return tuple(
         Affine(
-            affine.weight - (token_rate * tape.inputs).mT @ tape.steps,
-            affine.bias - token_rate * tape.steps.sum(dim=2, keepdim=True),
+            torch.baddbmm(affine.weight, (last.mT * tape.inputs).mT, tape.steps),
+            torch.baddbmm(affine.bias, for_all, tape.steps),
         )
         for affine, tape in zip(weights, batch, strict=True)
     )
 
 
-def _scan(
-    queries: Tensor,
-    keys: Tensor,
-    targets: Tensor,
-    rates: Tensor,
-    weights: FastWeights,
-    mini_batch: MiniBatch,
-    rule: TokenRule,
-) -> tuple[Tensor, FastWeights, MiniBatch, list[MiniBatch]]:
-    answers, committed, start = [], [], 0
-    while start < queries.shape[2]:
-        if length(mini_batch) == len(rule.token_rates):
-            weights = commit(weights, mini_batch, rule.token_rates)
-            committed.append(mini_batch)
-            mini_batch = empty_mini_batch(weights)
-        first = length(mini_batch)
-        now = slice(start, start + len(rule.token_rates) - first)
-        steps = _inner_steps(keys[:, :, now], targets[:, :, now], rates[:, :, now], weights, rule)
-        mini_batch = _extend(mini_batch, steps)
-        token_rates = rule.token_rates[first : length(mini_batch)]
-        answers.append(_read(queries[:, :, now], weights, mini_batch, token_rates, rule.norm))
-        start = now.stop
-    return torch.cat(answers, dim=2), weights, mini_batch, committed
-
-
-def _extend(mini_batch: MiniBatch, tokens: MiniBatch) -> MiniBatch:
+def _extended(mini_batch: MiniBatch, tokens: MiniBatch) -> MiniBatch:
     """The mini-batch with more tokens at its end."""
     return tuple(
-        Tape(torch.cat([old.inputs, new.inputs], dim=2), torch.cat([old.steps, new.steps], dim=2))
+        Tape(torch.cat([old.inputs, new.inputs], dim=1), torch.cat([old.steps, new.steps], dim=1))
         for old, new in zip(mini_batch, tokens, strict=True)
     )
 
 
-def _inner_steps(
-    keys: Tensor, targets: Tensor, rates: Tensor, weights: FastWeights, rule: TokenRule
-) -> MiniBatch:
-    """The gradient step of each token, all taken at the same weights.
-
-    Args:
-        keys: [B, H, n, o] inputs of the small model.
-        targets: [B, H, n, o] what LN(f(keys)) should be.
-        rates: [B, H, n, 1] learning rate of each token.
-    """
+def _inner_steps(tokens: Tokens, weights: FastWeights, eps: float) -> MiniBatch:
+    """The gradient step of each token, all taken at the same weights."""
     first, *later = weights
-    inputs, outputs = [keys], [keys @ first.weight + first.bias]
+    # A copy, lest a tape keep the keys and queries of the whole call in memory.
+    inputs = [tokens.keys.clone(memory_format=torch.contiguous_format)]
+    outputs = [torch.baddbmm(first.bias, inputs[0], first.weight)]
     for affine in later:
         inputs.append(_gelu(outputs[-1]))
-        outputs.append(inputs[-1] @ affine.weight + affine.bias)
-    gradients = [_loss_gradient(outputs.pop(), targets, rule.norm)]
+        outputs.append(torch.baddbmm(affine.bias, inputs[-1], affine.weight))
+    output = outputs.pop()
+    unit, mean, scale = _normalised(output, eps)
+    wanted = torch.addcmul(tokens.offsets, tokens.slopes, unit)
+    steps = [_back_through_norm(wanted, output, mean, scale)]
     for affine, output in zip(reversed(later), reversed(outputs), strict=True):
-        gradients.append(gradients[-1] @ affine.weight.mT * _gelu_derivative(output))
-    steps = [rates * gradient for gradient in reversed(gradients)]
-    return tuple(Tape(*pair) for pair in zip(inputs, steps, strict=True))
+        steps.append(_back_through_gelu(torch.bmm(steps[-1], affine.weight.mT), output))
+    return tuple(Tape(*pair) for pair in zip(inputs, reversed(steps), strict=True))
 
 
-def _read(
-    queries: Tensor, weights: FastWeights, batch: MiniBatch, token_rates: Tensor, norm: InnerNorm
-) -> Tensor:
-    """LN(f(queries)), each query seeing the steps of its own token and of those before it.
+def _read(queries: Tensor, weights: FastWeights, batch: MiniBatch, factors: Tensor) -> Tensor:
+    """f(queries), each query seeing the steps of its own token and of those before it.
 
     Args:
-        queries: [B, H, m, o] of the mini-batch's last m tokens.
-        token_rates: [m, 1] the factor of each query's sum of steps.
+        queries: [G, m, d] of the mini-batch's last m tokens.
+        factors: [m, n] theirs.
     """
-    newest = batch[0].inputs.shape[2] - queries.shape[2]
     hidden = queries
     for depth, (affine, tape) in enumerate(zip(weights, batch, strict=True)):
         hidden = _gelu(hidden) if depth else hidden
         # x @ (W - rate * sum of inputs^T steps) + (b - rate * sum of steps), sums not built
-        overlap = (hidden @ tape.inputs.mT + 1).tril(diagonal=newest)  # [B, H, m, n]
-        hidden = hidden @ affine.weight + affine.bias - token_rates * (overlap @ tape.steps)
-    return norm.weight * _standardise(hidden, norm.eps)[0] + norm.bias
+        overlap = torch.addcmul(factors, factors, torch.bmm(hidden, tape.inputs.mT))
+        hidden = torch.baddbmm(affine.bias, hidden, affine.weight)
+        hidden = hidden.baddbmm_(overlap, tape.steps)
+    return hidden
 
 
-def _standardise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    centred = x - x.mean(dim=-1, keepdim=True)
-    std = (centred.square().mean(dim=-1, keepdim=True) + eps).sqrt()
-    return centred / std, std
+def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer norm without weight and bias, and the mean and scale it found."""
+    return torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
 
 
-def _loss_gradient(output: Tensor, target: Tensor, norm: InnerNorm) -> Tensor:
-    """d/d output of 1/2 |LN(output) - target|^2."""
-    unit, std = _standardise(output, norm.eps)
-    gradient = (norm.weight * unit + norm.bias - target) * norm.weight
-    along_unit = unit * (gradient * unit).mean(dim=-1, keepdim=True)
-    return (gradient - gradient.mean(dim=-1, keepdim=True) - along_unit) / std
+def _back_through_norm(gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """The gradient before `_normalised`.
+
+    It can be differentiated once, as training through the inner steps does; not twice, since
+    torch's second derivative takes mean and scale for constants and says nothing.
+    """
+    backward = torch.ops.aten.native_layer_norm_backward
+    wanted = [True, False, False]
+    return backward(gradient, x, x.shape[-1:], mean, scale, None, None, wanted)[0]
 
 
 def _gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def _gelu_derivative(x: Tensor) -> Tensor:
-    """Derivative of `_gelu`, with the reference's shortened constants (off by 3e-9)."""
+def _back_through_gelu(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient before `_gelu`; in float64 with the reference's shortened constants.
+
+    They are off by 3e-9, which float32 does not see, and one operation in place of thirteen.
+    """
+    if x.dtype != torch.float64:
+        return torch.ops.aten.gelu_backward(gradient, x, approximate="tanh")
     tanh = torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x))
     slope = 0.79788456 + 0.1070322243 * x * x
-    return 0.5 * x * (1 - tanh * tanh) * slope + 0.5 * (1 + tanh)
+    return gradient * (0.5 * x * (1 - tanh * tanh) * slope + 0.5 * (1 + tanh))
+
+
+def _flattened(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.flatten(0, 1) for tensor in tensors]
+
+
+def _unflattened(tensors: Sequence[Tensor], streams: torch.Size) -> list[Tensor]:
+    return [tensor.unflatten(0, streams) for tensor in tensors]
+
+
+def _unflattened_tapes(batch: MiniBatch, streams: torch.Size) -> MiniBatch:
+    return tuple(Tape(*_unflattened(tape, streams)) for tape in batch)

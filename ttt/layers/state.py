@@ -84,17 +84,17 @@ class TTTState:
         closed, since_mark = (*self.closed, *committed), self.since_mark + tokens
         return TTTState(weights, mini_batch, self.marked_weights, closed, since_mark)
 
-    def reset(self, rows: Tensor, initial: FastWeights, token_rates: Tensor) -> TTTState:
+    def reset(self, rows: Tensor, initial: FastWeights, factors: Tensor) -> TTTState:
         """This state with some rows as if they had heard nothing; see `TTTLayer.reset`."""
         weights = initial
         if not rows.all():
-            if self.open_tokens not in (0, len(token_rates)):
+            if self.open_tokens not in (0, len(factors)):
                 raise ValueError(
-                    f"single rows can be reset only at a multiple of {len(token_rates)} tokens, "
+                    f"single rows can be reset only at a multiple of {len(factors)} tokens, "
                     f"and {self.open_tokens} more were heard; reset all rows, or wait"
                 )
             kept = (
-                commit(self.weights, self.open, token_rates) if self.open_tokens else self.weights
+                commit(self.weights, self.open, factors) if self.open_tokens else self.weights
             )
             chosen = rows.to(kept[0].weight.device).view(-1, 1, 1, 1)
             weights = tuple(
@@ -104,14 +104,14 @@ class TTTState:
         fresh = TTTState(weights, empty_mini_batch(weights))
         return fresh if self.marked_weights is None else fresh.mark()
 
-    def rollback(self, tokens: int, token_rates: Tensor) -> TTTState:
+    def rollback(self, tokens: int, factors: Tensor) -> TTTState:
         """The state before the last `tokens` tokens, bit for bit.
 
         Weights of an earlier mini-batch are committed anew from the marked ones: the same sums in
         the same order. Keeping them all instead would take six times the memory.
 
         Args:
-            token_rates: [b, 1] the layer's factors by place in the mini-batch.
+            factors: [b, b] the layer's, of `TokenRule`.
 
         Raises:
             ValueError: the tokens reach back beyond the mark.
@@ -129,7 +129,7 @@ class TTTState:
         if len(closed) < len(self.closed) and self.marked_weights is not None:
             weights = self.marked_weights
             for earlier in closed:
-                weights = commit(weights, earlier, token_rates)
+                weights = commit(weights, earlier, factors)
         kept = truncate(mini_batch, length(mini_batch) - excess)
         since_mark = self.since_mark - tokens
         return TTTState(weights, kept, self.marked_weights, tuple(closed), since_mark)

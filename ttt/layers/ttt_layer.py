@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, Self
 
 import torch
@@ -31,8 +32,8 @@ from ttt.errors import UserError
 from ttt.layers.fast_weights import (
     Affine,
     FastWeights,
-    InnerNorm,
     TokenRule,
+    Tokens,
     empty_mini_batch,
     scan,
 )
@@ -158,31 +159,30 @@ class TTTLayer(nn.Module):
             y [B, T, dim] and the state after the T tokens. However a sequence is cut into calls,
             the results are the same up to rounding.
         """
-        batch, tokens, dim = x.shape
+        batch, count, dim = x.shape
         if (batch, dim) != (state.batch, self.config.dim):
             raise ValueError(
                 f"x is {tuple(x.shape)}: this state has {state.batch} streams, this layer width "
                 f"{self.config.dim}"
             )
-        if not tokens:
+        if not count:
             return x, state
         projected = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         # The small model computes in its own precision, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
-            queries, keys, targets, rates = self._heads(x, *projected, state.open_tokens)
-            answers, weights, mini_batch, committed = scan(
-                queries,
-                keys,
-                targets,
-                rates,
+            tokens = self._tokens(x, *projected, state.open_tokens)
+            units, weights, mini_batch, committed = scan(
+                tokens,
                 weights=state.weights,
                 mini_batch=state.open,
-                rule=TokenRule(self._token_rates(), self._norm()),
+                rule=TokenRule(self._factors(), self._norm_eps),
                 checkpoint_mini_batches=self.config.checkpoint_mini_batches,
             )
-        mixed = (queries + answers).transpose(1, 2).reshape(x.shape).to(x.dtype)
+            norm_weight, norm_bias = self._norm()
+            mixed = torch.addcmul(tokens.queries + norm_bias, norm_weight, units).transpose(1, 2)
+            mixed = mixed.to(x.dtype, memory_format=torch.contiguous_format).reshape(x.shape)
         y = self.o_proj(self.post_norm(mixed))
-        return y, state.after(tokens, weights, mini_batch, committed)
+        return y, state.after(count, weights, mini_batch, committed)
 
     def rollback(self, state: TTTState, tokens: int) -> TTTState:
         """The state as it was before the last `tokens` tokens, exactly.
@@ -190,7 +190,7 @@ class TTTLayer(nn.Module):
         Raises:
             ValueError: the tokens reach back beyond the state's mark.
         """
-        return state.rollback(tokens, self._token_rates())
+        return state.rollback(tokens, self._factors())
 
     def reset(self, state: TTTState, rows: Tensor) -> TTTState:
         """The state with some streams as if they had heard nothing.
@@ -202,7 +202,7 @@ class TTTLayer(nn.Module):
             ValueError: only some rows are to go while a mini-batch is under way: all streams
                 share its boundaries, so single rows can be reset only between mini-batches.
         """
-        return state.reset(rows, self._initial_weights(state.batch), self._token_rates())
+        return state.reset(rows, self._initial_weights(state.batch), self._factors())
 
     def state_bytes(self, batch: int, rollback_tokens: int = 0) -> int:
         """Bytes that a state of `batch` streams holds at most, `rollback_tokens` after its mark."""
@@ -231,31 +231,33 @@ class TTTLayer(nn.Module):
 
     # -- from x to what the small model is taught and asked --------------------------------------
 
-    def _heads(
+    def _tokens(
         self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, open_tokens: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys and targets [B, H, T, d] and learning rates [B, H, T, 1] of the tokens."""
+    ) -> Tokens:
+        """What the small model is asked and taught, of x and its projections [B, T, dim]."""
         config, dtype = self.config, self.state_dtype
         batch, tokens, _ = x.shape
         queries, keys, values = (
-            each.view(batch, tokens, config.num_heads, config.head_dim).transpose(1, 2).to(dtype)
+            each.view(batch, tokens, config.num_heads, config.head_dim).transpose(1, 2)
             for each in (queries, keys, values)
         )
+        both = torch.stack([queries, keys]).to(dtype)
         if config.flavour == "video_dit":
-            queries, keys = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
-        queries, keys = (
-            rotate(each, open_tokens, config.mini_batch_size, config.rope_theta)
-            for each in (queries, keys)
-        )
-        targets = values - keys
+            both = F.normalize(both, dim=-1)
+        queries, keys = rotate(both, open_tokens, config.mini_batch_size, config.rope_theta)
+        norm_weight, norm_bias = self._norm()
+        targets = values - keys  # In the keys' type, the wider one.
         if config.flavour == "video_dit":
             centred = targets - targets.mean(dim=-1, keepdim=True)
             targets = centred / (targets.std(dim=-1, keepdim=True) + _VIDEO_DIT_EPS)
-            targets = self._norm().weight * targets + self._norm().bias
-        gate = x.to(dtype) @ self.learnable_ttt_lr_weight[:, 0].to(dtype).T  # [B, T, H]
-        gate = torch.sigmoid(gate.mT.unsqueeze(-1) + self.learnable_ttt_lr_bias[:, None].to(dtype))
+            targets = norm_weight * targets + norm_bias
+        gate_weight, gate_bias = self.learnable_ttt_lr_weight, self.learnable_ttt_lr_bias
+        gate = F.linear(x.to(dtype), gate_weight[:, 0].to(dtype), gate_bias[:, 0].to(dtype))
         base_lr = config.base_lr / config.head_dim if self.updates else 0.0
-        return queries, keys, targets, base_lr * gate
+        rates = base_lr * gate.sigmoid().mT.unsqueeze(-1)  # [B, H, T, 1]
+        # 1/2 |w * unit + b - target|^2 has the gradient w * w * unit + w * (b - target).
+        pull = rates * norm_weight
+        return Tokens(queries, keys, pull * norm_weight, pull * (norm_bias - targets))
 
     def _initial_weights(self, batch: int) -> FastWeights:
         """The small model as trained, copied for every stream."""
@@ -265,21 +267,32 @@ class TTTLayer(nn.Module):
             maps.append(Affine(*(p.to(self.state_dtype).repeat(batch, 1, 1, 1) for p in pair)))
         return tuple(maps)
 
-    def _token_rates(self) -> Tensor:
-        """[b, 1] factor of the sum of steps at each place of the mini-batch."""
-        size, device = self.config.mini_batch_size, self.ttt_norm_weight.device
+    def _factors(self) -> Tensor:
+        """[b, b] of `TokenRule`."""
+        size, norm, dtype = self.config.mini_batch_size, self.ttt_norm_weight, self.state_dtype
         if self.config.flavour == "video_dit":
-            return torch.full((size, 1), 1 / size, device=device, dtype=self.state_dtype)
-        # The reference's 1/(t+1) are float32 numbers in whatever type it computes.
-        falling = torch.arange(1, size + 1, device=device, dtype=torch.float32).reciprocal()
-        rates = falling.to(self.state_dtype) + self.learnable_token_idx.to(self.state_dtype)
-        return rates.clamp_min(0).unsqueeze(-1)
+            rates = torch.full((size, 1), -1 / size, device=norm.device, dtype=dtype)
+        else:
+            falling = _falling(size, norm.device).to(dtype)
+            rates = (falling - self.learnable_token_idx.to(dtype)).clamp_max(0).unsqueeze(-1)
+        return rates.expand(-1, size).tril()
 
-    def _norm(self) -> InnerNorm:
-        """The norm before the small model's loss, in the state's type."""
-        weight = self.ttt_norm_weight.to(self.state_dtype).unsqueeze(1)
-        bias = self.ttt_norm_bias.to(self.state_dtype).unsqueeze(1)
-        return InnerNorm(weight, bias, 1e-6 if self.config.flavour == "ttt_lm" else _VIDEO_DIT_EPS)
+    def _norm(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias [H, 1, d] of the norm before the small model's loss, in its type."""
+        pair = (self.ttt_norm_weight, self.ttt_norm_bias)
+        weight, bias = (each.to(self.state_dtype).unsqueeze(1) for each in pair)
+        return weight, bias
+
+    @property
+    def _norm_eps(self) -> float:
+        return 1e-6 if self.config.flavour == "ttt_lm" else _VIDEO_DIT_EPS
+
+
+@lru_cache(maxsize=16)
+def _falling(size: int, device: torch.device) -> Tensor:
+    """-1, -1/2, -1/3, ...: float32 numbers as in the reference, whatever type it computes in."""
+    with torch.inference_mode(False):  # Else training could not use it afterwards.
+        return -torch.arange(1, size + 1, device=device, dtype=torch.float32).reciprocal()
 
 
 _VIDEO_DIT_EPS = 1e-8

@@ -201,6 +201,23 @@ def test_state_bytes_bound_the_state_tightly(make_layer, x):
     assert long.nbytes <= layer.state_bytes(BATCH)
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("rows", [1, BATCH])
+def test_a_state_keeps_nothing_else_alive(make_layer, x, heads, rows):
+    layer = make_layer(num_heads=heads)
+    for heard in (3, 8, 20, 40):
+        _, state = listen(layer, x[:rows, :heard], state=layer.init_state(rows).mark())
+        for name, tensor in state.to_tensors().items():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
+
+
+def test_a_mark_takes_nothing_before_a_commit(make_layer, x):
+    layer = make_layer()
+    _, unmarked = listen(layer, x[:, :8])
+    _, marked = listen(layer, x[:, :8], (3,), layer.init_state(BATCH).mark())
+    assert marked.nbytes == unmarked.nbytes
+
+
 def test_a_zero_output_projection_gives_zero(make_layer, x):
     layer = make_layer()
     with torch.no_grad():

@@ -74,6 +74,39 @@ def test_equals_a_slow_layer_that_knows_only_the_definition(make_layer):
         assert (slow_layer(layer, x[row]) - y[row]).abs().max() < tolerance
 
 
+def gradients_of(layer, forward, x):
+    """The gradients of a loss over forward(x) [T, dim] with respect to x and all parameters."""
+    x = x.clone().requires_grad_()
+    named = {"x": x, **dict(layer.named_parameters())}
+    weighing = torch.linspace(0.5, 2, x.numel(), dtype=x.dtype).view_as(x)
+    loss = (weighing * forward(x)).square().mean()
+    return dict(zip(named, torch.autograd.grad(loss, [*named.values()]), strict=True))
+
+
+def test_gradients_through_the_inner_steps_are_the_slow_layers(make_layer):
+    layer = make_layer()
+    x = torch.randn(19, layer.config.dim, dtype=torch.float64)
+    found = gradients_of(layer, lambda x: layer(x[None], layer.init_state(1))[0][0], x)
+    expected = gradients_of(layer, lambda x: slow_layer(layer, x), x)
+    tolerance = 1e-12 if layer.config.kind == "linear" else 1e-6  # As for the outputs.
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 0, name
+        assert (found[name] - gradient).abs().max() < tolerance * gradient.abs().max(), name
+
+
+def test_gradients_in_float32_are_those_in_float64(make_layer):
+    layer = make_layer()
+    x = torch.randn(43, layer.config.dim, dtype=torch.float64)
+
+    def forward(x):
+        return layer(x[None], layer.init_state(1))[0][0]
+
+    exact = gradients_of(layer, forward, x)
+    layer.float()
+    for name, gradient in gradients_of(layer, forward, x.float()).items():
+        assert (gradient - exact[name]).abs().max() < 1e-4 * exact[name].abs().max(), name
+
+
 def slow_layer(layer, x):
     """x [T, dim] -> y [T, dim], head by head and token by token, gradients by autograd."""
     config = layer.config
@@ -83,7 +116,7 @@ def slow_layer(layer, x):
         own = slice(head * width, (head + 1) * width)
         norm = (layer.ttt_norm_weight[head], layer.ttt_norm_bias[head])
         names = ("W1", "b1", "W2", "b2") if config.kind == "mlp" else ("W1", "b1")
-        weights = [layer.get_parameter(name)[head].detach().clone() for name in names]
+        weights = [layer.get_parameter(name)[head] for name in names]
         sums = [torch.zeros_like(weight) for weight in weights]
         answers = []
         for t, token in enumerate(x):
@@ -106,10 +139,12 @@ def slow_layer(layer, x):
                 layer.learnable_ttt_lr_weight[head, 0] @ token + layer.learnable_ttt_lr_bias[head]
             )
             step = config.base_lr * torch.sigmoid(gate) / width
+            outer = torch.is_grad_enabled()  # Else nothing of the graph outlives the token.
             with torch.enable_grad():
-                leaves = [weight.clone().requires_grad_() for weight in weights]
-                error = F.layer_norm(small_model(leaves, k), (width,), *norm, eps) - target
-                gradients = torch.autograd.grad(0.5 * error.square().sum(), leaves)
+                own_weights = [w if outer else w.clone().requires_grad_() for w in weights]
+                error = F.layer_norm(small_model(own_weights, k), (width,), *norm, eps) - target
+                loss = 0.5 * error.square().sum()
+                gradients = torch.autograd.grad(loss, own_weights, create_graph=outer)
             sums = [s + step * g for s, g in zip(sums, gradients, strict=True)]
             now = [w - rate * s for w, s in zip(weights, sums, strict=True)]
             answers.append(q + F.layer_norm(small_model(now, q), (width,), *norm, eps))
