@@ -18,7 +18,7 @@ from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.run import ModelIdentity
 from ttt.moshi.codes import silence_codes
-from ttt.moshi.insert import temporal_layers
+from ttt.moshi.insert import take_out_ttt, temporal_layers
 from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi, outline_moshi
 from ttt.moshi.ttt_files import describe_ttt, load_ttt, outline_ttt
 
@@ -27,7 +27,10 @@ C = TypeVar("C", EvaluateChaptersConfig, EvaluatePairsConfig)
 
 
 class LoadedModels:
-    """Loads what is asked for; another Moshi replaces the one before."""
+    """Loads what is asked for; another Moshi replaces the one before.
+
+    Where TTT layers belong to the very base model, they are put into it and taken out again.
+    """
 
     def __init__(self, config: ChapterModelsConfig, device: str) -> None:
         self._config, self._device = config, device
@@ -37,21 +40,22 @@ class LoadedModels:
 
     def moshi(self, weights: Weights) -> LoadedMoshi:
         """The base model, or the one with TTT layers. Raises UserError when it does not load."""
-        if self._moshi is None or self._weights != weights:
-            self._moshi = self._weights = None
+        config, name = self._config, weights_name(self._config, weights)
+        if self._moshi is not None and self._weights == weights:
+            return self._moshi
+        self._weights = None  # Until all of it is there.
+        if self._moshi is None or self._moshi.name != name:
+            self._moshi = None
             gc.collect()  # Two models of 7 billion do not fit side by side.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            config = self._config
-            moshi = load_moshi(
-                weights_name(config, weights),
-                device=self._device,
-                dtype=config.dtype,
-                lm_kwargs=config.lm_kwargs,
+            self._moshi = load_moshi(
+                name, device=self._device, dtype=config.dtype, lm_kwargs=config.lm_kwargs
             )
-            if weights == "ttt" and config.ttt is not None:
-                load_ttt(moshi.lm, config.ttt)
-            self._moshi, self._weights = moshi, weights
+        take_out_ttt(self._moshi.lm)
+        if weights == "ttt" and config.ttt is not None:
+            load_ttt(self._moshi.lm, config.ttt)
+        self._weights = weights
         return self._moshi
 
     def mimi(self) -> LoadedMimi:

@@ -93,8 +93,8 @@ class Stage:
         }
 
     def _value(self, place: str) -> float | None:
-        if "streaming/speculate.py" in place:  # `steps_to_keep` keeps one more than it finds right.
-            return self.size.kept_steps - 1
+        if "streaming/speculate.py" in place:  # How many steps of a pass stand.
+            return self.size.kept_steps
         if "training/loop.py" in place:  # No rank asks for a checkpoint or a stop.
             return 0
         # All rows are reset; all numbers are finite.
@@ -237,8 +237,8 @@ def chunk(stage: Stage) -> dict[str, Any]:
 def ttt_layer(stage: Stage) -> dict[str, Any]:
     """A TTT-MLP layer alone, half a mini-batch open: launches by its heads and by mini-batches."""
     launches = {}
-    for heads, mini_batches in ((2, 4), (8, 4), (8, 8)):
-        config = TTTConfig(dim=16 * heads, num_heads=heads)
+    for num_heads, mini_batches in ((2, 4), (8, 4), (8, 8)):
+        config = TTTConfig(dim=16 * num_heads, num_heads=num_heads)
         with torch.device("meta"):
             layer = TTTLayer(config)
         layer = on_card(layer, stage.card)
@@ -248,7 +248,7 @@ def ttt_layer(stage: Stage) -> dict[str, Any]:
             layer(x, state)  # The tables that it keeps are made once.
             stage.card.clear()
             layer(x, state)
-        launches[f"{heads} heads, {mini_batches} mini-batches"] = stage.counts()["launches"]
+        launches[f"{num_heads} heads, {mini_batches} mini-batches"] = stage.counts()["launches"]
     return {"launches_of": launches, **stage.counts()}
 
 

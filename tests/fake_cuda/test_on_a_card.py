@@ -48,8 +48,8 @@ def test_moshi_listens_on_a_card(played, name):
     counted = played[name]["pass"]
     assert counted["launches"] > 100
     # Text that the model chooses decides what stands, and the machine must know.
-    assert sum(counted["reads_back"].values()) <= (3 if name.startswith("own") else 0)
-    assert sum(counted["to_card"].values()) <= 5
+    assert sum(counted["reads_back"].values()) == (1 if name.startswith("own") else 0)
+    assert counted["to_card"] == {}
 
 
 def test_a_ttt_layer_hands_over_few_operations(played):

@@ -93,9 +93,7 @@ class TTTState:
                     f"single rows can be reset only at a multiple of {len(factors)} tokens, "
                     f"and {self.open_tokens} more were heard; reset all rows, or wait"
                 )
-            kept = (
-                commit(self.weights, self.open, factors) if self.open_tokens else self.weights
-            )
+            kept = commit(self.weights, self.open, factors) if self.open_tokens else self.weights
             chosen = rows.to(kept[0].weight.device).view(-1, 1, 1, 1)
             weights = tuple(
                 Affine(*(torch.where(chosen, *pair) for pair in zip(new, old, strict=True)))

@@ -14,9 +14,9 @@ Shapes: B streams, T frames, D width of the model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from moshi.models.lm import LMModel
@@ -54,7 +54,52 @@ def insert_ttt(
     Raises:
         UserError: the layers, the width or the model do not fit; the model is then unchanged.
     """
-    chosen = list(layers)
+    return _insert(
+        lm,
+        list(layers),
+        config,
+        attention_context,
+        lambda: StreamingTTT(config, gate, generator).to(lm.device, lm.dtype),
+    )
+
+
+def insert_unset_ttt(
+    lm: LMModel, layers: Sequence[int], config: TTTConfig, attention_context: int | None = None
+) -> int:
+    """`insert_ttt` without drawing: for whoever sets every parameter right after."""
+
+    def unset() -> StreamingTTT:
+        with torch.device("meta"):
+            shapes = StreamingTTT(config)
+        return shapes.to(lm.dtype).to_empty(device=lm.device)
+
+    return _insert(lm, list(layers), config, attention_context, unset)
+
+
+def take_out_ttt(lm: LMModel) -> None:
+    """Leave the base model as it was loaded: without TTT layers, and never streamed.
+
+    Raises RuntimeError while the model streams.
+    """
+    parts = _streaming_parts(lm)
+    if any(part.is_streaming for part in parts):
+        raise RuntimeError("TTT cannot be taken out of a model that is streaming")
+    for index in ttt_layers(lm):
+        base = temporal_layers(lm)[index]
+        del base.ttt
+        base.__class__ = StreamingTransformerLayer
+        base.self_attn.context = lm.context
+    for part in parts:
+        part._cached_children = None
+
+
+def _insert(
+    lm: LMModel,
+    chosen: list[int],
+    config: TTTConfig,
+    attention_context: int | None,
+    make: Callable[[], StreamingTTT],
+) -> int:
     _check_layers(lm, chosen)
     if config.dim != lm.dim:
         raise UserError(f"dim={config.dim} of the TTT layers must be the model's, {lm.dim}")
@@ -62,7 +107,7 @@ def insert_ttt(
         raise UserError(f"attention_context must be 1 or more, not {attention_context}")
     for index in chosen:
         base = temporal_layers(lm)[index]
-        inserted = StreamingTTT(config, gate, generator).to(lm.device, lm.dtype)
+        inserted = make()
         base.__class__ = TTTTransformerLayer
         base.add_module("ttt", inserted.train(base.training))
         if attention_context is not None:
@@ -175,6 +220,10 @@ def _check_layers(lm: LMModel, chosen: list[int]) -> None:
     if present := list(ttt_layers(lm)):
         raise UserError(f"this model has TTT in layers {present} already; load the base anew")
     # Moshi lists a module's streaming children once, at the first start of streaming.
-    modules = [module for module in lm.modules() if isinstance(module, StreamingModule)]
-    if any(each.is_streaming or each._cached_children is not None for each in modules):
+    parts = _streaming_parts(lm)
+    if any(part.is_streaming or part._cached_children is not None for part in parts):
         raise UserError("this model has streamed already: insert TTT before it first streams")
+
+
+def _streaming_parts(lm: LMModel) -> list[StreamingModule[Any]]:
+    return [module for module in lm.modules() if isinstance(module, StreamingModule)]

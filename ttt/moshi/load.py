@@ -7,6 +7,7 @@ configuration of its own. The published package's loaders do the building.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Mapping
@@ -48,8 +49,13 @@ class LoadedMoshi:
     name: str
     fingerprint: str
     """Of `base_fingerprint`: the same for the same weights in another precision."""
-    weights_sha256: str | None
-    """Of the weights' file; None for the tiny model."""
+    weights_file: Path | None
+    """None for the tiny model."""
+
+    @functools.cached_property
+    def weights_sha256(self) -> str | None:
+        """Of the weights' file, which takes as long as reading all of it; None without one."""
+        return None if self.weights_file is None else FileIdentity.of(self.weights_file).sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +102,7 @@ def load_moshi(
             f"{checkpoint.moshi_weights}: cannot be loaded as Moshi ({_first_words(error)}); check "
             "config.json and lm_kwargs"
         ) from error
-    sha256 = FileIdentity.of(checkpoint.moshi_weights).sha256
-    return LoadedMoshi(lm, name, base_fingerprint(lm), sha256)
+    return LoadedMoshi(lm, name, base_fingerprint(lm), Path(checkpoint.moshi_weights))
 
 
 def outline_moshi(

@@ -8,6 +8,7 @@ model is kept.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from ttt import storage
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
-from ttt.moshi.insert import StreamingTTT, insert_ttt, temporal_layers, ttt_layers
+from ttt.moshi.insert import StreamingTTT, insert_unset_ttt, temporal_layers, ttt_layers
 from ttt.records import read_json, write_json
 
 _TENSORS, _DESCRIPTION = "ttt.safetensors", "ttt.json"
@@ -60,21 +61,22 @@ def load_ttt(lm: LMModel, folder: str | Path) -> int:
     Raises:
         UserError: files missing or damaged, another base model, or a model that does not fit.
     """
-    tensors, layers, config, context, fingerprint = _read(folder)
-    if fingerprint != base_fingerprint(lm):
+    stored = _read(folder)
+    fingerprint = base_fingerprint(lm)
+    if stored.fingerprint != fingerprint:
         raise UserError(
-            f"{folder}: these TTT layers belong to the base model {fingerprint}, and this one is "
-            f"{base_fingerprint(lm)}; load the base model they were trained with"
+            f"{folder}: these TTT layers belong to the base model {stored.fingerprint}, and this "
+            f"one is {fingerprint}; load the base model they were trained with"
         )
-    wanted = _shapes(layers, config)
-    given = {key: tensor.shape for key, tensor in tensors.items()}
+    wanted = _shapes(stored.layers, stored.config)
+    given = {key: tensor.shape for key, tensor in stored.tensors.items()}
     if wrong := sorted(key for key in wanted | given if wanted.get(key) != given.get(key)):
         raise UserError(
             f"{folder}: {_TENSORS} does not fit {_DESCRIPTION} in {len(wrong)} tensors, the first "
             f"{wrong[0]}; write the folder anew with save_ttt"
         )
-    changed = insert_ttt(lm, layers, config, context)
-    lm.load_state_dict(tensors, strict=False)
+    changed = insert_unset_ttt(lm, stored.layers, stored.config, stored.context)
+    lm.load_state_dict(stored.tensors, strict=False)
     return changed
 
 
@@ -83,8 +85,8 @@ def outline_ttt(lm: LMModel, folder: str | Path) -> int:
 
     Returns and raises what `load_ttt` does.
     """
-    _, layers, config, context, _ = _read(folder)
-    return insert_ttt(lm, layers, config, context)
+    stored = _read(folder)
+    return insert_unset_ttt(lm, stored.layers, stored.config, stored.context)
 
 
 def describe_ttt(folder: str | Path) -> dict[str, Any]:
@@ -93,13 +95,12 @@ def describe_ttt(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: files missing or damaged.
     """
-    _, layers, config, context, _ = _read(folder)
-    content = storage.read_bytes(storage.join(folder, _TENSORS))
+    stored = _read(folder)
     return {
-        "layers": layers,
-        **config.to_dict(),
-        "attention_context": context,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "layers": stored.layers,
+        **stored.config.to_dict(),
+        "attention_context": stored.context,
+        "sha256": hashlib.sha256(stored.content).hexdigest(),
     }
 
 
@@ -124,15 +125,30 @@ def _is_ttt(key: str) -> bool:
     return ".ttt." in key
 
 
-def _read(folder: str | Path) -> tuple[dict[str, Tensor], list[int], TTTConfig, int | None, str]:
-    """Tensors, layers, configuration, attention context and base fingerprint of a folder."""
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """What a folder holds."""
+
+    tensors: dict[str, Tensor]
+    content: bytes
+    """The file of the tensors."""
+    layers: list[int]
+    config: TTTConfig
+    context: int | None
+    """Frames that attention of these layers reaches back; None: as the base model's."""
+    fingerprint: str
+    """Of the base model."""
+
+
+def _read(folder: str | Path) -> _Stored:
     try:
         description = read_json(storage.join(folder, _DESCRIPTION))
-        tensors = load(storage.read_bytes(storage.join(folder, _TENSORS)))
+        content = storage.read_bytes(storage.join(folder, _TENSORS))
         if description["format"] != _FORMAT:
             raise ValueError(f"format {description['format']} is not {_FORMAT}")
-        return (
-            tensors,
+        return _Stored(
+            load(content),
+            content,
             [int(index) for index in description["layers"]],
             TTTConfig(**description["config"]),
             description["attention_context"],

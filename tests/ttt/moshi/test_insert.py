@@ -6,7 +6,7 @@ import torch
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
-from ttt.moshi.insert import temporal_layers, ttt_layers
+from ttt.moshi.insert import take_out_ttt, temporal_layers, ttt_layers
 from ttt.moshi.streaming.delays import Delays
 
 CONTEXT = 12
@@ -233,3 +233,25 @@ def test_inserting_twice_or_after_streaming_is_refused():
         insert_ttt(lm, [1], CONFIG)
     with pytest.raises(UserError, match="has streamed already"):
         insert_ttt(lm, [1], CONFIG)
+
+
+@torch.no_grad()
+def test_what_is_taken_out_leaves_the_base_which_takes_it_again():
+    lm, theirs = tiny_lm(seed=3), tiny_lm(seed=3)
+    tokens = torch.randint(40, (1, 17, 30))
+    config = TTTConfig(dim=lm.dim, num_heads=4)
+    with lm.streaming(1):  # A base that has streamed already takes them all the same.
+        pass
+    take_out_ttt(lm)
+    insert_ttt(lm, [1, 2], config, 9, generator=torch.Generator().manual_seed(1))
+    with lm.streaming(1):
+        with pytest.raises(RuntimeError, match="streaming"):
+            take_out_ttt(lm)
+        first = lm.forward_text(tokens)
+    take_out_ttt(lm)
+    assert lm.state_dict().keys() == theirs.state_dict().keys()
+    assert torch.equal(lm(tokens).text_logits, theirs(tokens).text_logits)
+    assert {layer.self_attn.context for layer in temporal_layers(lm)} == {lm.context}
+    insert_ttt(lm, [1, 2], config, 9, generator=torch.Generator().manual_seed(1))
+    with lm.streaming(1):
+        assert all(map(torch.equal, lm.forward_text(tokens), first))

@@ -105,8 +105,8 @@ def test_who_streams_already_goes_on(small_lm, speech):
 BEHIND_THE_FORWARD = (
     (session, "best_text", (1,)),
     (session, "best_text", (4, 5)),
-    (session, "steps_to_keep", (4,)),
-    (session, "steps_to_keep", (7, 8, 9)),
+    (session, "steps_that_stand", (4,)),
+    (session, "steps_that_stand", (7, 8, 9)),
     (session.torch, "cat", (40,)),
     (session.torch, "cat", (41, 42)),
     (Session, "_exact", (2,)),

@@ -4,18 +4,24 @@ import pytest
 import torch
 
 from ttt.moshi import Session
-from ttt.moshi.streaming.speculate import Acceptance, best_text, guess_text, steps_to_keep
+from ttt.moshi.streaming.speculate import (
+    NEAR_TIE,
+    Acceptance,
+    best_text,
+    guess_text,
+    steps_that_stand,
+)
 
 
 def test_a_step_stands_when_all_guesses_before_it_were_right():
-    guess = torch.tensor([[3, 5, 3, 9, 3]])
+    guess, clear = torch.tensor([[3, 5, 3, 9, 3]]), torch.ones(1, 5)
     for chosen, kept in (
         ([[3, 5, 3, 9, 3]], 5),
         ([[3, 5, 3, 9, 7]], 5),  # The last guess was never heard.
         ([[3, 5, 3, 8, 3]], 4),
         ([[7, 5, 3, 9, 3]], 1),
     ):
-        assert steps_to_keep(guess, torch.tensor(chosen), None) == kept
+        assert steps_that_stand(guess, torch.tensor(chosen), clear, None) == (kept, 0)
 
 
 def test_rows_keep_what_all_of_them_agree_to():
@@ -23,9 +29,18 @@ def test_rows_keep_what_all_of_them_agree_to():
         torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]),
         torch.tensor([[1, 2, 3, 4], [1, 9, 3, 4]]),
     )
-    assert steps_to_keep(guess, chosen, None) == 2
+    clear = torch.ones(2, 4)
+    assert steps_that_stand(guess, chosen, clear, None) == (2, 0)
     alive = torch.tensor([[True] * 4, [True, False, False, False]])
-    assert steps_to_keep(guess, chosen, alive) == 4
+    assert steps_that_stand(guess, chosen, clear, alive) == (4, 0)
+
+
+def test_near_ties_count_where_steps_stand_and_rows_have_frames():
+    guess, chosen = torch.tensor([[1, 2, 3], [1, 2, 3]]), torch.tensor([[1, 2, 3], [1, 9, 3]])
+    margin = torch.tensor([[1, NEAR_TIE / 2, 0], [0, NEAR_TIE, 0]])
+    assert steps_that_stand(guess, chosen, margin, None) == (2, 2)
+    alive = torch.tensor([[True] * 3, [False] * 3])
+    assert steps_that_stand(guess, chosen, margin, alive) == (3, 2)
 
 
 def test_pending_guesses_come_first_then_padding():

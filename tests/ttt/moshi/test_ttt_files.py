@@ -128,3 +128,13 @@ def test_outline_and_description_say_what_is_saved(trained, tmp_path):
         next(iter(ttt_layers(trained).values())).alpha.add_(1)
     save_ttt(trained, tmp_path / "other")
     assert describe_ttt(tmp_path / "other")["sha256"] != described["sha256"]
+
+
+def test_nothing_is_drawn_for_what_is_loaded_or_outlined(trained, tmp_path):
+    """Drawn first and replaced after, the layers of a 7B model would take 8 s of a load."""
+    save_ttt(trained, tmp_path)
+    lm, outline = base(), base(device="meta")
+    before = torch.get_rng_state()
+    load_ttt(lm, tmp_path)
+    outline_ttt(outline, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -13,6 +13,7 @@ from ttt.eval.config import ChapterConfig
 from ttt.snac.cache.inputs import QualityConfig
 from ttt.snac.cache.sources import list_folder, prepare_recording
 from ttt.snac.geometry import CodeGeometry
+from ttt.sound.splice import SoundBytes
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -31,6 +32,25 @@ def test_all_of_it_is_read(tmp_path: Path, name: str) -> None:
     difference = np.abs(np.concatenate(blocks, axis=1) - audio)
     # libmpg123 gives frames whose bits do not suffice otherwise after another block, here of noise.
     assert (np.median(difference) if suffix == "mp3" else difference.max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_in_memory_it_is_the_same_sound(tmp_path: Path, name: str) -> None:
+    suffix, content, _, _ = WHOLE[name]
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content())
+    sound = SoundBytes(path.name, path.read_bytes())
+    assert read_header(sound) == read_header(path)
+    (in_memory, rate), (on_disk, rate_on_disk) = read_audio(sound), read_audio(path)
+    assert rate == rate_on_disk
+    assert np.array_equal(in_memory, on_disk)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_in_memory_it_is_refused_as_on_disk(tmp_path: Path, name: str) -> None:
+    suffix, content, reason = REFUSED[name]
+    with pytest.raises(UserError, match=rf"^a\.{suffix}: .*({reason})"):
+        read_audio(SoundBytes(f"a.{suffix}", content()))
 
 
 @pytest.mark.parametrize("name", REFUSED)

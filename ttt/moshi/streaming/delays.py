@@ -20,6 +20,7 @@ model predicts (8), T frames, S steps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from moshi.models.lm import LMModel
@@ -90,9 +91,8 @@ class Delays:
         """
         if tokens.shape[1] != len(self.by_stream):
             raise ValueError(f"{tokens.shape[1]} streams given, {len(self.by_stream)} needed")
-        frame = self._frames(first_step - 1, steps, self.by_stream, tokens.device)
-        initial = torch.full((len(self.by_stream), 1), self.audio_initial, device=tokens.device)
-        initial[0] = self.text_initial
+        delays, initial = self._on(tokens.device)
+        frame = self._frames(first_step - 1, steps, delays)
         return torch.where(frame < 0, initial, _gather(tokens, frame))
 
     def targets(self, codes: Tensor, first_step: int, steps: int) -> Tensor:
@@ -106,7 +106,8 @@ class Delays:
         """
         if codes.shape[1] != self.predicted:
             raise ValueError(f"{codes.shape[1]} codebooks given, {self.predicted} needed")
-        return _gather(codes, self._frames(first_step, steps, self._predicted_delays, codes.device))
+        delays = torch.tensor(self._predicted_delays, device=codes.device)[:, None]
+        return _gather(codes, self._frames(first_step, steps, delays))
 
     def predicted_codes(self, forced: Tensor) -> Tensor:
         """The targets [B, Q, S] of steps by the columns [B, K, S] that come after each of them."""
@@ -131,10 +132,24 @@ class Delays:
         return torch.stack(lines, dim=1)
 
     @staticmethod
-    def _frames(first: int, count: int, delays: tuple[int, ...], device: torch.device) -> Tensor:
-        """[streams, count] frame of each stream at delayed positions first, first + 1, ..."""
-        positions = torch.arange(first, first + count, device=device)
-        return positions - torch.tensor(delays, device=device)[:, None]
+    def _frames(first: int, count: int, delays: Tensor) -> Tensor:
+        """[streams, count] frame of each stream at delayed positions first, first + 1, ...
+
+        The delays are [streams, 1].
+        """
+        return torch.arange(first, first + count, device=delays.device) - delays
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Delays [K, 1] and initial tokens [K, 1], brought to a device once."""
+        if device not in self._brought:
+            initial = [self.text_initial] + [self.audio_initial] * (len(self.by_stream) - 1)
+            both = torch.tensor([self.by_stream, initial], device=device)[:, :, None]
+            self._brought[device] = both[0], both[1]
+        return self._brought[device]
+
+    @cached_property
+    def _brought(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+        return {}
 
 
 def _gather(tokens: Tensor, frame: Tensor) -> Tensor:

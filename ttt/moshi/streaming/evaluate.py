@@ -221,9 +221,8 @@ class Evaluation:
         if not self._streams.own_text:
             self._pending.append(self.session.listen(audio, self._streams.text(first, count)))
             return
-        alive = self._streams.alive(first, count).to(audio.device)
-        heard = self.session.listen_own(audio, None if alive.all() else alive)
-        self._pending.append(heard)
+        alive = self._streams.hears(first, count) if self._streams.any_ends(first, count) else None
+        self._pending.append(self.session.listen_own(audio, alive))
 
     def _score(self) -> tuple[Tensor, Tensor]:
         """NLL [B, predicted, n] and text [B, n] of the next pending steps, on the CPU."""

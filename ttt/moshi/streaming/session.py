@@ -28,7 +28,7 @@ from ttt.errors import UserError
 from ttt.moshi.streaming import heads
 from ttt.moshi.streaming.delays import Delays
 from ttt.moshi.streaming.heads import Prediction, TemporalOutput, join
-from ttt.moshi.streaming.speculate import NEAR_TIE, Acceptance, best_text, guess_text, steps_to_keep
+from ttt.moshi.streaming.speculate import Acceptance, best_text, guess_text, steps_that_stand
 from ttt.moshi.streaming.state import StreamingState, cpu_copy
 from ttt.moshi.streaming.streams import check_tokens
 
@@ -131,23 +131,20 @@ class Session:
         """One pass over n frames with the model's own text; the first 1 to n of its steps stand.
 
         Args:
-            alive: see `ttt.moshi.streaming.speculate.steps_to_keep`.
+            alive: see `ttt.moshi.streaming.speculate.steps_that_stand`.
         """
         steps = audio.shape[2]
         guess = guess_text(self._guess, steps, self.lm.text_padding_token_id)
         with self._taking_back_on_error():
             hidden, logits, forced = self._forward(audio, guess)
             chosen, margin = best_text(self._exact(hidden, logits))
-            kept = steps_to_keep(guess, chosen, alive)
+            kept, ties = steps_that_stand(guess, chosen, margin, alive)
             self._take_back(steps - kept)
-            hidden, chosen, margin, rejected = (
-                hidden[:, :kept], chosen[:, :kept], margin[:, :kept], chosen[:, kept:],
-            )  # fmt: skip
+            hidden, chosen, rejected = hidden[:, :kept], chosen[:, :kept], chosen[:, kept:]
             # The newest frame's text was guessed, but not heard yet.
             self._tokens[:, 0, -1] = chosen[:, -1]
             forced = torch.cat([chosen[:, None], forced[:, 1:, :kept]], dim=1)
-            ties = margin < NEAR_TIE if alive is None else (margin < NEAR_TIE) & alive[:, :kept]
-            self.acceptance.count(steps, kept, int(ties.sum()))
+            self.acceptance.count(steps, kept, ties)
         self._guess = rejected
         return TemporalOutput(hidden, chosen, forced)
 

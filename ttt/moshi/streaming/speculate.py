@@ -17,6 +17,7 @@ import dataclasses
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 NEAR_TIE = 1e-4
 """Two best text logits closer than this may come out in either order in float32."""
@@ -62,15 +63,22 @@ def best_text(logits: Tensor) -> tuple[Tensor, Tensor]:
     return tokens[..., 0], values[..., 0] - values[..., 1]
 
 
-def steps_to_keep(guess: Tensor, chosen: Tensor, alive: Tensor | None) -> int:
-    """How many steps of a pass stand in every row: one more than were guessed right at first.
+def steps_that_stand(
+    guess: Tensor, chosen: Tensor, margin: Tensor, alive: Tensor | None
+) -> tuple[int, int]:
+    """How many steps of a pass stand in every row, and how many near ties were chosen in them.
+
+    One step more stands than were guessed right at first. What the machine must know of a pass is
+    read back here, at once: a device is waited for once a pass.
 
     Args:
         guess, chosen: [B, n] the text heard and the text chosen.
+        margin: [B, n] of `best_text`.
         alive: [B, n] where a row still has frames; elsewhere any text will do. None: everywhere.
     """
-    wrong = guess != chosen
+    wrong, tied = guess != chosen, margin < NEAR_TIE
     if alive is not None:
-        wrong &= alive
-    right = wrong.any(dim=0)[:-1].cumsum(dim=0) == 0
-    return 1 + int(right.sum())
+        wrong, tied = wrong & alive, tied & alive
+    stands = F.pad(wrong.any(dim=0)[:-1].cumsum(dim=0) == 0, (1, 0), value=True)
+    kept, ties = torch.stack([stands.sum(), (tied & stands).sum()]).cpu().tolist()
+    return kept, ties

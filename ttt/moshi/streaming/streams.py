@@ -12,7 +12,7 @@
                    zero_id        code 0, which is not silence
                    audio          the recording again
 
-Tokens are made a stretch at a time, so that a long chapter is never held as a whole.
+Streams are made a stretch at a time, from tokens that lie on the model's device.
 
 Shapes: B recordings, Q codebooks of a voice (8), K tokens per frame, T frames, n frames of these.
 """
@@ -79,6 +79,7 @@ class Streams:
             raise UserError(f"lengths={lengths}, but the codes hold {self.frames} frames")
         self._check_words(text_stream, other_stream, stream)
         self._text, self._other, self._stream = text_stream, other_stream, stream
+        self._shortest, self._on_device = int(self.lengths.min()), dict[str, Tensor]()
         alive = self.alive(0, self.frames)[:, None].to(codes.device)
         check_tokens("codes", codes if alive.all() else codes * alive, lm.card, lowest=0)
 
@@ -97,43 +98,63 @@ class Streams:
         """[B, count] whether each recording has frames first, first + 1, ..."""
         return torch.arange(first, first + count) < self.lengths[:, None]
 
+    def hears(self, first: int, count: int) -> Tensor:
+        """`alive` on the model's device."""
+        frames = torch.arange(first, first + count, device=self.lm.device)
+        return frames < self._brought("lengths", self.lengths)[:, None]
+
+    def any_ends(self, first: int, count: int) -> bool:
+        """Whether some recording lacks one of the frames first, first + 1, ..."""
+        return first + count > self._shortest
+
     def audio(self, first: int, count: int) -> Tensor:
         """[B, K - 1, count] int64 codes of both voices; ZERO_TOKEN after a recording's end."""
-        codes = self._stretch(self.codes, first, count)
+        codes = self._stretch("codes", self.codes, first, count)
         voices = [codes]
         if self.lm.n_q > self.codebooks:
             voices.append(self._other_voice(codes, first, count))
         if self._stream == "user":
             voices.reverse()
-        ended = ~self.alive(first, count)[:, None].to(codes.device)
+        ended = ~self.hears(first, count)[:, None]
         return torch.cat(voices, dim=1).masked_fill(ended, ZERO_TOKEN)
 
     def text(self, first: int, count: int) -> Tensor:
         """[B, count] int64 text; tokens that differ by frame end with their recording."""
         if isinstance(self._text, Tensor):
-            given = self._stretch(self._text[:, None], first, count)[:, 0]
+            given = self._stretch("text", self._text[:, None], first, count)[:, 0]
         elif self._text == "silence_codes" and self._silence is not None:
-            given = self._stretch(self._silence[:1], first, count).expand(self.batch, -1)
+            given = self._stretch("silence", self._silence, first, count)[:1]
+            given = given.expand(self.batch, -1)
         else:
             token = self.lm.text_padding_token_id if self._text == "pad" else ZERO_TOKEN
             return torch.full((self.batch, count), token, device=self.lm.device)
         # The last step is told the text after the end, which must not hang on the batch.
-        return given.masked_fill(~self.alive(first, count).to(given.device), ZERO_TOKEN)
+        return given.masked_fill(~self.hears(first, count), ZERO_TOKEN)
 
     def _other_voice(self, codes: Tensor, first: int, count: int) -> Tensor:
         if isinstance(self._other, Tensor):
-            return self._stretch(self._other, first, count)
+            return self._stretch("other", self._other, first, count)
         if self._other == "silence" and self._silence is not None:
-            return self._stretch(self._silence, first, count).expand(self.batch, -1, -1)
+            silence = self._stretch("silence", self._silence, first, count)
+            return silence.expand(self.batch, -1, -1)
         if self._other == "audio":
             return codes
         return torch.full_like(codes, 0 if self._other == "zero_id" else ZERO_TOKEN)
 
-    def _stretch(self, tokens: Tensor, first: int, count: int) -> Tensor:
-        """Frames of tokens [..., T], ZERO_TOKEN after the last."""
-        part = tokens[..., first : min(first + count, self.frames)]
-        part = part.to(self.lm.device, torch.long)
+    def _stretch(self, name: str, tokens: Tensor, first: int, count: int) -> Tensor:
+        """Frames of the tokens [..., T] of that name, ZERO_TOKEN after the last."""
+        tokens = self._brought(name, tokens)
+        part = tokens[..., first : min(first + count, self.frames)].long()
         return torch.nn.functional.pad(part, (0, count - part.shape[-1]), value=ZERO_TOKEN)
+
+    def _brought(self, name: str, tokens: Tensor) -> Tensor:
+        """What a whole recording needs on the model's device, copied once: then no pass waits.
+
+        In the type it was given in, a few MB for hours of recordings.
+        """
+        if name not in self._on_device:
+            self._on_device[name] = tokens.to(self.lm.device)
+        return self._on_device[name]
 
     # -- what does not fit -----------------------------------------------------------------------
 
