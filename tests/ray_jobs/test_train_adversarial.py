@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -25,35 +26,22 @@ from tests.ray_jobs.nano_training import (
     wait_until,
 )
 from tests.ray_jobs.worker_processes import slowed, worker_pids
+from tests.ttt.snac.train.rig import NANO_DISCRIMINATORS
 from ttt import checkpoint
-from ttt.snac.config import DiscriminatorConfig
 from ttt.snac.discriminators import Discriminators, load
 from ttt.snac.model import Decoder48k
 
-TINY = {
-    "periods": "[2,3]",
-    "period_channels": "2",
-    "period_max_channels": "8",
-    "n_ffts": "[64,126]",
-    "spectral_channels": "2",
-    "spectral_max_channels": "4",
-}
 PHASE = [
-    *(f"adversarial.discriminators.{key}={value}" for key, value in TINY.items()),
+    *(
+        f"adversarial.discriminators.{name}={json.dumps(value)}"
+        for name, value in NANO_DISCRIMINATORS.to_dict().items()
+    ),
     "adversarial.first_epoch=2",
     "adversarial.hold_steps=1",
     "adversarial.ramp_steps=2",
     "validation.best_by=guarded",
     "optim.ema_decay=0.5",
 ]
-NETWORKS = DiscriminatorConfig(
-    periods=(2, 3),
-    period_channels=2,
-    period_max_channels=8,
-    n_ffts=(64, 126),
-    spectral_channels=2,
-    spectral_max_channels=4,
-)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +53,7 @@ def taught(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_the_best_steps_discriminators_beside_its_decoder(taught: Path) -> None:
     best = checkpoint.load(str(checkpoint.best(str(taught))))
-    networks = Discriminators(NETWORKS)
+    networks = Discriminators(NANO_DISCRIMINATORS)
     load(networks, taught / "export" / "discriminators")
     for name, tensor in networks.state_dict().items():
         assert torch.equal(tensor, best.tensors["discriminators"][name])
@@ -95,7 +83,7 @@ def test_dry_run_counts_them(
 ) -> None:
     assert train_decoder.main([*world.overrides(tmp_path / "run"), *PHASE, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    parameters = Discriminators(NETWORKS).n_parameters
+    parameters = Discriminators(NANO_DISCRIMINATORS).n_parameters
     assert f"discriminators: xcodec2, 4 networks of {parameters:,} parameters" in printed
     assert "they begin after step 2, learn alone for 1 steps" in printed
 
@@ -116,7 +104,7 @@ def test_training_begins_with_an_export_exactly(
     first = checkpoint.load(str(run / "checkpoints/step-00000001")).tensors
     exported = Decoder48k.from_pretrained(export).state_dict()
     assert all(torch.equal(first["model"][name], tensor) for name, tensor in exported.items())
-    networks = Discriminators(NETWORKS)
+    networks = Discriminators(NANO_DISCRIMINATORS)
     load(networks, export / "discriminators")
     begun = first["discriminators"]
     assert all(torch.equal(begun[name], each) for name, each in networks.state_dict().items())

@@ -12,6 +12,7 @@ import numpy as np
 from tests.conftest import build_nano_snac
 from tests.two_ranks import Killed
 from ttt.snac.cache.index import open_cache
+from ttt.snac.config import DiscriminatorConfig
 from ttt.snac.model import Decoder48k
 from ttt.snac.train.config import AdversarialConfig, BestBy, LossConfig
 from ttt.snac.train.curriculum import CurriculumConfig, Epoch, StageConfig, plan_epochs
@@ -42,6 +43,14 @@ CURRICULUM = CurriculumConfig(
 )
 N_TRAIN, N_VALID = 8, 3
 TOTAL_STEPS = 8  # 2 + 2 + 4
+NANO_DISCRIMINATORS = DiscriminatorConfig(
+    periods=(2, 3),
+    period_channels=2,
+    period_max_channels=8,
+    n_ffts=(64, 126),
+    spectral_channels=2,
+    spectral_max_channels=4,
+)
 
 
 @dataclass

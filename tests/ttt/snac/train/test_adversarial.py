@@ -16,7 +16,16 @@ import pytest
 import torch
 
 from tests.nano_cache import write_nano_cache
-from tests.ttt.snac.train.rig import N_TRAIN, N_VALID, TOTAL_STEPS, KillAfter, Log, Rig, content
+from tests.ttt.snac.train.rig import (
+    N_TRAIN,
+    N_VALID,
+    NANO_DISCRIMINATORS,
+    TOTAL_STEPS,
+    KillAfter,
+    Log,
+    Rig,
+    content,
+)
 from tests.two_ranks import Killed, be_a_rank, run_two_ranks
 from ttt import checkpoint
 from ttt.errors import UserError
@@ -31,17 +40,9 @@ from ttt.training.ranks import ProcessGroup
 from ttt.training.schedules import EpochPlan
 from ttt.training.state import TrainState
 
-TINY = DiscriminatorConfig(
-    periods=(2, 3),
-    period_channels=2,
-    period_max_channels=8,
-    n_ffts=(64, 126),
-    spectral_channels=2,
-    spectral_max_channels=4,
-)
 BEGUN_AT = 1
 PHASE = AdversarialConfig(
-    discriminators=TINY,
+    discriminators=NANO_DISCRIMINATORS,
     first_step=BEGUN_AT,
     hold_steps=2,
     ramp_steps=2,
@@ -233,8 +234,8 @@ def test_the_pull_is_the_slope_of_what_is_heard_at_the_old_discriminators() -> N
     estimate, target = (0.1 * torch.randn(2, 1500, generator=random) for _ in range(2))
     pull, terms, _ = judge(JudgedWindows(estimate, target, [1500, 1500], 3000), phase)
     assert terms["total"] == 0.5 * terms["adversarial"] + 2 * terms["feature"]
-    networks = Discriminators(TINY)
-    gain = TINY.target_rms / target.square().mean(1).sqrt()[:, None, None]
+    networks = Discriminators(NANO_DISCRIMINATORS)
+    gain = NANO_DISCRIMINATORS.target_rms / target.square().mean(1).sqrt()[:, None, None]
     heard = estimate.clone().requires_grad_()
     ours, real = networks(gain * heard[:, None]), networks(gain * target[:, None])
     loss = sum(0.5 * (1 - logits).square().mean() for _, logits in ours)
@@ -261,7 +262,7 @@ def test_a_step_without_a_row_that_is_long_enough_teaches_nothing() -> None:
 
 
 def test_they_run_in_float32_under_autocast() -> None:
-    networks = Discriminators(TINY)
+    networks = Discriminators(NANO_DISCRIMINATORS)
     audio = torch.randn(1, 1, 1000)
     with torch.autocast("cpu", torch.bfloat16):
         judged = networks(audio)
@@ -282,12 +283,13 @@ def test_the_rate_rises_and_falls_to_its_last_and_is_one_per_step() -> None:
 
 def test_what_cannot_begin_is_refused_in_one_sentence(tmp_path: Path) -> None:
     """What `start_from` takes is what `save` wrote, and says which key is another."""
-    networks = Discriminators(dataclasses.replace(TINY, seed=7))
+    networks = Discriminators(dataclasses.replace(NANO_DISCRIMINATORS, seed=7))
     save(networks, tmp_path / "discriminators")
     begun = dataclasses.replace(PHASE, start_from=str(tmp_path / "discriminators"))
     adversary = Adversary(begun, EPOCHS, torch.device("cpu"))
     assert not changed(networks.state_dict(), dict(adversary.networks.state_dict()))
-    wider = dataclasses.replace(begun, discriminators=dataclasses.replace(TINY, period_channels=4))
+    other = dataclasses.replace(NANO_DISCRIMINATORS, period_channels=4)
+    wider = dataclasses.replace(begun, discriminators=other)
     with pytest.raises(UserError, match=r"built otherwise \(period_channels\); give adversarial"):
         Adversary(wider, EPOCHS, torch.device("cpu"))
     with pytest.raises(UserError, match="no discriminators there"):
