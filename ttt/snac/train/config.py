@@ -37,9 +37,16 @@ class LossConfig(Config):
     """FFT sizes of those scales; the hop is a quarter."""
     multi_mel_bands: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
     """Bands of each of those scales, from 0 to 24 kHz."""
+    band_level_weight: float = 0.0
+    """Weight of the mean absolute difference of log10 band powers above the codec's 12 kHz: how
+    much energy there is, where the other terms see each bin; .5 in the recipes that use it."""
+    band_level_n_ffts: tuple[int, ...] = (512, 2048, 8192)
+    """FFT sizes of the band powers, over which the term is the mean; the hop is a quarter."""
+    band_level_bands: int = 16
+    """Equal bands from 12 to 24 kHz in which powers are compared."""
 
     def __post_init__(self) -> None:
-        for name in ("n_ffts", "multi_mel_n_ffts"):
+        for name in ("n_ffts", "multi_mel_n_ffts", "band_level_n_ffts"):
             sizes = getattr(self, name)
             if not sizes or any(n < 16 or n & (n - 1) for n in sizes):
                 raise ValueError(f"{name} must be powers of two from 16 up, got {sizes}")
@@ -56,6 +63,13 @@ class LossConfig(Config):
             raise ValueError(f"all of {', '.join(_WEIGHTS)} are 0; set one above 0")
         if not 8 <= self.mel_bands <= 160:
             raise ValueError(f"mel_bands must lie in 8..160, got {self.mel_bands}")
+        # Every band then has a bin of the shortest FFT at least.
+        most = min(self.band_level_n_ffts) // 4
+        if not 1 <= self.band_level_bands <= most:
+            raise ValueError(
+                f"band_level_bands must lie in 1..{most}, a quarter of the smallest of "
+                f"band_level_n_ffts, got {self.band_level_bands}"
+            )
         if self.preset == "seed":
             changed = [name for name in _SETTINGS if getattr(self, name) != _default(name)]
             if changed:
@@ -65,8 +79,14 @@ class LossConfig(Config):
                 )
 
 
-_WEIGHTS = ("l1_weight", "linear_weight", "log_weight", "mel_weight", "multi_mel_weight")
-_SETTINGS = ("n_ffts", *_WEIGHTS, "mel_bands", "multi_mel_n_ffts", "multi_mel_bands")
+_WEIGHTS = (
+    "l1_weight", "linear_weight", "log_weight", "mel_weight", "multi_mel_weight",
+    "band_level_weight",
+)  # fmt: skip
+_SETTINGS = (
+    "n_ffts", *_WEIGHTS, "mel_bands", "multi_mel_n_ffts", "multi_mel_bands", "band_level_n_ffts",
+    "band_level_bands",
+)  # fmt: skip
 
 
 def _default(name: str) -> object:

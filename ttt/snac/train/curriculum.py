@@ -126,14 +126,14 @@ def as_planned(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored training configuration with what it meant before it had all keys of today.
 
     Before `curriculum.windows_per_clip` there was one window of each clip in an epoch, before
-    `validation.best_by` the loss decided, and before `loss.multi_mel_weight` there was no such
-    term.
+    `validation.best_by` the loss decided, and before `loss.multi_mel_weight` and
+    `loss.band_level_weight` there were no such terms.
     """
     new = LossConfig().to_dict()
     meant = {
         "curriculum": {"windows_per_clip": 1},
         "validation": {"best_by": "loss"},
-        "loss": {name: new[name] for name in new if name.startswith("multi_mel")},
+        "loss": {name: new[name] for name in new if name.startswith(("multi_mel", "band_level"))},
     }
     known = {name: keys for name, keys in meant.items() if isinstance(stored.get(name), Mapping)}
     return {**stored, **{name: {**keys, **stored[name]} for name, keys in known.items()}}

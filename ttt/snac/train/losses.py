@@ -1,9 +1,10 @@
 """What training minimises: multi-scale STFT distances, mel and L1, per row, over real audio only.
 
 The default compares Hann-window spectra linearly (levels), logarithmically (weak high bands,
-which a linear distance hardly sees) and on a log-mel scale, plus L1 on samples. The preset `seed`
-keeps the original project's loss verbatim: L1 plus the mean over three FFT sizes of the L1
-distance of linear magnitudes, with a rectangular window.
+which a linear distance hardly sees) and on a log-mel scale, plus L1 on samples. Beside them it can
+compare levels: log powers of bands above the codec's, whose mean over many bins scatters less
+than any of them. The preset `seed` keeps the original project's loss verbatim: L1 plus the mean
+over three FFT sizes of the L1 distance of linear magnitudes, with a rectangular window.
 
 Each row of a batch has its own mean, over its valid prefix: both signals are silent beyond it,
 and only frames centred in it count. So padding has no gradient and no weight, and a row's value
@@ -21,6 +22,7 @@ import torchaudio.functional
 from torch import Tensor
 
 from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.metrics import CUTOFF_HZ
 from ttt.snac.train.config import LossConfig
 
 
@@ -54,17 +56,22 @@ class _Recipe:
     weights: dict[str, float]
     mels: dict[str, tuple[tuple[int, int], ...]]
     """Mel term -> its scales: FFT size and bands."""
+    band_level: tuple[tuple[int, int], ...] = ()
+    """FFT sizes of the term of band powers, and their bands; empty without it."""
 
     @property
     def all_n_ffts(self) -> tuple[int, ...]:
         """Of all terms, each once."""
         of_mels = (n_fft for scales in self.mels.values() for n_fft, _ in scales)
-        return tuple(dict.fromkeys((*self.n_ffts, *of_mels)))
+        of_levels = (n_fft for n_fft, _ in self.band_level)
+        return tuple(dict.fromkeys((*self.n_ffts, *of_mels, *of_levels)))
 
 
 _SEED = _Recipe((1024, 2048, 4096), False, {"l1": 1.0, "stft_linear": 1.0}, {})
 _MEL_FFT = 2048
 _LOG_FLOOR = 1e-5
+_POWER_FLOOR = 1e-10
+"""Of band powers: white noise of -100 dB, about what rounding to 16 bits leaves."""
 
 
 def _recipe(config: LossConfig) -> _Recipe:
@@ -76,6 +83,7 @@ def _recipe(config: LossConfig) -> _Recipe:
         "stft_log": config.log_weight,
         "mel": config.mel_weight,
         "multi_mel": config.multi_mel_weight,
+        "band_level": config.band_level_weight,
     }
     scales = {
         "mel": ((_MEL_FFT, config.mel_bands),),
@@ -83,7 +91,9 @@ def _recipe(config: LossConfig) -> _Recipe:
     }
     used = {name: weight for name, weight in weights.items() if weight > 0}
     mels = {name: each for name, each in scales.items() if name in used}
-    return _Recipe(config.n_ffts, True, used, mels)
+    levels = [(n_fft, config.band_level_bands) for n_fft in config.band_level_n_ffts]
+    band_level = tuple(levels) if "band_level" in used else ()
+    return _Recipe(config.n_ffts, True, used, mels, band_level)
 
 
 def _terms(
@@ -115,6 +125,10 @@ def _terms(
                 bands = _mel_filters(n_fft, n_bands, dtype, estimate.device)
                 distance = (_log(bands @ of_estimate) - _log(bands @ of_target)).abs()
                 sums[name] = sums[name] + _row_mean(distance, frames)
+        for n_bands in (count for size, count in recipe.band_level if size == n_fft):
+            levels = [_band_levels(each, n_bands) for each in (of_estimate, of_target)]
+            distance = _row_mean((levels[0] - levels[1]).abs(), frames)
+            sums["band_level"] = sums["band_level"] + distance / len(recipe.band_level)
     sums["total"] = sum(
         (weight * sums[name] for name, weight in recipe.weights.items()),
         start=estimate.new_zeros(len(estimate)),
@@ -131,6 +145,18 @@ def _magnitude(audio: Tensor, n_fft: int, hann: bool) -> Tensor:
 
 def _log(magnitude: Tensor) -> Tensor:
     return magnitude.clamp(min=_LOG_FLOOR).log10()
+
+
+def _band_levels(magnitude: Tensor, bands: int) -> Tensor:
+    """Log10 powers [B, bands, frames] of equal bands from 12 to 24 kHz: 0 for white noise of 1.
+
+    A band's power is the mean over its bins, as in `ttt.snac.metrics`.
+    """
+    n_fft = 2 * (magnitude.shape[1] - 1)
+    means = _band_means(n_fft, bands, magnitude.dtype, magnitude.device)
+    # A sample's variance is multiplied by the Hann window's sum of squares, 3 n / 8, in a bin.
+    power = means @ magnitude.square() / (3 / 8 * n_fft)
+    return power.clamp(min=_POWER_FLOOR).log10()
 
 
 def _row_mean(values: Tensor, counts: Tensor) -> Tensor:
@@ -155,3 +181,14 @@ def _mel_filters(n_fft: int, bands: int, dtype: torch.dtype, device: torch.devic
             mel_scale="slaney",
         )
         return filters.T.contiguous().to(device, dtype)
+
+
+@functools.cache
+def _band_means(n_fft: int, bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[bands, bins]: one over a band's number of bins where the bin is in it."""
+    with torch.inference_mode(False):
+        hertz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * TARGET_RATE / n_fft
+        width = (TARGET_RATE / 2 - CUTOFF_HZ) / bands
+        band = ((hertz - CUTOFF_HZ) / width).floor().clamp(max=bands - 1)
+        member = (band == torch.arange(bands)[:, None]).to(dtype)
+        return (member / member.sum(dim=1, keepdim=True)).to(device)

@@ -1,5 +1,6 @@
 """The losses against NumPy and the original's formula, and what padding may not do."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ from ttt.snac.train.losses import reconstruction_loss
 
 DEFAULT = LossConfig()
 SEED = LossConfig(preset="seed")
+LEVELS = LossConfig(band_level_weight=0.5)
 BOTH = pytest.mark.parametrize("config", [DEFAULT, SEED], ids=["default", "seed"])
+ALL = pytest.mark.parametrize(
+    "config", [DEFAULT, SEED, LEVELS], ids=["default", "seed", "band levels"]
+)
 
 
 def pair(rows=3, samples=8192, dtype=torch.float32):
@@ -83,7 +88,7 @@ def test_the_default_equals_numpy():
             assert terms[name][row].item() == pytest.approx(value, rel=1e-6), name
 
 
-@BOTH
+@ALL
 def test_what_lies_beyond_the_valid_prefix_has_no_value_and_no_gradient(config):
     estimate, target = pair()
     valid = torch.tensor([8192, 5000, 0])
@@ -102,7 +107,7 @@ def test_what_lies_beyond_the_valid_prefix_has_no_value_and_no_gradient(config):
     assert spoilt.grad[1, :5000].count_nonzero() > 4900
 
 
-@BOTH
+@ALL
 def test_a_row_does_not_depend_on_its_batch(config):
     estimate, target = pair()
     valid = torch.tensor([8192, 6000, 300])
@@ -122,7 +127,7 @@ def test_means_are_over_the_prefix_and_not_over_the_padding():
         assert half[name].item() == pytest.approx(whole[name].item(), rel=0.05), name
 
 
-@BOTH
+@ALL
 def test_gradients_at_silence_are_numbers(config):
     estimate = torch.zeros(1, 8192, requires_grad=True)
     for target in (torch.zeros(1, 8192), torch.randn(1, 8192)):
@@ -131,7 +136,7 @@ def test_gradients_at_silence_are_numbers(config):
         assert gradient.isfinite().all()
 
 
-@BOTH
+@ALL
 def test_bfloat16_does_not_reach_the_spectra(config):
     estimate, target = pair()
     expected = reconstruction_loss(estimate, target, full(estimate), config)
@@ -228,3 +233,68 @@ def test_the_mel_of_seven_scales_is_the_sum_of_the_mels_of_each() -> None:
         LossConfig(multi_mel_bands=(5, 10))
     with pytest.raises(ValueError, match="preset seed is the original's loss verbatim"):
         LossConfig(preset="seed", multi_mel_weight=15)
+
+
+def numpy_band_levels(x, n_fft, bands):
+    """Log10 power densities of equal bands from 12 to 24 kHz, white noise of variance 1 at 0."""
+    power = numpy_magnitude(x, n_fft) ** 2 / (np.hanning(n_fft + 1)[:-1] ** 2).sum()
+    hertz = np.arange(n_fft // 2 + 1) * 48_000 / n_fft
+    edges = np.linspace(12_000, 24_000, bands + 1)
+    edges[-1] += 1
+    runs = [(hertz >= low) & (hertz < high) for low, high in itertools.pairwise(edges)]
+    return np.log10(np.maximum([power[:, run].mean(axis=1) for run in runs], 1e-10))
+
+
+@pytest.mark.parametrize("bands", [1, 7, 16, 128])
+def test_band_levels_equal_numpy(bands):
+    estimate, target = pair(rows=2, dtype=torch.float64)
+    target[1, 4000:] = 0.0
+    config = LossConfig(band_level_weight=0.5, band_level_bands=bands)
+    terms = reconstruction_loss(estimate, target, full(estimate), config)
+    for row in range(2):
+        e, t = estimate[row].numpy(), target[row].numpy()
+        levels = [[numpy_band_levels(x, n, bands) for x in (e, t)] for n in (512, 2048, 8192)]
+        expected = np.mean([np.abs(a - b).mean() for a, b in levels])
+        assert terms["band_level"][row].item() == pytest.approx(expected, rel=1e-6)
+    names = ("l1", "stft_linear", "stft_log", "mel")
+    total = sum(terms[name] for name in names) + 0.5 * terms["band_level"]
+    torch.testing.assert_close(terms["total"], total)
+
+
+@pytest.mark.parametrize("gain_db", [-20.0, -6.0, 3.0, 12.0])
+def test_band_levels_tell_a_level_and_nothing_below_the_band(gain_db):
+    """A gain above 12 kHz is its decades of power; the same gain below is not seen."""
+    silent = {"l1_weight": 0, "linear_weight": 0, "log_weight": 0, "mel_weight": 0}
+    only = LossConfig(**silent, band_level_weight=1)
+    noise = 0.1 * torch.randn(1, 32_768, generator=torch.Generator().manual_seed(0))
+    spectrum = torch.fft.rfft(noise.double())
+    gain = torch.full((len(spectrum[0]),), 10 ** (gain_db / 20), dtype=torch.float64)
+    for start in (8192, 0):
+        scaled = torch.fft.irfft(torch.where(torch.arange(16_385) >= start, gain, 1) * spectrum)
+        found = reconstruction_loss(scaled, noise.double(), full(noise), only)["band_level"]
+        assert found.item() == pytest.approx(abs(gain_db) / 10, rel=0.05)
+    # Below the band: up to a kilohertz short of it, further than the shortest window smears.
+    lower = torch.fft.irfft(torch.where(torch.arange(16_385) < 7500, gain, 1) * spectrum)
+    assert reconstruction_loss(lower, noise.double(), full(noise), only)["band_level"] < 1e-3
+
+
+@BOTH
+def test_without_its_weight_there_is_no_band_level(config):
+    estimate, target = pair()
+    assert "band_level" not in reconstruction_loss(estimate, target, full(estimate), config)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"band_level_bands": 0}, "band_level_bands must lie in 1..128, a quarter of the smallest"),
+        ({"band_level_bands": 129}, "band_level_bands must lie in 1..128"),
+        ({"band_level_n_ffts": (500,)}, "band_level_n_ffts must be powers of two from 16 up"),
+        ({"band_level_n_ffts": ()}, "band_level_n_ffts must be powers of two from 16 up"),
+        ({"band_level_weight": -1.0}, "band_level_weight must not be negative"),
+        ({"preset": "seed", "band_level_weight": 0.5}, "preset seed is the original's loss"),
+    ],
+)
+def test_band_levels_that_cannot_be_are_refused(keys, words):
+    with pytest.raises(ValueError, match=words):
+        LossConfig(**keys)
