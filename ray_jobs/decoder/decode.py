@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ray_jobs.decoder.decoded_folder import DecodedFolder
+from ray_jobs.decoder.decoded_folder import WITHOUT_FLOOR, DecodedFolder
 from ray_jobs.decoder.evaluate_config import DecodeConfig
 from ray_jobs.decoder.source import DecoderSource, find_decoder
 from ray_jobs.runtime import run_folder
@@ -137,10 +137,13 @@ def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
         )
     with plan.decoder.exporting(output / "decoder") as made:
         refuse_nonfinite_export(made)
+        exported = read_config(made)
+        floor = exported.noise_floor if config.noise_floor else None
         made_by = {
             "decoder_sha256": FileIdentity.of(made / "model.safetensors").sha256,
-            "codec_sha256": read_config(made).codec_sha256,
+            "codec_sha256": exported.codec_sha256,
             "device": config.cluster.device,
+            "noise_floor": WITHOUT_FLOOR if floor is None else floor.digest,
         }
         decoded = DecodedFolder.open(
             output, made_by, [(item.clip_id, item.wav) for item in there], _is_same(plan)
@@ -198,7 +201,9 @@ class DecodeWorker:
     def __init__(self, config: DecodeConfig, folder: str, cache: str | None, output: str) -> None:
         torch.set_num_threads(config.cluster.threads)
         exact_float32()
-        self._decoder = Decoder48k.from_pretrained(folder, config.cluster.device)
+        self._decoder = Decoder48k.from_pretrained(
+            folder, config.cluster.device, noise_floor=config.noise_floor
+        )
         self._cache = None if cache is None else open_cache(cache)
         self._output = Path(output)
 

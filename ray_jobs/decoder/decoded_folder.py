@@ -1,9 +1,9 @@
 """Which wavs of an output folder may stay: decoded by this decoder, from the codes that are there.
 
-OUTPUT/decoded.jsonl has a line per wav: clip_id, wav, `made_by` (digests of decoder and codec, and
-the device) and `source` (`FileIdentity` of the file of codes, or the clip's checksum in its cache).
-It is there before the first wav. A folder with wavs and no such file was written before this was
-noted: its wavs are kept, which is said, and their lines hold null.
+OUTPUT/decoded.jsonl has a line per wav: clip_id, wav, `made_by` (digests of decoder, codec and
+noise floor, and the device) and `source` (`FileIdentity` of the file of codes, or the clip's
+checksum in its cache). It is there before the first wav. A folder with wavs and no such file was
+written before this was noted: its wavs are kept, which is said, and their lines hold null.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ttt import records, storage
 from ttt.errors import UserError
 
 LINES = "decoded.jsonl"
+WITHOUT_FLOOR = "none"
+"""What `made_by` calls no noise floor; lines of before there were floors lack the key."""
 
 
 @dataclass
@@ -26,7 +28,7 @@ class DecodedFolder:
 
     output: Path
     made_by: dict[str, str]
-    """decoder_sha256, codec_sha256 and device of what decodes now."""
+    """decoder_sha256, codec_sha256, device and noise_floor of what decodes now."""
     lines: dict[str, dict[str, Any]]
     """Wav -> its line, of the wavs that stay."""
     notes: list[str] = field(default_factory=list)
@@ -108,7 +110,7 @@ def _read_lines(path: Path) -> dict[str, dict[str, Any]]:
 
 def _refuse_other(output: Path, line: dict[str, Any], made_by: dict[str, str]) -> None:
     for key, now in made_by.items():
-        before = (line["made_by"] or made_by).get(key)
+        before = (line["made_by"] or made_by).get(key, WITHOUT_FLOOR)
         if before != now:
             raise UserError(
                 f"{output}: {line['wav']} was decoded with {key} {str(before)[:12]}, and now it is "

@@ -105,6 +105,9 @@ class EvaluateConfig(Config):
     """The untouched codec: a hub name, a folder in its layout, or tiny; null takes the run's."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     """The clips."""
+    noise_floor: bool = True
+    """Measure the decoder with its noise floor, where it has one, and in a row of its own without;
+    false measures it without alone."""
     quality: QualityConfig = field(default_factory=QualityConfig)
     """Which recordings of an audio folder are left out; each is listed with its reason."""
     min_coverage: float = 0.8
@@ -137,6 +140,8 @@ class DecodeConfig(Config):
     """Folder for the wav files, named after the clips; sub-folders are kept."""
     limit: int | None = None
     """Decode the first so many clips; null takes all."""
+    noise_floor: bool = True
+    """Add the decoder's noise floor, where it has one; false decodes without it."""
     min_coverage: float = 1.0
     """The job fails, after writing everything, when a smaller share of clips was decoded."""
     cluster: WorkersConfig = field(default_factory=WorkersConfig)

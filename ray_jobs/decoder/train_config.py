@@ -10,7 +10,7 @@ from ray_jobs.config.former_keys import Alias
 from ray_jobs.config.workers import FORMER_KEYS, WorkersConfig
 from ttt import uris
 from ttt.config import Config
-from ttt.snac.config import Init
+from ttt.snac.config import Init, NoiseFloorConfig, fold_number
 from ttt.snac.train.config import AdversarialConfig, BestBy, LossConfig, Precision
 from ttt.snac.train.curriculum import CurriculumConfig
 from ttt.snac.train.optim import OptimConfig
@@ -30,6 +30,9 @@ class DataConfig(Config):
     or to train without validation."""
     limit_clips: int | None = None
     """Train on the first so many clips, for trials; null takes all."""
+    without_fold: str | None = None
+    """2/5 leaves the second of five folds of the training clips out; null leaves none out. It is
+    what noise_floor.folds sets in the trainings it adds."""
 
     def __post_init__(self) -> None:
         if self.validation is not None and self.validation_share is not None:
@@ -42,6 +45,8 @@ class DataConfig(Config):
             )
         if self.limit_clips is not None and self.limit_clips < 1:
             raise ValueError(f"limit_clips must be at least 1 or null, got {self.limit_clips}")
+        if self.without_fold is not None:
+            fold_number(self.without_fold)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +139,7 @@ class TrainConfig(Config):
     # Codec, clips and what weights begin with are known by their digests.
     __free_on_resume__: ClassVar[tuple[str, ...]] = (
         "run", "cluster", "tracking", "checkpoint", "codec", "data.train", "data.validation",
-        "init_from", "adversarial.start_from",
+        "init_from", "adversarial.start_from", "noise_floor",
     )  # fmt: skip
 
     run: str
@@ -154,6 +159,9 @@ class TrainConfig(Config):
     """What is minimised."""
     adversarial: AdversarialConfig | None = None
     """Discriminators that teach the decoder besides; null trains without."""
+    noise_floor: NoiseFloorConfig | None = None
+    """Noise above 12.3 kHz that is fitted after training and exported with the decoder; null
+    fits none. A run that has ended takes it with --resume."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """How it is minimised."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -177,6 +185,11 @@ class TrainConfig(Config):
             raise ValueError(
                 "validation.best_by is guarded and there is no validation; set data.validation, "
                 "data.validation_share or best_by to loss"
+            )
+        if self.noise_floor is not None and self.noise_floor.folds == 0 and not validates:
+            raise ValueError(
+                "noise_floor.folds is 0 and there is no validation to fit on; set "
+                "data.validation_share, data.validation or noise_floor.folds"
             )
         if self.tracking.tensorboard and not uris.is_local(self.run):
             raise ValueError(

@@ -150,6 +150,11 @@ class TuneConfig(TrainConfig):
             problems.append(
                 f"concurrent_trials must be at least 1 or null, got {self.concurrent_trials}"
             )
+        if self.noise_floor is not None and self.noise_floor.folds:
+            problems.append(
+                "noise_floor.folds would train every trial as often again; set it to 0 here and "
+                "train best.yaml with folds"
+            )
         if self.search.kind == "grid":
             problems += [
                 f"space.{key}: a grid needs choice, not an interval"

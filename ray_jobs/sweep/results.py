@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ray_jobs.config.load import dump_yaml
-from ray_jobs.decoder.train import run as train_run
+from ray_jobs.decoder.train.exports import export_best
 from ray_jobs.decoder.train.setup import Setup, plan_training
 from ray_jobs.reports.sweep import build_report
 from ray_jobs.sweep import space as tune_space
@@ -51,7 +51,7 @@ def write(sweep: TuneConfig, setup: Setup, ended_early: str | None) -> None:
     _write(sweep, "report.html", build_report(summary))
     training = tune_space.trial_config(sweep, best.trial.values, best.place)
     plan = plan_training(training, setup.codec)
-    export = train_run.export_best(plan, storage.join(sweep.run, "export"))
+    export = export_best(plan, storage.join(sweep.run, "export"))
     verdict = summary["verdict"]
     if ended_early:
         print(f"ended early: {ended_early}; --resume goes on")

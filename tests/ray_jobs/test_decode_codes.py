@@ -23,6 +23,7 @@ from ttt.files.errors import FileIdentity
 from ttt.snac.cache.index import open_cache
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k, interleaved_to_codes
+from ttt.snac.noise_floor import NoiseFloor
 
 IN_PROCESS = WorkersConfig(num_workers=0)
 
@@ -191,3 +192,30 @@ def test_an_export_with_a_weight_that_is_no_number_is_named(
     with pytest.raises(UserError, match="are NaN or infinite; take an earlier checkpoint"):
         Decoder48k.from_pretrained(export)
     assert not list((tmp_path / "out").glob("*.wav"))
+
+
+def test_the_decoders_noise_floor_is_added_and_left_out_by_one_key(
+    small_codec: Path, small_export: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    decoder = Decoder48k.from_pretrained(small_export)
+    decoder.noise_floor = NoiseFloor((-50.0,) * 16)
+    decoder.save_pretrained(tmp_path / "export")
+    config = DecodeConfig(
+        decoder=str(tmp_path / "export"),
+        input=str(small_cache),
+        output=str(tmp_path / "with"),
+        cluster=IN_PROCESS,
+    )
+    off = dataclasses.replace(config, output=str(tmp_path / "off"), noise_floor=False)
+    plain = dataclasses.replace(off, decoder=str(small_export), output=str(tmp_path / "plain"))
+    for each in (config, off, plain):
+        run_decode(each)
+    with_floor, without, expected = (
+        tmp_path / name / "a" / "0.wav" for name in ("with", "off", "plain")
+    )
+    assert without.read_bytes() == expected.read_bytes()
+    added = [soundfile.read(path)[0] for path in (with_floor, without)]
+    power = float(np.mean((added[0] - added[1]) ** 2))
+    assert 10 * np.log10(power) == pytest.approx(-50 + 10 * np.log10(11.55 / 24), abs=0.5)
+    with pytest.raises(UserError, match=r"decoded with noise_floor .*, and now it is none; choose"):
+        run_decode(dataclasses.replace(config, noise_floor=False), resume=True)

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.decoder.decoded_folder import DecodedFolder
+from ray_jobs.decoder.decoded_folder import WITHOUT_FLOOR, DecodedFolder
 from ttt.errors import UserError
 from ttt.files.errors import FileIdentity
 
-MADE_BY = {"decoder_sha256": "a" * 64, "codec_sha256": "c" * 64, "device": "cpu"}
+MADE_BY = {
+    "decoder_sha256": "a" * 64,
+    "codec_sha256": "c" * 64,
+    "device": "cpu",
+    "noise_floor": WITHOUT_FLOOR,
+}
 THERE = [("one", "one.wav"), ("two", "two.wav")]
 
 
@@ -45,7 +50,12 @@ def test_wavs_of_the_same_decoder_and_codes_are_kept_in_silence(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("decoder_sha256", "b" * 64), ("codec_sha256", "b" * 64), ("device", "cuda")],
+    [
+        ("decoder_sha256", "b" * 64),
+        ("codec_sha256", "b" * 64),
+        ("device", "cuda"),
+        ("noise_floor", "b" * 12),
+    ],
 )
 def test_another_decoder_codec_or_device_is_refused(tmp_path: Path, key: str, value: str) -> None:
     _made(tmp_path)
@@ -55,6 +65,17 @@ def test_another_decoder_codec_or_device_is_refused(tmp_path: Path, key: str, va
     for wav in _wavs(tmp_path):
         (tmp_path / wav).unlink()
     assert _open(tmp_path, {**MADE_BY, key: value}).lines == {}
+
+
+def test_lines_of_before_there_were_floors_are_without(tmp_path: Path) -> None:
+    lines = _made(tmp_path) / "decoded.jsonl"
+    older = [json.loads(line) for line in lines.read_text().splitlines()]
+    for line in older:
+        del line["made_by"]["noise_floor"]
+    lines.write_text("".join(json.dumps(line) + "\n" for line in older))
+    assert set(_open(tmp_path).lines) == {"one.wav", "two.wav"}
+    with pytest.raises(UserError, match="was decoded with noise_floor none, and now it is bbbb"):
+        _open(tmp_path, {**MADE_BY, "noise_floor": "b" * 12})
 
 
 def test_changed_codes_and_wavs_without_a_line_are_decoded_again(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_actors_that_encode_or_evaluate_are_exact(
 ):
     """Before they load a model, and so for all that they do."""
     monkeypatch.setattr(module, first, _look)
-    monkeypatch.setattr(decode_worker.Decoder48k, "from_pretrained", lambda *_: None)
+    monkeypatch.setattr(decode_worker.Decoder48k, "from_pretrained", lambda *_, **__: None)
     actor = getattr(module, worker)
     with pytest.raises(_Reached):
         actor(*[_Anything()] * arguments, **named)

@@ -5,6 +5,7 @@ Reading a configuration, and so `--help`, a misspelt key or `--print-config`, mu
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +46,35 @@ class AlignConfig(Config):
             )
         if not 0 < self.min_correlation < 1:
             raise ValueError(f"min_correlation must be between 0 and 1, got {self.min_correlation}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloorConfig(Config):
+    """A noise floor of the head: constant noise above 12.3 kHz, fitted after training.
+
+    Its levels are those with the lowest LSD-HF on clips that the decoder was not trained on.
+    """
+
+    folds: int = 0
+    """Train so many times more, each time without one fold of the training clips, and fit on what
+    these decoders make of the folds kept out of them; 0 fits on the validation clips."""
+    seed: int = 0
+    """Of the noise; the decoder that is exported adds it to all it decodes."""
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"folds must be 0 or at least 2, got {self.folds}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+def fold_number(text: str) -> tuple[int, int]:
+    """Which fold of how many: (2, 5) for 2/5. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    fold, folds = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= fold <= folds or folds < 2:
+        raise ValueError(f"a fold is a number and how many there are, such as 2/5, got {text}")
+    return fold, folds
 
 
 DiscriminatorRecipe = Literal["xcodec2", "dac"]

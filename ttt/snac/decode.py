@@ -78,7 +78,10 @@ def write_decoded(
 
 
 class StreamingDecoder:
-    """Decodes one batch of streams; noise is off, since pieces decoded twice must agree."""
+    """Decodes one batch of streams; SNAC's noise is off, since pieces decoded twice must agree.
+
+    A noise floor is on: it follows from the sample's place in the stream.
+    """
 
     def __init__(self, model: Decoder48k) -> None:
         self.model = model
@@ -129,9 +132,9 @@ class StreamingDecoder:
         if final_samples <= self._emitted_samples:
             weight = next(self.model.parameters())
             return weight.new_zeros(len(kept[0]), 1, 0)
-        with deterministic(self.model):
-            audio = self.model.decode(kept)
         offset = geometry.samples_48k(self._first_coarse)
+        with deterministic(self.model):
+            audio = self.model.decode(kept, first_sample=offset)
         audio = audio[..., self._emitted_samples - offset : final_samples - offset]
         refuse_nonfinite_audio(audio, "the decoder")
         self._emitted_samples = final_samples

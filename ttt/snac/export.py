@@ -25,6 +25,7 @@ from ttt.numerics import refuse_nonfinite_weights
 from ttt.snac.config import Init
 from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.geometry import CodeGeometry
+from ttt.snac.noise_floor import NoiseFloor
 
 if TYPE_CHECKING:
     from ttt.snac.model import Decoder48k
@@ -44,6 +45,8 @@ class ExportConfig:
     codec_sha256: str
     tricks: FittedTricks | None = None
     """The cheap tricks' levels on the run's validation clips; None where none were fitted."""
+    noise_floor: NoiseFloor | None = None
+    """What `decode` adds; None where none was fitted, or none lowered LSD-HF."""
 
 
 def save(
@@ -61,6 +64,7 @@ def save(
         "geometry": json.loads(model.geometry.to_json()),
         "codec_sha256": model.codec_sha256,
         **({} if tricks is None else {"tricks": tricks.to_dict()}),
+        **({} if model.noise_floor is None else {"noise_floor": model.noise_floor.to_dict()}),
     }
     records.write_json(folder / "config.json", config)
 
@@ -90,6 +94,9 @@ def read_config(folder: str | Path) -> ExportConfig:
             geometry=CodeGeometry.from_json(json.dumps(fields["geometry"])),
             codec_sha256=fields["codec_sha256"],
             tricks=FittedTricks.from_dict(fields["tricks"]) if fields.get("tricks") else None,
+            noise_floor=NoiseFloor.from_dict(floor)
+            if (floor := fields.get("noise_floor"))
+            else None,
         )
         derived = _geometry(config.snac)
     except (KeyError, TypeError, ValueError) as error:

@@ -103,12 +103,18 @@ def band_energies(power: Tensor) -> Tensor:
 
     Linear: it may be taken of cross terms, before they are added up.
     """
-    hertz = torch.arange(power.shape[-2], dtype=torch.float64) * TARGET_RATE / FRAME
-    width = (TARGET_RATE / 2 - ENVELOPE_START_HZ) / ENVELOPE_BANDS
-    band = ((hertz - ENVELOPE_START_HZ) / width).floor().clamp(max=ENVELOPE_BANDS - 1).long()
+    band = envelope_band(torch.arange(power.shape[-2]) * TARGET_RATE / FRAME)
     # [bands, bins], one over the band's number of bins where the bin is in it.
     member = (band == torch.arange(ENVELOPE_BANDS)[:, None]).to(power)
     return member / member.sum(dim=1, keepdim=True) @ power
+
+
+def envelope_band(hertz: Tensor) -> Tensor:
+    """The number of the band of env-r that each frequency is in, -1 below the first; int64."""
+    width = (TARGET_RATE / 2 - ENVELOPE_START_HZ) / ENVELOPE_BANDS
+    return (
+        ((hertz.double() - ENVELOPE_START_HZ) / width).floor().clamp(-1, ENVELOPE_BANDS - 1).long()
+    )
 
 
 def correlate_envelopes(estimate: Tensor, reference: Tensor) -> Tensor:

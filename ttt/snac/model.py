@@ -33,6 +33,7 @@ from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.heads import Head, build_head, full_precision
 from ttt.snac.layers.units import with_own_layers
 from ttt.snac.load import weights_sha256
+from ttt.snac.noise_floor import NoiseFloor
 from ttt.snac.receptive_field import Reach
 
 
@@ -63,6 +64,8 @@ class Decoder48k(nn.Module):
     """Decodes SNAC 24 kHz codes to 48 kHz audio; built by `from_snac` or `from_pretrained`."""
 
     head: Head
+    noise_floor: NoiseFloor | None = None
+    """Added by `decode`, where an export has one; training and `forward` know nothing of it."""
 
     def __init__(
         self,
@@ -131,12 +134,15 @@ class Decoder48k(nn.Module):
         return self.head(hidden, audio_24k), audio_24k
 
     @torch.no_grad()
-    def decode(self, codes: Sequence[Tensor]) -> Tensor:
+    def decode(self, codes: Sequence[Tensor], first_sample: int | Sequence[int] = 0) -> Tensor:
         """48 kHz audio [B, 1, T48]; noise as SNAC's unless inside `deterministic`.
+
+        A noise floor is no such noise: it is the same each time. Of slices it needs to know where
+        in their clips they begin: `first_sample`, at 48 kHz, one for all rows or one for each.
 
         Raises ValueError for codes of the wrong shape or out of the codebook's range.
         """
-        return self.decode_both(codes)[0]
+        return self.decode_both(codes, first_sample)[0]
 
     @torch.no_grad()
     def decode_24k(self, codes: Sequence[Tensor]) -> Tensor:
@@ -145,10 +151,16 @@ class Decoder48k(nn.Module):
         return self._base(codes)[1]
 
     @torch.no_grad()
-    def decode_both(self, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def decode_both(
+        self, codes: Sequence[Tensor], first_sample: int | Sequence[int] = 0
+    ) -> tuple[Tensor, Tensor]:
         """`decode` and `decode_24k` in one pass, from the same noise."""
         self.check_codes(codes)
-        return self.forward(codes)
+        audio, audio_24k = self.forward(codes)
+        if self.noise_floor is not None:
+            # Of a head with several channels the first is what is heard.
+            self.noise_floor.add_to(audio[:, 0], first_sample)
+        return audio, audio_24k
 
     def check_codes(self, codes: Sequence[Tensor]) -> None:
         """Raise ValueError unless `codes` are tensors of this codec's scales, shapes and range."""
@@ -196,15 +208,19 @@ class Decoder48k(nn.Module):
     ) -> None:
         """Write config.json, model.safetensors and README.md (`card`, or a short one).
 
-        `tricks` are the levels that an evaluation holds this decoder to, besides its own.
+        The noise floor goes with it. `tricks` are the levels that an evaluation holds this decoder
+        to, besides its own.
         """
         export.save(self, Path(folder), card, tricks)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "cpu", *, noise_floor: bool = True
+    ) -> Self:
         """A decoder in eval mode from a folder that `save_pretrained` wrote.
 
-        Leaves the global random generator as it is.
+        Without `noise_floor` it adds none, even if the folder has one. Leaves the global random
+        generator as it is.
         Raises UserError when a file is missing, damaged, or of another format or geometry.
         """
         config = export.read_config(Path(folder))
@@ -219,6 +235,7 @@ class Decoder48k(nn.Module):
                 codec_sha256=config.codec_sha256,
             )
         export.load_weights(model, Path(folder))
+        model.noise_floor = config.noise_floor if noise_floor else None
         return model.eval().to(device)
 
     def _base(self, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

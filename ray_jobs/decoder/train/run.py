@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from ray_jobs.decoder.train.setup import TrainPlan, decoder_trainee, loop_settings
-from ray_jobs.decoder.train.starts import untrained
 from ray_jobs.decoder.train.trackers import build_trackers
 from ray_jobs.runtime.connection import require_gpu_here
 from ray_jobs.runtime.progress import Progress
-from ttt import checkpoint, storage
-from ttt.errors import UserError
-from ttt.snac.discriminators import Discriminators, save
-from ttt.snac.train.adversarial import LOSS, NAME, CollapseWarning
-from ttt.snac.train.validation import fit_on_windows
+from ttt import checkpoint
+from ttt.snac.train.adversarial import LOSS, CollapseWarning
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import BatchSource, train
@@ -93,38 +87,6 @@ def train_in_process(plan: TrainPlan, stop: threading.Event, hooks: Sequence[Hoo
 
         hooks = [*hooks, PositionHook(show)]
         return run_loop(plan, source, SingleProcess(), device, hooks, stop.is_set)
-
-
-def export_best(plan: TrainPlan, export: str | None = None) -> str:
-    """Write the best checkpoint's decoder (the newest's without validation) into the folder
-    `export`, RUN/export by default, and return it; its discriminators go into a folder in there.
-
-    The cheap tricks are fitted on the validation windows beside it, for evaluations to use. Raises
-    UserError when there is no checkpoint.
-    """
-    run, setup = plan.config.run, plan.setup
-    folder = checkpoint.best(run) or checkpoint.newest_complete(run)
-    if folder is None:
-        raise UserError(f"{run}: no checkpoint to export")
-    model, tricks = untrained(plan.config, setup.codec), None
-    if setup.validation is not None:
-        print(f"fitting hiss and folding on {setup.validation.n_windows} windows", flush=True)
-        tricks = fit_on_windows(model, setup.validation)
-    tensors = checkpoint.load(folder).tensors
-    model.load_state_dict(tensors.get("ema", tensors["model"]))
-    export = export or storage.join(run, "export")
-    if plan.config.adversarial is not None:
-        networks = Discriminators(plan.config.adversarial.discriminators)
-        networks.load_state_dict(tensors[NAME])
-        save(networks, storage.join(export, NAME))
-    if storage.is_local(export):
-        model.save_pretrained(storage.local_path(export), tricks=tricks)
-        return export
-    with tempfile.TemporaryDirectory() as staged:
-        model.save_pretrained(staged, tricks=tricks)
-        for path in sorted(Path(staged).iterdir()):
-            storage.write_bytes(storage.join(export, path.name), path.read_bytes())
-    return export
 
 
 def run_loop(

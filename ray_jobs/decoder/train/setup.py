@@ -16,11 +16,12 @@ import torch
 
 from ray_jobs.config import yaml_tree
 from ray_jobs.decoder.train import trackers
+from ray_jobs.decoder.train.splits import split_rows, without_each_fold
 from ray_jobs.decoder.train.starts import at_start, starts_sha256, untrained
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt import checkpoint, storage
 from ttt.config import fixed_part
-from ttt.snac.cache.catalogue import held_out_rows
+from ttt.errors import UserError
 from ttt.snac.cache.index import CodeCache, open_cache, open_cache_of
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.model import Decoder48k
@@ -75,6 +76,10 @@ class TrainPlan:
     """Of the weights that others trained and this run begins with, by key."""
     goes_on_as_begun: bool
     """Whether the run was begun with one window of each clip and keeps to it, against `length`."""
+    kept_out_rows: np.ndarray
+    """The training cache's rows of the fold that this training is without; none in a whole one."""
+    folds: tuple[TrainPlan, ...] = ()
+    """The same without each fold, where `noise_floor` asks for them; a worker has none."""
 
     @functools.cached_property
     def setup(self) -> Setup:
@@ -92,7 +97,8 @@ class TrainPlan:
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what a process holds, which is loaded where the plan arrives."""
-        return {key: value for key, value in vars(self).items() if key != "setup"}
+        kept = {key: value for key, value in vars(self).items() if key != "setup"}
+        return {**kept, "folds": ()}
 
 
 def make_plan(config: TrainConfig) -> TrainPlan:
@@ -125,7 +131,7 @@ def plan_training(
         require_even_shares(config.curriculum, max(workers, 1))
     codec = codec or load_codec(config.codec)
     cache = other = open_cache_of(config.data.train, codec)
-    rows, validation_rows = _split(config, cache)
+    rows, validation_rows, kept_out = split_rows(config, cache)
     digests = {"training": cache.catalogue.sha256(rows)}
     if config.data.validation is not None:
         other = open_cache_of(config.data.validation, codec)
@@ -146,9 +152,20 @@ def plan_training(
         given=given or config,
         starts_sha256=starts_sha256(config),
         goes_on_as_begun=goes_on_as_begun,
+        kept_out_rows=kept_out,
+        folds=tuple(_plan_fold(each, codec) for each in without_each_fold(config)),
     )
     vars(plan)["setup"] = setup  # This process has it already.
     return plan
+
+
+def _plan_fold(config: TrainConfig, codec: LoadedCodec) -> TrainPlan:
+    try:
+        return plan_training(config, codec)
+    except UserError as error:
+        raise UserError(
+            f"noise_floor.folds: without fold {config.data.without_fold}, {error}"
+        ) from error
 
 
 def loop_settings(plan: TrainPlan) -> LoopSettings:
@@ -245,13 +262,13 @@ def with_absolute_paths(config: C) -> C:
     )
 
 
-def _split(config: TrainConfig, cache: CodeCache) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that train and rows held out; no row is in both."""
-    rows = np.arange(len(cache), dtype=np.int64)
-    held_out = np.array([], np.int64)
-    if config.data.validation_share is not None:
-        held_out = held_out_rows(cache.catalogue.clip_ids[:], config.data.validation_share)
-    return np.setdiff1d(rows, held_out)[: config.data.limit_clips], held_out
+def kept_out_windows(fold: TrainPlan, folds: int) -> ValidationSet:
+    """Windows of the clips kept out of a training without a fold, its share of `max_windows`."""
+    config = fold.config
+    windows = max(1, config.validation.max_windows // folds)
+    fewer = dataclasses.replace(config.validation, max_windows=windows)
+    fewer_of = dataclasses.replace(config, validation=fewer)
+    return _validation(fewer_of, fold.setup.cache, fold.kept_out_rows, fold.setup.model)
 
 
 def _setup(

@@ -42,6 +42,7 @@ def describe(plan: TrainPlan) -> str:
         *_heard_in_words(curriculum, heard, audio),
         *([f"{config.run}: {GOES_ON}"] * plan.goes_on_as_begun),
         *_discriminators_in_words(config, plan),
+        *_floor_in_words(config, plan),
         "",
         "epoch phase segment  core  clips/step  steps  left over  learning rate (head)  memory"
         "   heard",
@@ -107,6 +108,21 @@ def _discriminators_in_words(config: TrainConfig, plan: TrainPlan) -> list[str]:
         f"{adversarial.hold_steps} steps, and {steps} of {plan.total_steps} steps have them",
         f"cost: such a step has {judged_flops_per_second(networks) / 1e9:,.1f} billion "
         "multiplications and additions for a second of audio more",
+    ]
+
+
+def _floor_in_words(config: TrainConfig, plan: TrainPlan) -> list[str]:
+    """What the noise floor is fitted on, and what that costs."""
+    if config.noise_floor is None:
+        return []
+    if not plan.folds:
+        windows = 0 if plan.setup.validation is None else plan.setup.validation.n_windows
+        return [f"noise floor: fitted after training on the {windows} windows of validation"]
+    steps = sum(fold.total_steps for fold in plan.folds)
+    times = 1 + steps / plan.total_steps
+    return [
+        f"noise floor: fitted on {len(plan.folds)} folds of the training clips by as many more "
+        f"trainings, {steps} steps more; all together costs {times:.2g} times this training",
     ]
 
 

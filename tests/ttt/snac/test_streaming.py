@@ -54,7 +54,9 @@ def test_streams_shorter_than_the_reach(nano_snac, n_coarse):
 def test_audio_comes_as_soon_as_it_is_final_and_old_codes_are_forgotten(nano_snac, monkeypatch):
     model = Decoder48k.from_snac(nano_snac)
     geometry, decode, decoded = model.geometry, model.decode, []
-    monkeypatch.setattr(model, "decode", lambda codes: decoded.append(codes[0]) or decode(codes))
+    monkeypatch.setattr(
+        model, "decode", lambda codes, **at: decoded.append(codes[0]) or decode(codes, **at)
+    )
     decoder = StreamingDecoder(model)
     given = 0
     for n, chunk in enumerate(split(codes_for(model, 30, 1), [1] * 30, geometry), start=1):

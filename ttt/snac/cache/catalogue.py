@@ -93,3 +93,13 @@ def held_out_rows(clip_ids: Sequence[str], share: float) -> np.ndarray:
     digests = [hashlib.sha256(str(clip_id).encode()).digest() for clip_id in clip_ids]
     order = sorted(range(len(digests)), key=digests.__getitem__)
     return np.sort(np.array(order[: max(1, round(share * len(order)))], np.int64))
+
+
+def fold_rows(clip_ids: Texts[str], rows: np.ndarray, fold: int, folds: int) -> np.ndarray:
+    """Those of `rows` that are in a fold (from 1 up), rising: dealt out by a hash of their ids.
+
+    Folds differ by one clip at most; every row is in one.
+    """
+    digests = [hashlib.sha256(clip_id.encode()).digest() for clip_id in clip_ids.at(rows)]
+    order = sorted(range(len(digests)), key=digests.__getitem__)
+    return np.sort(rows[order[fold - 1 :: folds]])
