@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(
         CacheConfig,
         plan=later("ray_jobs.decoder.cache.plan:make_plan"),
-        describe=later("ray_jobs.decoder.cache.plan:describe"),
+        describe=later("ray_jobs.decoder.cache.words:describe"),
         execute=later("ray_jobs.decoder.cache.run:execute"),
         doc=__doc__ or "",
         argv=argv,

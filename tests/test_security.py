@@ -32,7 +32,8 @@ from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.ttt_files import load_ttt
 from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.original import list_original
-from ttt.snac.cache.shards import build_index, verify_cache
+from ttt.snac.cache.shards import build_index
+from ttt.snac.cache.verify import verify_cache
 from ttt.snac.code_files import read_codes
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import load_codec

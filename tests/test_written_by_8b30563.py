@@ -71,6 +71,7 @@ def test_its_cache_says_that_speakers_and_bandwidths_are_unknown(
     cache = written / "cached"
     assert open_cache(cache).catalogue.speakers[:] == [None] * 3
     assert np.isnan(open_cache(cache).catalogue.bandwidth_hz).all()
+    assert open_cache(cache).catalogue.counted_in_words() == "3 clips"  # And no copies.
     before = (cache / "index.arrow").read_bytes()
     build_index(cache)
     assert (cache / "index.arrow").read_bytes() == before
@@ -78,6 +79,8 @@ def test_its_cache_says_that_speakers_and_bandwidths_are_unknown(
     (written / "audio" / "sub").mkdir()
     assert cache_codes.main(words) == 2
     assert "folder:1" in capsys.readouterr().err
+    assert cache_codes.main([*words[:2], "input.gain_copies_db={}"]) == 2
+    assert "input.gain_copies_db was None, is" in capsys.readouterr().err
 
 
 def test_its_caching_goes_on(written: Path) -> None:

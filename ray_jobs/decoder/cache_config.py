@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from ray_jobs.config.former_keys import Alias
 from ray_jobs.config.workers import WorkersConfig
 from ttt.config import Config
+from ttt.snac.cache.gain_copies import GainCopiesConfig
 from ttt.snac.cache.inputs import QualityConfig
 from ttt.snac.cache.speakers import check_rule
 from ttt.snac.config import AlignConfig, EncodeConfig
@@ -57,6 +58,10 @@ class InputConfig(Config):
     """Leave out clips whose sound does not reach this frequency, whatever their sample rate: they
     teach a head that the upper band is empty. null keeps them; each clip's bandwidth is recorded
     either way."""
+    gain_copies_db: GainCopiesConfig | None = None
+    """Caches copies of each clip at other levels beside it, so that training hears how the sound
+    above the band follows the level; `{}` takes the defaults, null makes none. Splits keep a clip
+    and its copies together, and only clips are counted, validated and evaluated."""
 
     def __post_init__(self) -> None:
         if self.speaker is not None:
@@ -65,6 +70,11 @@ class InputConfig(Config):
             raise ValueError(
                 f"min_bandwidth_hz must be above 0 and at most {TARGET_RATE // 2:,}, or null, "
                 f"got {self.min_bandwidth_hz:g}"
+            )
+        if self.gain_copies_db is not None and self.kind == "original":
+            raise ValueError(
+                "gain_copies_db has no effect for kind original, whose codes are taken as they "
+                "are; set it to null"
             )
         if self.column is not None and self.kind != "parquet":
             raise ValueError(f"column has no effect for kind {self.kind}; set it to null")
@@ -81,6 +91,11 @@ class InputConfig(Config):
                     f"{key} has no effect for kind {self.kind}, which reads "
                     f"{' and '.join(wanted)}; set it to null"
                 )
+
+    @property
+    def encoded_per_input(self) -> int:
+        """An input and its copies at other levels."""
+        return 1 + (0 if self.gain_copies_db is None else self.gain_copies_db.copies)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,11 +93,12 @@ def plan_decode(config: DecodeConfig) -> Plan:
             f"{config.input}: neither a cache (no shards in it) nor files of codes "
             f"({', '.join(CODE_SUFFIXES)})"
         )
-    cache = open_cache(config.input)
-    ids = list(cache.catalogue.clip_ids)
+    catalogue = open_cache(config.input).catalogue
+    rows = catalogue.originals  # Copies at other levels are there to train on.
+    ids = catalogue.clip_ids.at(rows)
     items = [
         CodesItem(clip_id, wav, row=row)
-        for row, (clip_id, wav) in enumerate(zip(ids, wav_names(ids), strict=True))
+        for row, clip_id, wav in zip(rows.tolist(), ids, wav_names(ids), strict=True)
     ]
     _check_cache(config, decoder)
     return Plan(config, decoder, storage.absolute(config.input), tuple(items[: config.limit]))

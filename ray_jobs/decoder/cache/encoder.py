@@ -13,6 +13,7 @@ from ray_jobs.runtime.items import Count
 from ttt.numerics import exact_float32
 from ttt.snac.cache.bandwidth import add_facts
 from ttt.snac.cache.encode import ClipEncoder
+from ttt.snac.cache.gain_copies import add_copies
 from ttt.snac.cache.inputs import ClipInput, size_on_disk
 from ttt.snac.cache.original import prepare_original
 from ttt.snac.cache.shards import CodecIdentity
@@ -62,6 +63,10 @@ class ShardEncoder:
         prepare = prepare_function(config, loaded.geometry)
         if noted.facts:
             prepare = functools.partial(add_facts, prepare, config.input.min_bandwidth_hz)
+        copies = config.input.gain_copies_db
+        if copies is not None:
+            silent_peak_db = config.quality.silent_peak_db
+            prepare = functools.partial(add_copies, prepare, copies, silent_peak_db)
         self._prepare, self._noted = prepare, noted
 
     def cache(self, shard: Shard) -> ShardStatus:
@@ -75,7 +80,7 @@ class ShardEncoder:
         def on_batch(n_clips: int) -> None:
             nonlocal encoded
             encoded += n_clips
-            self._count(number, encoded)
+            self._count(number, encoded // self._config.input.encoded_per_input)
 
         lines = cache_shard(
             self._config.output,

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from ray_jobs.config.load import dump_yaml
@@ -21,6 +19,7 @@ from ttt import records, storage
 from ttt.audio import read_header
 from ttt.config import differences, fixed_part
 from ttt.errors import UserError
+from ttt.snac.cache.gain_copies import refuse_ids_of_copies
 from ttt.snac.cache.inputs import ClipFacts, ClipInput, LeftOut
 from ttt.snac.cache.original import list_original
 from ttt.snac.cache.roots.listing import list_roots
@@ -78,6 +77,8 @@ def make_plan(config: CacheConfig) -> CachePlan:
         )
     found = _list_inputs(config, geometry)
     inputs = found.inputs
+    if config.input.gain_copies_db is not None:
+        refuse_ids_of_copies(inputs)
     size = config.clips_per_shard
     shards = tuple(tuple(inputs[at : at + size]) for at in range(0, len(inputs), size))
     identity = CodecIdentity(codec.name, codec.weights_sha256)
@@ -99,28 +100,6 @@ def make_plan(config: CacheConfig) -> CachePlan:
     for number in sorted(finished):
         refuse_replaced(config.output, number, shards[number])
     return replace(plan, finished=len(finished))
-
-
-def describe(plan: CachePlan) -> str:
-    """The plan in words."""
-    config = plan.config
-    hours = plan.seconds_per_clip * plan.n_inputs / 3600
-    weights = plan.codec.weights_sha256[:12]
-    progress = (
-        ""
-        if plan.finished is None
-        else f"; {plan.finished:,} are finished, the run goes on from there"
-    )
-    files = "index.arrow, codes.bin, manifest.jsonl, summary.json, config.yaml, cache.json"
-    lines = [
-        *(f"root     {root}" for root in plan.roots),
-        f"input    {plan.n_inputs:,} inputs ({_suffixes(plan)}), about {hours:.2f} h of audio",
-        f"codec    {plan.codec.name} (weights {weights}): {_geometry(plan.geometry)}",
-        f"shards   {len(plan.shards):,} of at most {config.clips_per_shard:,} inputs{progress}",
-        f"workers  {_workers(config)}; each needs about {_worker_gib(plan):.1f} GiB",
-        f"output   {config.output}: about {_written_gib(hours):.2f} GiB in shards/, and {files}",
-    ]
-    return "\n".join([*lines, *(f"note     {note}" for note in plan.notes)])
 
 
 def claim_output(plan: CachePlan) -> None:
@@ -274,44 +253,3 @@ def _sample(clips: Sequence[ClipInput]) -> Sequence[ClipInput]:
     whole = clips and (clips[0].span is not None or not storage.is_local(clips[0].source))
     most = _SOUNDS_SAMPLED if whole else _HEADERS_SAMPLED
     return random.Random(0).sample(clips, min(most, len(clips)))
-
-
-def _suffixes(plan: CachePlan) -> str:
-    counts = Counter(
-        PurePosixPath(clip.clip_id if clip.span else clip.source or clip.target).suffix.lower()
-        or "no file"
-        for shard in plan.shards
-        for clip in shard
-    )
-    return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
-
-
-def _geometry(geometry: CodeGeometry) -> str:
-    return (
-        f"{geometry.sample_rate:,} Hz, hop {geometry.hop_samples}, strides {geometry.strides}, "
-        f"codebooks of {geometry.codebook_size:,}"
-    )
-
-
-def _workers(config: CacheConfig) -> str:
-    share = config.cluster.gpus_per_worker
-    kind = f"with {share:g} GPU each" if share else "on the CPU, one core each"
-    if config.cluster.num_workers == 0:
-        return f"one encoder in this process, {kind}"
-    if config.cluster.num_workers is not None:
-        return f"{config.cluster.num_workers} encoders {kind}"
-    return f"encoders {kind}, " + ("one per GPU share" if share else "one per CPU but one")
-
-
-def _worker_gib(plan: CachePlan) -> float:
-    """The shard's audio (16-bit, and as float until it is encoded), the encoder, a row group of
-    ours and one of a parquet that is read."""
-    config, rate = plan.config, plan.geometry.sample_rate
-    clips = min(config.clips_per_shard, plan.n_inputs)
-    audio_bytes = clips * plan.seconds_per_clip * (2 * TARGET_RATE + 4 * rate)
-    encoder_bytes = config.encode.max_batch_seconds * rate * plan.encoder_dim * 4 * 5
-    return (audio_bytes + encoder_bytes + plan.held_bytes) / 2**30 + 0.7
-
-
-def _written_gib(hours: float) -> float:
-    return hours * 3600 * TARGET_RATE * 2 / 2**30

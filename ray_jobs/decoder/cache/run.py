@@ -22,7 +22,9 @@ from ray_jobs.runtime.progress import Progress
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.cache.bandwidth import BandwidthHours
-from ttt.snac.cache.shards import build_index, read_catalogue, verify_cache
+from ttt.snac.cache.catalogue import Catalogue
+from ttt.snac.cache.shards import build_index, read_catalogue
+from ttt.snac.cache.verify import verify_cache
 from ttt.snac.cache.write_shard import check_manifest, merge_manifest
 from ttt.snac.geometry import TARGET_RATE
 
@@ -63,9 +65,9 @@ def verify(cache: str) -> None:
         print(problem)
     if problems:
         raise UserError(f"{cache}: {len(problems)} problem(s), listed above; run its job again")
-    n_samples = read_catalogue(cache)["n_samples"].to_numpy()
-    hours = n_samples.sum() / TARGET_RATE / 3600
-    print(f"ok: {len(n_samples):,} clips, {hours:.2f} hours")
+    catalogue = Catalogue.of(read_catalogue(cache))
+    hours = catalogue.n_samples[catalogue.originals].sum() / TARGET_RATE / 3600
+    print(f"ok: {catalogue.counted_in_words()}, {hours:.2f} hours")
 
 
 def _encode(plan: CachePlan, pending: list[int], session: Session) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def _report(config: CacheConfig, summary: dict[str, Any]) -> None:
     manifest = storage.join(config.output, "manifest.jsonl")
     print(
         f"cached {summary['cached']:,} of {summary['inputs']:,} clips, {summary['hours']:.2f} h"
+        + _copies_in_words(config, summary.get("gain_copies"))  # Older summaries have no such key.
         + (f"; left out: {reasons} (see {manifest})" if reasons else "")
     )
     alignment = summary["alignment"]
@@ -156,3 +159,13 @@ def _report(config: CacheConfig, summary: dict[str, Any]) -> None:
     if "times_real_time" in last:
         print(f"{last['times_real_time']:.1f} x real time with {last['workers']} encoder(s)")
     print(config.output)
+
+
+def _copies_in_words(config: CacheConfig, copied: dict[str, Any] | None) -> str:
+    if copied is None or config.input.gain_copies_db is None:
+        return ""
+    wanted = config.input.gain_copies_db.copies
+    fewer = sum(n for each, n in copied["clips_by_copies"].items() if int(each) < wanted)
+    return f", and {copied['copies']:,} copies at other levels, {copied['hours']:.2f} h" + (
+        f" ({fewer:,} clips have fewer than {wanted}, manifest.jsonl says why)" if fewer else ""
+    )

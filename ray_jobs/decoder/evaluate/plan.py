@@ -11,7 +11,6 @@ from ray_jobs.decoder.evaluate_config import EvaluateConfig
 from ray_jobs.decoder.source import DecoderSource, find_decoder
 from ttt import storage
 from ttt.errors import UserError
-from ttt.snac.cache.catalogue import held_out_rows
 from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.inputs import ClipInput
 from ttt.snac.cache.sources import list_folder
@@ -88,12 +87,11 @@ def describe(plan: Plan) -> str:
 
 
 def _cached(cache_uri: str, share: float | None) -> list[Item]:
-    """All clips of a cache, or the held-out share of them."""
+    """All clips of a cache, or the held-out share of them; copies at other levels are no clips."""
     catalogue = open_cache(cache_uri).catalogue
-    rows = range(len(catalogue.n_coarse))
-    if share is not None:
-        rows = held_out_rows(catalogue.clip_ids[:], share).tolist()
-    return [CachedClip(catalogue.clip_ids[row], row) for row in rows]
+    rows = catalogue.originals if share is None else catalogue.held_out(share)
+    ids = catalogue.clip_ids.at(rows)
+    return [CachedClip(clip_id, row) for clip_id, row in zip(ids, rows.tolist(), strict=True)]
 
 
 def _held_out(decoder: DecoderSource) -> tuple[str, str, list[Item]]:

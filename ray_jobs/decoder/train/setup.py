@@ -66,7 +66,8 @@ class TrainPlan:
     rows: np.ndarray
     """The training cache's rows that train, rising."""
     validation_rows: np.ndarray
-    """Rows of the cache that validates: another one, or the training cache's held-out clips."""
+    """Rows of the cache that validates: another one, or the training cache's held-out clips. No
+    copies at other levels."""
     epochs: tuple[Epoch, ...]
     clips_sha256: dict[str, str]
     """Of the clips that train and of those that validate: equal counts do not make them equal."""
@@ -135,7 +136,7 @@ def plan_training(
     digests = {"training": cache.catalogue.sha256(rows)}
     if config.data.validation is not None:
         other = open_cache_of(config.data.validation, codec)
-        validation_rows = np.arange(len(other), dtype=np.int64)
+        validation_rows = other.catalogue.originals
     if len(validation_rows):
         digests["validation"] = other.catalogue.sha256(validation_rows)
     setup = _setup(config, codec, (cache, rows), (other, validation_rows))

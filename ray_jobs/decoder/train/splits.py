@@ -8,22 +8,24 @@ import numpy as np
 
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt import storage
-from ttt.snac.cache.catalogue import fold_rows, held_out_rows
+from ttt.snac.cache.catalogue import fold_rows
 from ttt.snac.cache.index import CodeCache
 from ttt.snac.config import fold_number
 
 
 def split_rows(config: TrainConfig, cache: CodeCache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that train, rows held out and rows of the fold left out; no row is in two of them."""
-    rows = np.arange(len(cache), dtype=np.int64)
-    held_out = np.array([], np.int64)
+    """Rows that train, rows held out and rows of the fold left out; no clip is in two of them.
+
+    Copies at other levels train with their clips, and are neither held out nor in a fold.
+    """
+    catalogue = cache.catalogue
+    held_out = fold = np.array([], np.int64)
     if config.data.validation_share is not None:
-        held_out = held_out_rows(cache.catalogue.clip_ids[:], config.data.validation_share)
-    training = np.setdiff1d(rows, held_out)[: config.data.limit_clips]
-    if config.data.without_fold is None:
-        return training, held_out, np.array([], np.int64)
-    fold = fold_rows(cache.catalogue.clip_ids, training, *fold_number(config.data.without_fold))
-    return np.setdiff1d(training, fold), held_out, fold
+        held_out = catalogue.held_out(config.data.validation_share)
+    training = np.setdiff1d(catalogue.originals, held_out)[: config.data.limit_clips]
+    if config.data.without_fold is not None:
+        fold = fold_rows(catalogue.clip_ids, training, *fold_number(config.data.without_fold))
+    return catalogue.with_copies(np.setdiff1d(training, fold)), held_out, fold
 
 
 def without_each_fold(config: TrainConfig) -> list[TrainConfig]:

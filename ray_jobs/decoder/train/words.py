@@ -27,19 +27,21 @@ def describe(plan: TrainPlan) -> str:
     config, setup, curriculum = plan.given, plan.setup, plan.given.curriculum
     workers = max(config.cluster.num_workers, 1)
     rate, catalogue = setup.cache.geometry, setup.cache.catalogue
-    audio = setup.windows.audio_samples()
+    originals = plan.rows[~catalogue.is_copy[plan.rows]]
+    audio = (setup.windows.audio_samples(), int(catalogue.n_samples[originals].sum(dtype="int64")))
     heard = [setup.windows.heard_samples(epoch.shape, epoch.number) for epoch in plan.epochs]
     lines = [
-        f"cache {config.data.train}: {len(setup.cache)} clips, {len(plan.rows)} train",
+        f"cache {config.data.train}: {catalogue.counted_in_words()}, {len(originals):,} train"
+        + (", and their copies with them" if len(originals) < len(plan.rows) else ""),
         BandwidthHours.of(
-            *(column[plan.rows] for column in (catalogue.n_samples, catalogue.bandwidth_hz))
+            *(column[originals] for column in (catalogue.n_samples, catalogue.bandwidth_hz))
         ).sentence(),
         f"validation: {len(plan.validation_rows)} clips, "
         f"{0 if setup.validation is None else setup.validation.n_windows} windows of "
         f"{config.validation.segment_seconds:g} s",
         f"{plan.total_steps} steps in {curriculum.epochs} epochs, {workers} worker(s) with "
         f"{curriculum.micro_batches_per_step // workers} micro-batches of each step",
-        *_heard_in_words(curriculum, heard, audio),
+        *_heard_in_words(curriculum, heard, *audio),
         *([f"{config.run}: {GOES_ON}"] * plan.goes_on_as_begun),
         *_discriminators_in_words(config, plan),
         *_floor_in_words(config, plan),
@@ -127,21 +129,26 @@ def _floor_in_words(config: TrainConfig, plan: TrainPlan) -> list[str]:
 
 
 def _heard_in_words(
-    config: CurriculumConfig, heard: Sequence[int], audio_samples: int
+    config: CurriculumConfig, heard: Sequence[int], samples: int, original_samples: int
 ) -> list[str]:
-    """How much of the audio the loss counts, by epoch and in the whole run."""
-    shares = [100 * samples / max(audio_samples, 1) for samples in heard]
+    """How much of the audio the loss counts, by epoch and in the whole run.
+
+    `samples` are of all that trains, `original_samples` without copies at other levels.
+    """
+    shares = [100 * each / max(samples, 1) for each in heard]
     rule = (
         "an epoch hears a clip's samples once, but for less than a segment at its ends and the "
         "windows left over after the last step"
         if config.windows_per_clip == "length"
         else "an epoch hears one window of each clip; curriculum.windows_per_clip=length takes all"
     )
+    copies = samples - original_samples
     return [
         f"heard: {_hours(sum(heard))} hours in the run, {_hours(min(heard))} to "
-        f"{_hours(max(heard))} of {_hours(audio_samples)} hours of audio in an epoch "
-        f"({min(shares):.1f} to {max(shares):.1f} %)",
-        rule,
+        f"{_hours(max(heard))} of {_hours(original_samples)} hours of audio "
+        + (f"and {_hours(copies)} of copies at other levels " if copies else "")
+        + f"in an epoch ({min(shares):.1f} to {max(shares):.1f} %)",
+        rule + ("; a copy is heard like a clip" if copies else ""),
     ]
 
 

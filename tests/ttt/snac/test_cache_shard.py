@@ -13,8 +13,9 @@ from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.cache.inputs import ClipInput, LeftOut, PreparedClip, QualityConfig
-from ttt.snac.cache.shards import CodecIdentity, build_index, read_shard_table, verify_cache
+from ttt.snac.cache.shards import CodecIdentity, build_index, read_shard_table
 from ttt.snac.cache.sources import list_folder, prepare_recording
+from ttt.snac.cache.verify import verify_cache
 from ttt.snac.cache.write_shard import (
     cache_shard,
     check_manifest,

@@ -15,9 +15,9 @@ from ttt.snac.cache.shards import (
     build_index,
     read_shard_table,
     shard_names,
-    verify_cache,
     write_shard,
 )
+from ttt.snac.cache.verify import verify_cache
 
 
 def _index(cache: str) -> pa.Table:

@@ -14,10 +14,10 @@ from ttt.snac.cache.shards import (
     build_index,
     read_shard_table,
     shard_names,
-    verify_cache,
     write_shard,
 )
 from ttt.snac.cache.speakers import folder_number, with_speakers
+from ttt.snac.cache.verify import verify_cache
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Catalogue:
     """Who speaks; None where the cache does not know."""
     bandwidth_hz: np.ndarray
     """How far up a clip's sound reaches; float64 [clips], NaN where the cache does not know."""
+    is_copy: np.ndarray
+    """Which rows are copies, at other levels, of the clip that stands before them; bool [clips]."""
 
     @classmethod
     def of(cls, table: pa.Table) -> Catalogue:
@@ -39,7 +42,35 @@ class Catalogue:
             table["n_samples"].to_numpy(),
             Texts[str | None](_fact(table, "speaker")),
             _fact(table, "bandwidth_hz").cast(pa.float64()).fill_null(np.nan).to_numpy(),
+            _fact(table, "copy_of").is_valid().to_numpy(),
         )
+
+    @functools.cached_property
+    def originals(self) -> np.ndarray:
+        """The rows that are no copies, rising; int64. They are what is counted and measured."""
+        return np.flatnonzero(~self.is_copy)
+
+    def with_copies(self, rows: np.ndarray) -> np.ndarray:
+        """These originals and their copies, rising."""
+        if len(self.originals) == len(self.is_copy):
+            return rows
+        original = np.maximum.accumulate(np.where(self.is_copy, 0, np.arange(len(self.is_copy))))
+        return np.flatnonzero(np.isin(original, rows))
+
+    def counted_in_words(self, rows: np.ndarray | None = None) -> str:
+        """How many clips there are (of `rows`), and how many copies."""
+        copies = self.is_copy if rows is None else self.is_copy[rows]
+        count = int(np.count_nonzero(copies))
+        words = f"{len(copies) - count:,} clips"
+        return words + (f" and {count:,} copies of them at other levels" if count else "")
+
+    def held_out(self, share: float) -> np.ndarray:
+        """The originals that a training keeps for validation, as `held_out_rows` chooses them.
+
+        Their copies neither train, which would show the clip, nor validate, which would count it
+        several times.
+        """
+        return self.originals[held_out_rows(self.clip_ids.at(self.originals), share)]
 
     def sha256(self, rows: np.ndarray) -> str:
         """A digest of the ids and lengths of the clips at `rows`, in their order.

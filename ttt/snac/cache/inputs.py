@@ -107,6 +107,8 @@ class PreparedClip:
     """What was done to the audio, for the manifest."""
     facts: ClipFacts | None = None
     """For the shard and the manifest; None in a cache whose other shards have none."""
+    copy_gains_db: tuple[float, ...] | None = None
+    """Gains of its copies (ttt.snac.cache.gain_copies); None where no copies were asked for."""
 
 
 class LeftOut(Exception):

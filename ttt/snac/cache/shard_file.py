@@ -5,9 +5,10 @@ clip are contiguous in the file and a window of them is one read (ttt.snac.cache
 
 Columns, none nullable: clip_id string, n_coarse int32, n_samples int32, codes_0/1/2 list<int16>,
 audio binary (int16 little-endian mono), gain_db float32, lag_samples int32, crc32 uint32. The
-schema metadata name the geometry, the codec and the format version. Two more columns may follow,
+schema metadata name the geometry, the codec and the format version. More columns may follow,
 which are null where nothing is known and absent where nothing is known of any clip of the shard:
-speaker string, bandwidth_hz int32 (how far up the clip's sound reaches).
+speaker string, bandwidth_hz int32 (how far up the clip's sound reaches), and of copies at other
+levels copy_of string (the id of the clip, behind which its copies stand) and copy_gain_db float32.
 
 Shapes: n = coarsest tokens of a clip; scale k holds n * tokens_per_coarse[k] codes; audio holds
 samples_48k(n) samples, of which the first n_samples are real and the rest zeros.
@@ -41,7 +42,12 @@ ROW_GROUP_BYTES = 512 * 2**20
 MAX_CLIP_BYTES = 2**31 - 2**20
 """Parquet counts the bytes of a page in 31 bits, and one page holds a row group's audio."""
 SAMPLE_BYTES = 2
-FACT_COLUMNS: dict[str, pa.DataType] = {"speaker": pa.string(), "bandwidth_hz": pa.int32()}
+FACT_COLUMNS: dict[str, pa.DataType] = {
+    "speaker": pa.string(),
+    "bandwidth_hz": pa.int32(),
+    "copy_of": pa.string(),
+    "copy_gain_db": pa.float32(),
+}
 """Columns of what may be unknown; a shard without a column knows it of no clip."""
 
 
@@ -71,6 +77,10 @@ class Clip:
     """Who speaks; None when that is unknown."""
     bandwidth_hz: int | None = None
     """How far up the audio's sound reaches; None when that is unknown."""
+    copy_of: str | None = None
+    """The id of the clip that this is a copy of, at another level; None when it is none."""
+    copy_gain_db: float | None = None
+    """The gain of a copy."""
 
 
 @dataclass(frozen=True)

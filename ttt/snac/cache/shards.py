@@ -11,9 +11,7 @@ the audio and are read on every window. Both files can be rebuilt from the shard
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ttt import retries, storage
+from ttt import storage
 from ttt.errors import UserError
-from ttt.files.errors import reading_column_types
 from ttt.files.walk import is_hidden, suffix_of
-from ttt.snac.cache.ranged_file import NO_OFFSET, open_ranged, open_seekable, read_at, value_offsets
+from ttt.snac.cache.ranged_file import NO_OFFSET, open_ranged, read_at, value_offsets
 from ttt.snac.cache.shard_file import (
     FACT_COLUMNS,
     SAMPLE_BYTES,
@@ -33,10 +30,8 @@ from ttt.snac.cache.shard_file import (
     CodecIdentity,
     ShardHeader,
     check_columns,
-    clip_crc32,
     code_columns,
     facts_in,
-    in_range,
     interleaved_codes,
     open_shard,
     read_shard_table,
@@ -57,7 +52,6 @@ __all__ = [
     "read_shard_table",
     "shard_names",
     "shards_folder",
-    "verify_cache",
     "write_shard",
 ]
 
@@ -153,41 +147,6 @@ def codes_uri(cache_uri: str | Path) -> str:
     return storage.join(cache_uri, "codes.bin")
 
 
-def verify_cache(cache_uri: str | Path) -> list[str]:
-    """Read a whole cache and say in one sentence each what is broken; empty when nothing is.
-
-    Checks every shard's readability, columns, geometry, lengths, code range and checksums, clip
-    ids that occur twice; when the shards are sound, the index and codes.bin against them.
-    """
-    try:
-        names = shard_names(cache_uri)
-    except retries.StorageUnavailable:
-        raise
-    except UserError as error:
-        return [str(error)]
-    problems: list[str] = []
-    first: ShardHeader | None = None
-    shard_of: dict[str, str] = {}
-    for name in names:
-        uri = storage.join(shards_folder(cache_uri), name)
-        try:
-            with open_shard(uri) as shard:
-                header = shard_header(shard.schema_arrow, uri)
-                check_columns(shard.schema_arrow, header, uri)
-                first = first or header
-                if header != first:
-                    problems.append(f"{uri}: geometry or codec differs from {names[0]}'s")
-                for group in range(shard.num_row_groups):
-                    table = shard.read_row_group(group)
-                    broken = _broken_clips(table, header, name, shard_of)
-                    problems += [f"{uri}: {sentence}" for sentence in broken]
-        except retries.StorageUnavailable:
-            raise
-        except UserError as error:
-            problems.append(str(error))
-    return problems or _broken_index(cache_uri)
-
-
 def _shard_catalogue(
     shard: pq.ParquetFile, number: int, geometry: CodeGeometry, uri: str, *, located: bool
 ) -> tuple[pa.Table, np.ndarray]:
@@ -227,71 +186,3 @@ def _shard_catalogue(
         }
     )
     return catalogue, codes
-
-
-def _broken_clips(
-    table: pa.Table, header: ShardHeader, shard: str, shard_of: dict[str, str]
-) -> Iterator[str]:
-    """What is broken in a row group; notes each clip id in `shard_of`."""
-    geometry = header.geometry
-    try:
-        codes = interleaved_codes(table, geometry)
-    except ValueError as error:
-        yield str(error)
-        return
-    end = 0
-    for row in range(len(table)):
-        clip_id, n_coarse, n_samples, audio, crc32 = (
-            table[name][row] for name in ("clip_id", "n_coarse", "n_samples", "audio", "crc32")
-        )
-        clip_id, n_coarse, n_samples = clip_id.as_py(), n_coarse.as_py(), n_samples.as_py()
-        clip_codes = codes[end : end + n_coarse]
-        end += n_coarse
-        samples_48k = geometry.samples_48k(n_coarse)
-        audio = audio.as_buffer()
-        if clip_codes.size and not in_range(clip_codes, geometry):
-            yield f"clip {clip_id}: a code is outside 0 to {geometry.codebook_size - 1}"
-        if audio.size != samples_48k * SAMPLE_BYTES or not 0 < n_samples <= samples_48k:
-            yield (
-                f"clip {clip_id}: {audio.size} bytes of audio and n_samples {n_samples}, "
-                f"but its {n_coarse} coarsest codes last {samples_48k} samples"
-            )
-        if clip_crc32(clip_codes, memoryview(audio)) != crc32.as_py():
-            yield f"clip {clip_id}: checksum differs, its codes or audio were changed"
-        if clip_id in shard_of:
-            yield f"clip {clip_id}: the same id is in {shard_of[clip_id]}"
-        shard_of[clip_id] = shard
-
-
-def _broken_index(cache_uri: str | Path) -> list[str]:
-    """What of the index and codes.bin differs from what the (sound) shards give."""
-    index, codes = index_uri(cache_uri), codes_uri(cache_uri)
-    missing = [uri for uri in (index, codes) if not storage.exists(uri)]
-    if missing:
-        return [f"{uri}: missing; build the index" for uri in missing]
-    problems = []
-    with open_seekable(codes) as stream:
-        comparison = _Comparison(stream)
-        catalogue = read_catalogue(cache_uri, comparison)
-        if not comparison.equal or stream.read(1):
-            problems.append(f"{codes}: differs from the codes in the shards; build the index")
-    try:
-        content = pa.py_buffer(storage.read_bytes(index))
-        with reading_column_types(), pa.ipc.open_file(content) as reader:
-            same = reader.read_all().equals(catalogue, check_metadata=True)
-    except pa.ArrowException:
-        same = False
-    if not same:
-        problems.append(f"{index}: differs from what the shards hold; build the index")
-    return problems
-
-
-class _Comparison:
-    """A sink that compares what is written with what a stream holds."""
-
-    def __init__(self, stream: io.RawIOBase | pa.NativeFile) -> None:
-        self.equal = True
-        self._stream = stream
-
-    def write(self, content: bytes) -> None:
-        self.equal = self._stream.read(len(content)) == content and self.equal

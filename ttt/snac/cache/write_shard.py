@@ -3,7 +3,8 @@
 A shard leaves two files: shards/shard-00000.parquet with its clips (none when no input was good)
 and, written after it, shards/shard-00000.jsonl with one line per input. The .jsonl is the commit
 point: a shard is finished when its .jsonl is there and the .parquet holds the clips it counts.
-Both are pure functions of the inputs, so a shard done again has the same bytes.
+Both are pure functions of the inputs, so a shard done again has the same bytes. Copies of a clip at
+other levels lie behind it in its shard, and its line names their gains.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.snac.cache.bandwidth import BandwidthHours
 from ttt.snac.cache.encode import ClipEncoder
+from ttt.snac.cache.gain_copies import at_gain, copy_id, factor
 from ttt.snac.cache.inputs import ClipInput, InputChanged, LeftOut, PreparedClip, size_on_disk
 from ttt.snac.cache.shard_file import open_shard, whole_file
 from ttt.snac.cache.shards import Clip, CodecIdentity, read_catalogue, shards_folder, write_shard
@@ -49,7 +51,7 @@ def cache_shard(
     """Prepare, encode and write shard `number`; returns its lines of the manifest.
 
     Files are read in `read_threads` threads while the encoder works; `on_batch` hears how many
-    clips each of its batches had. What goes wrong with one
+    clips and copies each of its batches had. What goes wrong with one
     input is that input's line; an encoder that fails, or a disk that is full, raises.
     """
     outcomes: list[PreparedClip | LeftOut] = []
@@ -58,14 +60,16 @@ def cache_shard(
         for outcome in _in_order(inputs, prepare, read_threads):
             if isinstance(outcome, PreparedClip) and outcome.source is not None:
                 yield outcome.source
+                yield from (outcome.source * factor(gain) for gain in outcome.copy_gains_db or ())
                 outcome = replace(outcome, source=None)
             outcomes.append(outcome)
 
     encoded = iter(encoder.encode(sources(), on_batch))
     clips = [
-        _clip(outcome, outcome.codes or next(encoded))
+        clip
         for outcome in outcomes
         if isinstance(outcome, PreparedClip)
+        for clip in _with_copies(outcome, encoded)
     ]
     if clips:
         write_shard(shard_uri(cache_uri, number), clips, encoder.geometry, codec)
@@ -81,7 +85,7 @@ def is_finished(cache_uri: str | Path, number: int, inputs: Sequence[ClipInput])
     if not storage.exists(part_uri(cache_uri, number)):
         return False
     lines = read_part(cache_uri, number)
-    n_clips = sum(line["status"] == "cached" for line in lines)
+    n_clips = sum(len(_ids(line)) for line in lines)
     if len(lines) != len(inputs):
         return False
     if n_clips == 0:
@@ -121,8 +125,10 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
     """Join the shards' lines to manifest.jsonl, in input order, and count them.
 
     Returns inputs, cached, left_out, left_out_by_reason, hours, hours_left_out (of those whose
-    length is known), bandwidth (hours by how far up they reach), speakers (null when none is known)
-    and, where targets were aligned, the lags and gains that were found.
+    length is known), gain_copies (copies at other levels, their hours, and how many clips have
+    how many; null where none were asked for), bandwidth (hours by how far up they reach),
+    speakers (null when none is known) and, where targets were aligned, the lags and gains that were
+    found. Everything but gain_copies is of the inputs alone.
     """
     counts: Counter[str] = Counter()
     seconds_cached, seconds_left_out = 0.0, 0.0
@@ -130,6 +136,8 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
     lags: list[int] = []
     speakers: set[str | None] = set()
     samples, bandwidths = array("d"), array("d")
+    copies: Counter[int] = Counter()
+    seconds_copied = 0.0
     with whole_file(storage.join(cache_uri, "manifest.jsonl")) as sink:
         for number in range(n_shards):
             lines = read_part(cache_uri, number)
@@ -141,6 +149,9 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
                     speakers.add(line.get("speaker"))
                     samples.append(line["seconds"] * TARGET_RATE)
                     bandwidths.append(line.get("bandwidth_hz") or math.nan)
+                    if "copy_gains_db" in line:
+                        copies[len(line["copy_gains_db"])] += 1
+                        seconds_copied += line["seconds"] * len(line["copy_gains_db"])
                     if line["lag_samples"] is not None:
                         gains.append(line["gain_db"])
                         lags.append(line["lag_samples"])
@@ -148,6 +159,11 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
                     counts[line["reason"]] += 1
                     seconds_left_out += line["seconds"] or 0.0
     n_cached = counts.pop("cached", 0)
+    copied = {
+        "copies": sum(each * clips for each, clips in copies.items()),
+        "hours": seconds_copied / 3600,
+        "clips_by_copies": {str(each): copies[each] for each in sorted(copies)},
+    }
     left_out = sum(counts.values())
     hours = BandwidthHours.of(np.array(samples), np.array(bandwidths))
     return {
@@ -157,6 +173,7 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
         "left_out_by_reason": dict(sorted(counts.items())),
         "hours": seconds_cached / 3600,
         "hours_left_out": seconds_left_out / 3600,
+        "gain_copies": copied if copies else None,
         "bandwidth": {
             "share_reaching_16_khz": hours.share_reaching_16_khz,
             "hours": asdict(hours),
@@ -172,7 +189,7 @@ def check_manifest(cache_uri: str | Path) -> list[str]:
     if not storage.exists(uri):
         return [f"{uri}: missing, the job has not finished; run it again"]
     lines = (json.loads(line) for line in storage.read_bytes(uri).splitlines())
-    listed = {line["clip_id"] for line in lines if line["status"] == "cached"}
+    listed = {clip_id for line in lines for clip_id in _ids(line)}
     stored = set(read_catalogue(cache_uri)["clip_id"].to_pylist())
     problems = [f"{uri}: clip {clip_id} is in no shard" for clip_id in sorted(listed - stored)]
     return problems + [
@@ -219,16 +236,35 @@ def _outcome(clip: ClipInput, prepare: Prepare) -> PreparedClip | LeftOut:
         return LeftOut("failed", f"{type(error).__name__}: {error}")
 
 
-def _clip(prepared: PreparedClip, codes: Codes) -> Clip:
-    return Clip(
+def _with_copies(prepared: PreparedClip, encoded: Iterator[Codes]) -> Iterator[Clip]:
+    """A clip and its copies; their codes come next in `encoded`."""
+    clip = Clip(
         clip_id=prepared.clip_id,
-        codes=codes,
+        codes=prepared.codes or next(encoded),
         audio=prepared.audio,
         n_samples=len(prepared.audio),
         gain_db=prepared.gain_db or 0.0,
         lag_samples=prepared.lag_samples or 0,
         **({} if prepared.facts is None else asdict(prepared.facts)),
     )
+    yield clip
+    for gain_db in prepared.copy_gains_db or ():
+        yield replace(
+            clip,
+            clip_id=copy_id(clip.clip_id, gain_db),
+            codes=next(encoded),
+            audio=at_gain(clip.audio, gain_db),
+            copy_of=clip.clip_id,
+            copy_gain_db=gain_db,
+        )
+
+
+def _ids(line: dict[str, Any]) -> list[str]:
+    """The ids in the shard of what a line of the manifest stands for: a clip and its copies."""
+    if line["status"] != "cached":
+        return []
+    clip_id = line["clip_id"]
+    return [clip_id, *(copy_id(clip_id, gain) for gain in line.get("copy_gains_db", ()))]
 
 
 def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict[str, Any]:
@@ -254,6 +290,7 @@ def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict
         "gain_db": outcome.gain_db,
         "lag_samples": outcome.lag_samples,
         **({} if outcome.facts is None else asdict(outcome.facts)),
+        **({} if outcome.copy_gains_db is None else {"copy_gains_db": outcome.copy_gains_db}),
         **size,
     }
 
