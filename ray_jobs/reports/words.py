@@ -44,8 +44,11 @@ def cell(interval: Mapping[str, Any], digits: int, scale: float = 1.0) -> Cell:
 
 
 def described(interval: Mapping[str, Any], metric: str) -> Cell:
-    """The mean of a decoder's metric, its interval small below it."""
-    mean, _, rest = describe_interval(interval, digits(metric)).partition(" ")
+    """The mean of a decoder's metric, its interval small below it; or that there is none."""
+    text = describe_interval(interval, digits(metric))
+    if interval["mean"] is None:
+        return text
+    mean, _, rest = text.partition(" ")
     return mean, rest
 
 

@@ -25,11 +25,12 @@ from ray_jobs.reports import decoder as decoder_report
 from ray_jobs.runtime.items import HereWorker
 from tests.jobs import run_decoder_evaluation
 from ttt.errors import UserError
-from ttt.snac.evaluation.systems import FOLDING_HISS, HISS
+from ttt.snac.evaluation.systems import FOLDING_HISS, HISS, OURS_WITHOUT_FLOOR
 from ttt.snac.evaluation.trick_levels import GRID
 from ttt.snac.evaluation.visqol import is_installed
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
+from ttt.snac.noise_floor import NoiseFloor
 from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE, card, summarize
 
 
@@ -227,6 +228,70 @@ def test_lines_from_before_the_tricks_give_a_page_that_says_so(evaluated: Evalua
     page = decoder_report.build_report(summary, lines, [], [])
     assert "hiss and folding were not measured beside it" in page
     assert "not measured" in card(summary)
+
+
+def test_the_page_refuses_lsd_hf_without_its_offset_alone(evaluated: Evaluated) -> None:
+    shown = ("lsd_hf_shape", "lsd_lf", "l1")
+    with pytest.raises(ValueError, match="does not see the level: show lsd_hf beside it"):
+        decoder_report.build_report(evaluated.summary(), evaluated.lines(), [], [], metrics=shown)
+
+
+def test_what_was_measured_before_the_offset_was_taken_out_says_so(evaluated: Evaluated) -> None:
+    """And of the tricks, whose grids do not hold it, in every evaluation."""
+    lines = evaluated.lines()
+    for line in lines:
+        for system, row in line["systems"].items():
+            if system != GRID:
+                del row["lsd_hf_shape"]
+    summary = {**evaluated.summary(), **summarize([line["systems"] for line in lines], 0, 100)}
+    found = {name: row["lsd_hf_shape"] for name, row in summary["systems"].items()}
+    assert {row["reason"] for row in found.values()} == {"not measured"}
+    assert {row["mean"] for row in found.values()} == {None}
+    assert "not measured" in decoder_report.build_report(summary, lines, [], [])
+    tricks = evaluated.summary()["systems"][HISS]
+    assert tricks["lsd_hf_shape"]["reason"] == "not measured"
+    assert tricks["lsd_hf"]["mean"] is not None
+
+
+def test_a_floor_has_its_row_in_every_table_and_is_switched_off_by_one_key(
+    evaluated: Evaluated, tmp_path: Path
+) -> None:
+    decoder = Decoder48k.from_pretrained(evaluated.export)
+    decoder.noise_floor = NoiseFloor((-60.0,) * 16)
+    decoder.save_pretrained(tmp_path / "export")
+    config = dataclasses.replace(
+        evaluated.config,
+        decoder=str(tmp_path / "export"),
+        output=str(tmp_path / "out"),
+        report=dataclasses.replace(evaluated.config.report, examples=0, visqol=False),
+    )
+    run_decoder_evaluation(config)
+    with_floor = Evaluated(config, tmp_path / "out", tmp_path / "export")
+    summary, name = with_floor.summary(), "Ours, without its noise floor"
+    assert list(summary["systems"])[:2] == [OURS, OURS_WITHOUT_FLOOR]
+    before = evaluated.summary()["systems"][OURS]
+    assert summary["systems"][OURS_WITHOUT_FLOOR] == before
+    assert summary["systems"][OURS]["lsd_hf"]["mean"] != before["lsd_hf"]["mean"]
+    assert summary["decoder"]["noise_floor"] == "-60 to -60 dB in 16 of 16 bands"
+    page = (with_floor.output / "report.html").read_text()
+    assert page.count(name) == 2, "in the table and of every clip"
+    assert "-60 to -60 dB in 16 of 16 bands" in page
+    assert name in (with_floor.export / "README.md").read_text()
+    lsd = [line["systems"][OURS]["lsd"] for line in with_floor.lines()]
+    ratio = summary["ratios_to_resampled_decode24"]["lsd"]["mean"]
+    baseline = [line["systems"][BASELINE]["lsd"] for line in with_floor.lines()]
+    assert ratio == pytest.approx(sum(lsd) / sum(baseline)), "the verdict is on ours with it"
+    off = dataclasses.replace(config, noise_floor=False)
+    with pytest.raises(UserError, match="noise_floor=True, and now it is False"):
+        run_decoder_evaluation(off, resume=True)
+    run_decoder_evaluation(dataclasses.replace(off, output=str(tmp_path / "off")))
+    without = Evaluated(off, tmp_path / "off", tmp_path / "export").summary()
+    assert without["systems"] == evaluated.summary()["systems"]
+    assert without["decoder"]["noise_floor"] is None
+    decoder.noise_floor = NoiseFloor((-61.0,) * 16)
+    decoder.save_pretrained(tmp_path / "export")
+    with pytest.raises(UserError, match="holds results of another decoder or noise floor"):
+        run_decoder_evaluation(config, resume=True)
 
 
 def test_training_curves_come_from_the_history(evaluated: Evaluated) -> None:

@@ -1,7 +1,8 @@
 """One clip, measured: our 48 kHz beside resampling, on the clip's real samples.
 
 Systems (the keys of every row):
-- ours_48k: the trained decoder;
+- ours_48k: the trained decoder, with its noise floor where it has one;
+- ours_48k_without_floor: the same without; only where it has one;
 - ours_24k_tuned_resampled: the trained decoder's own 24 kHz output, resampled; only where
   training has changed that output;
 - resampled_decode24: the untouched codec's 24 kHz output, resampled; what users have today;
@@ -16,6 +17,7 @@ same clip gives the same numbers.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,13 +30,14 @@ from torch import Tensor
 from ttt.audio import through_rate, to_int16
 from ttt.errors import UserError
 from ttt.snac.decode import decode_channels
+from ttt.snac.evaluation.systems import OURS_WITHOUT_FLOOR
 from ttt.snac.evaluation.trick_levels import GRID, Level, TrickGrid
 from ttt.snac.evaluation.tricks import add_trick, measure_grid, white_noise, zero_stuffed
 from ttt.snac.evaluation.visqol import NotScored, passage, require_scorable, visqol_score
 from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.heads import Head
 from ttt.snac.load import LoadedCodec
-from ttt.snac.metrics import all_metrics
+from ttt.snac.metrics import all_metrics, lsd_hf_shape
 from ttt.snac.model import Decoder48k
 from ttt.snac.receptive_field import Reach
 from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE, TRUE
@@ -100,6 +103,9 @@ class Evaluator:
         untouched = reference()
         untouched.head = _WithImage(untouched.head)
         self._decoders = {OURS: decoder.eval(), BASELINE: untouched}
+        if decoder.noise_floor is not None:
+            self._decoders[OURS] = copy.deepcopy(decoder)
+            self._decoders[OURS].head = _Twice(decoder.head)
         if not _same_24k(decoder, untouched):
             tuned = reference()
             tuned.body.load_state_dict(decoder.body.state_dict())
@@ -160,10 +166,16 @@ class Evaluator:
 
     def _outputs(self, clip: EvaluationClip) -> Iterator[tuple[str, Tensor]]:
         """Systems and their audio [1, T] on the CPU; the baseline's is [2, T], with its image."""
+        floor = self._decoders[OURS].noise_floor
         samples = len(clip.audio)
         for system, decoder in self._decoders.items():
             pieces = [p.cpu() for p in decode_channels(decoder, clip.codes) if p.shape[1]]
-            yield system, torch.cat(pieces, dim=1)[:, :samples]
+            audio = torch.cat(pieces, dim=1)[:, :samples]
+            if system == OURS and floor is not None:
+                yield OURS, audio[:1]
+                yield OURS_WITHOUT_FLOOR, audio[1:]
+            else:
+                yield system, audio
         rate = self._decoders[OURS].geometry.sample_rate
         yield CEILING, through_rate(torch.from_numpy(clip.audio)[None], TARGET_RATE, rate)
 
@@ -187,6 +199,22 @@ class Evaluator:
         return measure_grid(resampled, image, noise, torch.from_numpy(clip.audio).to(device))
 
 
+class _Twice(Head):
+    """A head's audio twice: a noise floor goes to the first, so one decode gives both rows."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self._head = head
+        self.reads_24k = head.reads_24k
+
+    def forward(self, h: Tensor, y24: Tensor) -> Tensor:
+        audio = self._head(h, y24)
+        return torch.cat([audio, audio], dim=1)
+
+    def reach(self, hidden: Reach, audio_24k: Reach) -> Reach:
+        return self._head.reach(hidden, audio_24k)
+
+
 class _WithImage(Head):
     """A head's audio and, as a second channel, the 24 kHz output stuffed with zeros."""
 
@@ -204,7 +232,9 @@ class _WithImage(Head):
 
 
 def _metrics(audio: Tensor, truth: Tensor) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in all_metrics(audio[None], truth).items()}
+    numbers = all_metrics(audio[None], truth)
+    numbers["lsd_hf_shape"] = lsd_hf_shape(audio[None], truth)
+    return {name: _number(value) for name, value in numbers.items()}
 
 
 def _same_24k(decoder: Decoder48k, untouched: Decoder48k) -> bool:

@@ -48,6 +48,20 @@ def lsd_bands(
     return _lsd_bands(*_powers(estimate, reference, n_fft, hop), n_fft)
 
 
+def lsd_hf_shape(estimate: Tensor, reference: Tensor) -> Tensor:
+    """LSD-HF without the clip's own level error: the shape of the top octave, never a verdict.
+
+    As LSD-HF, but from the difference of the logs the median over all its frames and bins from
+    12 kHz up is taken first (the lower one of two in the middle), one number per clip. A signal
+    that is right but for one gain has about 0, and so has nothing to say of how loud it is.
+    """
+    powers = _powers(estimate, reference, FRAME, HOP)
+    ours, truth = (log_power(power[:, CUTOFF_HZ * FRAME // TARGET_RATE :]) for power in powers)
+    difference = ours - truth
+    offset = difference.flatten(1).median(dim=1).values
+    return _root_mean_square(difference - offset[:, None, None])
+
+
 def envelope_correlation(estimate: Tensor, reference: Tensor) -> Tensor:
     """env-r: does the energy above the codec's band move as the truth's does? 1 is best.
 

@@ -90,6 +90,12 @@ class NoiseFloor:
         return filtered[:, 2 * _HALF :].flatten()[offset : offset + samples].to(like.dtype)
 
     @property
+    def words(self) -> str:
+        """Such as `-81 to -62 dB in 16 of 16 bands`."""
+        levels = [level for level in self.levels_db if level is not None]
+        return f"{min(levels):g} to {max(levels):g} dB in {len(levels)} of {ENVELOPE_BANDS} bands"
+
+    @property
     def digest(self) -> str:
         """Twelve hex digits that identify the noise, wherever it was fitted."""
         made_of = json.dumps([self.levels_db, self.seed])

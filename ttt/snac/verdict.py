@@ -156,10 +156,13 @@ def judge(
 
 
 def check_metrics_together(metrics: Iterable[str]) -> None:
-    """Raise ValueError when LSD or LSD-HF would be shown without LSD-LF and L1 beside it."""
+    """Raise ValueError when LSD or LSD-HF would be shown without LSD-LF and L1 beside it, or
+    LSD-HF without its offset alone."""
     shown = set(metrics)
+    if "lsd_hf_shape" in shown and "lsd_hf" not in shown:
+        raise ValueError("LSD-HF without its offset does not see the level: show lsd_hf beside it")
     missing = sorted(set(GUARDS) - shown)
-    if shown & {"lsd", "lsd_hf"} and missing:
+    if shown & {"lsd", "lsd_hf", "lsd_hf_shape"} and missing:
         raise ValueError(
             f"LSD is won by noise: show {' and '.join(missing)} beside it, or leave it out"
         )
@@ -227,9 +230,10 @@ audio = Decoder48k.from_pretrained("path/to/this/folder").decode(codes)
 Mean over {data["evaluated"]} clips ({data["seconds"]:.0f} s) of {data["wanted"]} from
 `{data["name"]}`, with 95 % intervals over {summary["units"]["kind"]}s. Lower is better,
 except for env-r, SI-SDR and ViSQOL. LSD: log-spectral distance (Hann 2048/512, base-10 log of the
-power spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; env-r: correlation of band
-energies over time above 12.6 kHz; L1: mean absolute difference of samples. LSD alone is won by
-noise, so read it beside all others, and beside the rows of hiss and folding, which cost nothing.
+power spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; offset out: LSD-HF after each
+clip's median log difference, which is blind to level; env-r: correlation of band energies over time
+above 12.6 kHz; L1: mean absolute difference of samples. LSD alone is won by noise, so read it
+beside all others, and beside the rows of hiss and folding, which cost nothing.
 {" ".join(level_notes(summary["tricks"]))}
 
 {told_by(summary)["sentence"]}

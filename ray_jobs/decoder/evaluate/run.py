@@ -59,8 +59,12 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
     with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
         with plan.decoder.exporting(output / "decoder") as made:
             Evaluator(Decoder48k.from_pretrained(made), codec)  # refuses another codec's decoder
-            sha256 = FileIdentity.of(made / "model.safetensors").sha256
-            done = _read_done(output / "results.jsonl", sha256)
+            floor = read_config(made).noise_floor if config.noise_floor else None
+            measured = {
+                "decoder": FileIdentity.of(made / "model.safetensors").sha256,
+                **({} if floor is None else {"noise_floor": floor.digest}),
+            }
+            done = _read_done(output / "results.jsonl", measured)
             done_ids = [line["clip_id"] for line in done]
             measured_clips.refuse_other(output, plan, codec.weights_sha256, done_ids)
         folder = plan.decoder.exported(output / "decoder").resolve()
@@ -71,14 +75,15 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
             worker_session(config.cluster, invocation.address, wanted=missing) as session,
             session.workers(EvaluateWorker, bare, str(folder), codec.weights_sha256) as workers,
         ):
-            clips, left_out = _measure(plan, workers, (sha256, codec.weights_sha256), done)
+            clips, left_out = _measure(plan, workers, (measured, codec.weights_sha256), done)
             tricks = read_config(folder).tricks
             levels = trick_levels(tricks, fit([line["systems"] for line in clips]))
             scores = score_clips(config, plan.items, clips, levels, workers)
             examples = _render(plan, workers, clips)
         clips = with_scores(_in_order(clips, plan.items), scores)
         _write_lines(output / "results.jsonl", clips)
-        summary = _summary(plan, codec, sha256, clips, left_out, tricks)
+        summary = _summary(plan, codec, measured["decoder"], clips, left_out, tricks)
+        summary["decoder"]["noise_floor"] = None if floor is None else floor.words
         records.write_json(output / "summary.json", summary)
         page = build_report(summary, clips, examples, plan.decoder.history())
         storage.write_bytes(output / "report.html", page.encode())
@@ -104,7 +109,8 @@ class EvaluateWorker:
         device = config.cluster.device
         loaded = load_codec(plan.codec, device, known_sha256=codec_sha256)
         self._reader = ClipReader(loaded, plan.cache, config.quality)
-        self._evaluator = Evaluator(Decoder48k.from_pretrained(folder, device), loaded)
+        decoder = Decoder48k.from_pretrained(folder, device, noise_floor=config.noise_floor)
+        self._evaluator = Evaluator(decoder, loaded)
 
     def measure(self, item: Item) -> dict[str, Any] | Unmeasurable:
         """A line of results.jsonl with the clip's `source`, or why there is none."""
@@ -144,14 +150,14 @@ class EvaluateWorker:
 def _measure(
     plan: Plan,
     workers: Workers,
-    digests: tuple[str, str],
+    made_of: tuple[dict[str, str], str],
     done: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The lines of all measured clips, and the left-out ones with their reasons.
 
-    `digests` are those of the decoder and the codec.
+    `made_of` are the digests of the decoder and its noise floor, by key, and of the codec.
     """
-    output, (sha256, codec_sha256) = storage.local_path(plan.config.output), digests
+    output, (measured, codec_sha256) = storage.local_path(plan.config.output), made_of
     known = {line["clip_id"] for line in done}
     items = [item for item in plan.items if item.clip_id not in known]
     clips = [line for line in done if line["clip_id"] in {item.clip_id for item in plan.items}]
@@ -163,7 +169,7 @@ def _measure(
             else:
                 source = result.pop("source")
                 measured_clips.note(output, item.clip_id, codec_sha256, source)
-                line = {"decoder": sha256, **result}
+                line = {**measured, **result}
                 records.append_jsonl(output / "results.jsonl", line)
                 clips.append(line)
             progress.advance(1, left_out=len(left_out))
@@ -207,7 +213,7 @@ def _lsd_ratio(line: dict[str, Any]) -> float:
     return math.inf if ours is None or baseline is None else ours / max(baseline, 1e-12)
 
 
-def _read_done(path: Path, sha256: str) -> list[dict[str, Any]]:
+def _read_done(path: Path, measured: dict[str, str]) -> list[dict[str, Any]]:
     """The lines an interrupted evaluation left; its last one may be cut short and is dropped."""
     if not path.exists():
         return []
@@ -217,10 +223,12 @@ def _read_done(path: Path, sha256: str) -> list[dict[str, Any]]:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
             break
-    if any(line["decoder"] != sha256 for line in lines):
+    if any(
+        line.get(key) != measured.get(key) for line in lines for key in ("decoder", "noise_floor")
+    ):
         raise UserError(
-            f"{path}: holds results of another decoder; choose another output, or delete it to "
-            "measure again"
+            f"{path}: holds results of another decoder or noise floor; choose another output, or "
+            "delete it to measure again"
         )
     _write_lines(path, lines)
     return lines

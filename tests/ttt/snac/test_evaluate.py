@@ -9,12 +9,14 @@ from ttt.audio import resample
 from ttt.errors import UserError
 from ttt.snac.decode import decode_pieces
 from ttt.snac.evaluate import EvaluationClip, Evaluator, Unmeasurable
+from ttt.snac.evaluation.systems import OURS_WITHOUT_FLOOR
 from ttt.snac.evaluation.trick_levels import GRID, Folding, Level, at_level
 from ttt.snac.evaluation.tricks import add_trick, white_noise, zero_stuffed
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.load import LoadedCodec, weights_sha256
 from ttt.snac.metrics import all_metrics
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
+from ttt.snac.noise_floor import NoiseFloor
 from ttt.snac.verdict import BASELINE, CEILING, OURS, OURS_24K, SILENCE
 
 
@@ -107,6 +109,28 @@ def test_tuned_24k_output_is_a_row_of_its_own(nano_snac: SNAC) -> None:
         expected = resample(decoder.decode_24k(scales), 24_000, 48_000)[0, 0]
     assert np.abs(audio[OURS_24K] - expected.numpy()).max() < 1e-6
     assert np.abs(audio[OURS_24K] - audio[BASELINE]).max() > 1e-4
+
+
+def test_a_decoder_with_a_floor_has_a_row_with_and_one_without(nano_snac: SNAC) -> None:
+    decoder = Decoder48k.from_snac(nano_snac, init="random").eval()
+    clip = EvaluationClip("a", _codes(23), _noise(23 * 4096 - 700))
+    plain = Evaluator(decoder, _codec(nano_snac))
+    expected, without = plain.measure(clip), plain.render(clip)[OURS]
+    assert OURS_WITHOUT_FLOOR not in expected
+    decoder.noise_floor = NoiseFloor(tuple(-50.0 - band for band in range(16)), seed=7)
+    head = decoder.head
+    evaluator = Evaluator(decoder, _codec(nano_snac))
+    assert decoder.head is head, "the decoder is left as it is"
+    row, audio = evaluator.measure(clip), evaluator.render(clip)
+    assert list(row) == [OURS, OURS_WITHOUT_FLOOR, BASELINE, CEILING, SILENCE, GRID]
+    assert row[OURS_WITHOUT_FLOOR] == expected[OURS]
+    assert np.array_equal(audio[OURS_WITHOUT_FLOOR], without)
+    pieces = torch.cat(list(decode_pieces(decoder, clip.codes)))[: len(without)]
+    assert np.array_equal(audio[OURS], pieces.numpy()), "it is what a user decodes"
+    floor = decoder.noise_floor.noise(0, len(without), torch.zeros(1)).numpy()
+    assert np.abs(audio[OURS] - without - floor).max() < 1e-6
+    for other in (BASELINE, CEILING, SILENCE, GRID):
+        assert row[other] == expected[other]
 
 
 def test_measuring_twice_gives_the_same_numbers(nano_snac: SNAC) -> None:

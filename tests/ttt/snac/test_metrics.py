@@ -15,6 +15,7 @@ from ttt.snac.metrics import (
     l1,
     log_spectral_distance,
     lsd_bands,
+    lsd_hf_shape,
     si_sdr,
 )
 
@@ -184,3 +185,34 @@ def test_bad_shapes_are_refused():
         l1(torch.zeros(1, 10), torch.zeros(1, 11))
     with pytest.raises(ValueError, match="1000 samples are too short for frames of 2048"):
         log_spectral_distance(torch.zeros(1, 1000), torch.zeros(1, 1000))
+
+
+def test_the_shape_of_the_top_octave_by_hand():
+    """From the definition: the median over frames and bins from 12 kHz, then LSD-HF."""
+    estimate, reference = 0.1 * torch.randn(2, 3, 20_001, dtype=torch.float64)
+    window = np.hanning(2049)[:-1]
+
+    def logs(audio):
+        padded = np.pad(audio, 1024, mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(padded, 2048)[::512]
+        power = np.abs(np.fft.rfft(frames * window)) ** 2
+        return np.log10(np.maximum(power, 1e-8))[:, 512:]
+
+    found = lsd_hf_shape(estimate, reference)
+    for ours, truth, value in zip(estimate.numpy(), reference.numpy(), found.tolist(), strict=True):
+        difference = logs(ours) - logs(truth)
+        difference -= np.sort(difference, axis=None)[(difference.size - 1) // 2]
+        assert value == pytest.approx(np.sqrt((difference**2).mean(axis=1)).mean(), rel=1e-9)
+
+
+def test_the_shape_is_blind_to_level_and_to_nothing_else():
+    estimate, reference = 0.1 * torch.randn(2, 2, 48_000, dtype=torch.float64)
+    shape = lsd_hf_shape(estimate, reference)
+    for gain in (0.05, 0.5, 3.0):
+        again = lsd_hf_shape(gain * estimate[:, None], reference[:, None])
+        torch.testing.assert_close(again, shape, rtol=1e-3, atol=0)  # the floor of 1e-8 is none
+        assert lsd_hf_shape(gain * reference, reference).max() < 1e-3
+    assert (lsd_bands(0.05 * estimate, reference)["lsd_hf"] > 1.5 * shape).all()
+    late = torch.cat([0.1 * estimate[:, :24_000], estimate[:, 24_000:]], dim=1)
+    assert (lsd_hf_shape(late, reference) > 1.2 * shape).all()
+    assert lsd_hf_shape(torch.full_like(estimate, torch.nan), reference).isnan().all()

@@ -11,6 +11,8 @@ from ttt.snac.evaluation.trick_levels import FittedTricks, Level, at_level
 TRUE = "true_48k"
 """The truth itself; it has no row, but is seen and heard."""
 OURS = "ours_48k"
+OURS_WITHOUT_FLOOR = "ours_48k_without_floor"
+"""What the decoder's network gives, before its noise floor; only of decoders that have one."""
 OURS_24K = "ours_24k_tuned_resampled"
 BASELINE = "resampled_decode24"
 CEILING = "resampled_true24"
@@ -23,6 +25,7 @@ HISS_BEFORE, FOLDING_HISS_BEFORE = "hiss_fitted_before", "folding_hiss_fitted_be
 
 SYSTEM_NAMES = {
     OURS: "Ours, 48 kHz",
+    OURS_WITHOUT_FLOOR: "Ours, without its noise floor",
     OURS_24K: "Ours, tuned 24 kHz output, resampled",
     BASELINE: "Untouched codec at 24 kHz, resampled",
     HISS_BEFORE: "The same + hiss, level from validation",
@@ -37,6 +40,7 @@ METRIC_NAMES = {
     "lsd": "LSD",
     "lsd_lf": "LSD-LF",
     "lsd_hf": "LSD-HF",
+    "lsd_hf_shape": "LSD-HF, offset out",
     "env_r": "env-r",
     "si_sdr": "SI-SDR (dB)",
     "l1": "L1",

@@ -64,9 +64,7 @@ class FloorFit:
         where = f"on {self.windows} windows of clips that were kept out of training"
         if self.floor is None:
             return f"no noise floor: none lowers LSD-HF ({found}) {where}"
-        levels = [level for level in self.floor.levels_db if level is not None]
-        bands = f"{len(levels)} of {ENVELOPE_BANDS} bands"
-        return f"noise floor of {min(levels):g} to {max(levels):g} dB in {bands}: {found}, {where}"
+        return f"noise floor of {self.floor.words}: {found}, {where}"
 
 
 def hear_windows(decoder: Decoder48k, batches: ValidationSet) -> Iterator[HeardWindow]:
