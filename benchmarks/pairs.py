@@ -1,21 +1,18 @@
-"""How fast pairs are scored: in batches, on two workers, and again when all is there.
+"""How fast pairs are scored: in batches, and on two workers.
 
     python -m benchmarks.pairs [--quick]
 
 Random tiny models and made recordings. Batching is measured in CPU time of one thread. Two Ray
 actors and two bare processes run the same class on the same shards, with models loaded and codes
 cached on both sides before the clock starts; rounds of the two alternate, and ratios are medians of
-the rounds' ratios. A rerun is the whole command in a fresh process.
+the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,10 +31,8 @@ import torch
 from ray_jobs.config.load import load_config
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import WorkItem, make_plan
-from ray_jobs.moshi.pairs.run import evaluate
 from ray_jobs.moshi.pairs.worker import PairWorker
 from ray_jobs.runtime.actors import over_actors
-from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.connection import ray_session
 from ttt.eval.pairs.score import Recording, Scoring, score
 from ttt.layers import TTTConfig
@@ -59,9 +54,8 @@ def main() -> None:
         for with_ttt in (False, True):
             print(batching(name, lengths, items, with_ttt, rounds), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        config = _config(Path(folder))
+        config = pairs_config(Path(folder))
         print(two_workers(config, rounds), flush=True)
-        print(rerun(config), flush=True)
 
 
 def batching(name: str, lengths: tuple[int, int], items: int, with_ttt: bool, rounds: int) -> str:
@@ -118,21 +112,8 @@ def two_workers(config: EvaluatePairsConfig, rounds: int) -> str:
     )
 
 
-def rerun(config: EvaluatePairsConfig) -> str:
-    """What it costs to ask again when every score is there."""
-    output = Path(config.output)
-    shutil.rmtree(output)
-    evaluate(make_plan(config), Invocation(resume=False, address=None, config_path=""))
-    command = [sys.executable, "-m", "ray_jobs.evaluate_pairs", "--resume"]
-    command += ["--config", str(output / "config.yaml")]
-    before = os.times()
-    wall = _seconds(lambda: subprocess.run(command, check=True, capture_output=True))
-    after = os.times()
-    cpu = sum(after[2:4]) - sum(before[2:4])
-    return f"rerun with all scores present: {wall:.1f} s, {cpu:.1f} s of CPU time (reach 5)"
-
-
-def _config(folder: Path) -> EvaluatePairsConfig:
+def pairs_config(folder: Path) -> EvaluatePairsConfig:
+    """A run on made recordings below `folder`, of a model that takes its time."""
     roots = write_fixtures(folder / "data", say_by_arithmetic)
     root = Path(__file__).resolve().parents[1]
     where = [f"tasks.{name}.root={path}" for name, path in roots.items()]

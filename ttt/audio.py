@@ -14,15 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio.functional
 
 from ttt.errors import UserError
 from ttt.sound.parts import parts, require_one_stream
 from ttt.sound.splice import Sound, SoundBytes
+
+if TYPE_CHECKING:
+    import torch  # Reading audio, and asking what a file is, needs none.
 
 
 @dataclass(frozen=True)
@@ -193,10 +195,13 @@ def resample(
     flat to 0.95 of the lower Nyquist frequency): for preparing audio that goes into a cache.
     Raises UserError as `require_practical_ratio` does.
     """
+    # Only here: whoever lists recordings, or reads them as they are, does without torch.
+    from torchaudio.functional import resample as resampled
+
     require_practical_ratio(from_rate, to_rate)
     if not sharp:
-        return torchaudio.functional.resample(audio, from_rate, to_rate)
-    return torchaudio.functional.resample(
+        return resampled(audio, from_rate, to_rate)
+    return resampled(
         audio,
         from_rate,
         to_rate,
@@ -233,7 +238,7 @@ def from_int16(audio: np.ndarray) -> np.ndarray:
 
 def write_wav(path: str | Path, audio: np.ndarray | torch.Tensor, rate: int) -> None:
     """Write mono float audio [T] as a 16-bit WAV file."""
-    samples = np.asarray(audio.detach().cpu() if isinstance(audio, torch.Tensor) else audio)
+    samples = audio if isinstance(audio, np.ndarray) else audio.detach().cpu().numpy()
     soundfile.write(os.fspath(path), to_int16(samples), rate, format="WAV", subtype="PCM_16")
 
 

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 from moshi.models.lm import LMModel
 
-from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.config import ChapterModelsConfig
-from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
-from ttt import storage
+from ray_jobs.moshi.wanted import Weights, wanted_weights, weights_name
 from ttt.errors import UserError
 from ttt.eval.run import ModelIdentity
 from ttt.moshi.codes import silence_codes
 from ttt.moshi.insert import take_out_ttt, temporal_layers
 from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi, outline_moshi
 from ttt.moshi.ttt_files import describe_ttt, load_ttt, outline_ttt
-
-Weights = Literal["baseline", "ttt"]
-C = TypeVar("C", EvaluateChaptersConfig, EvaluatePairsConfig)
 
 
 class LoadedModels:
@@ -88,12 +81,6 @@ class LoadedModels:
         )
 
 
-def wanted_weights(config: ChapterModelsConfig) -> list[Weights]:
-    """The models that a configuration asks for, the baseline first."""
-    wanted: list[Weights] = ["baseline"] if config.baseline else []
-    return [*wanted, "ttt"] if config.ttt is not None else wanted
-
-
 def outlines(config: ChapterModelsConfig) -> Iterator[tuple[Weights, LMModel | UserError]]:
     """Each model that is asked for, on the meta device, or why it cannot be outlined yet."""
     for weights in wanted_weights(config):
@@ -106,26 +93,3 @@ def outlines(config: ChapterModelsConfig) -> Iterator[tuple[Weights, LMModel | U
         if weights == "ttt" and config.ttt is not None:
             outline_ttt(lm, config.ttt)
         yield weights, lm
-
-
-def weights_name(config: ChapterModelsConfig, weights: Weights) -> str:
-    """The base model below: a hub name, a folder, or tiny."""
-    return (config.ttt_weights or config.weights) if weights == "ttt" else config.weights
-
-
-def with_absolute_paths(config: C) -> C:
-    """Folders of models, output and codes made absolute, since workers have their own.
-
-    Hub names and tiny stay as they are; codes go below the output unless `codes_cache` says where.
-    """
-    names, model = ("weights", "ttt_weights", "mimi"), config.model
-    model = replace(model, **{name: _absolute(getattr(model, name)) for name in names})
-    model = replace(model, ttt=None if model.ttt is None else storage.absolute(model.ttt))
-    output, cache = storage.absolute(config.output), config.codes_cache
-    cache = os.path.join(output, "codes") if cache is None else storage.absolute(cache)
-    return replace(config, model=model, output=output, codes_cache=cache)
-
-
-def _absolute(name: str | None) -> str | None:
-    folder = name is not None and os.path.isdir(os.path.expanduser(name))
-    return storage.absolute(name) if name is not None and folder else name

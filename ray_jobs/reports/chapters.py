@@ -7,9 +7,9 @@ from typing import Any
 
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import equivalence_words, p_words, words
+from ttt.eval.config import BEGINNING_FRAMES
 from ttt.eval.differences import only_models_differ, what_is_compared
 from ttt.eval.figures import LOSS_NAMES, chapter_figures, drawn_pngs, shown_losses
-from ttt.moshi.verify import BEGINNING_FRAMES
 
 
 def build_report(summary: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None) -> str:

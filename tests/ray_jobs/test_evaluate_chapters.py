@@ -29,9 +29,10 @@ from tests.jobs import run_chapters
 from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.errors import UserError
 from ttt.eval.chapters.records import ChapterWriter, read_record, read_records, record_path
+from ttt.eval.chapters.run import ORIGINAL_WARNING
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
-from ttt.moshi.original import WARNING, OriginalEvaluation
+from ttt.moshi.original import OriginalEvaluation
 from ttt.records import read_json, read_jsonl
 from ttt.synthetic.voice import utterance
 
@@ -395,7 +396,7 @@ def test_the_preset_original_says_everywhere_that_it_is_wrong(
         *TWO_ACTORS,
     )
     _evaluate_and_kill(ready)
-    assert f"warning: {WARNING}" in capsys.readouterr().out
+    assert f"warning: {ORIGINAL_WARNING}" in capsys.readouterr().out
     lm = tiny_lm(**SHAPE)
     load_ttt(lm, ttt_folder / "good")
     records = list(read_records(output / "records"))
@@ -405,19 +406,19 @@ def test_the_preset_original_says_everywhere_that_it_is_wrong(
         with OriginalEvaluation(lm, codes[None], chunk=16) as evaluation:
             nll = torch.cat([block.nll for block in evaluation], dim=2)
         assert np.array_equal(record.nll, nll[0].numpy())
-        assert record.details.warning == WARNING
+        assert record.details.warning == ORIGINAL_WARNING
         assert record.details.unscored_frames == 3
-    assert f"warning: {WARNING}" in describe(make_plan(ready))
+    assert f"warning: {ORIGINAL_WARNING}" in describe(make_plan(ready))
     for name in ("run.json", "summary.json", "legacy.json"):
-        assert read_json(output / name)["warnings"] == [WARNING]
+        assert read_json(output / name)["warnings"] == [ORIGINAL_WARNING]
     assert read_json(output / "summary.json")["models"]["ttt"]["unscored_frames"] == 6
-    assert WARNING in (output / "report.html").read_text()
+    assert ORIGINAL_WARNING in (output / "report.html").read_text()
     pictures = list((output / "plots").glob("*.svg"))
     assert {path.stem for path in pictures} >= {"loss_uniform", "activity_ttt"}
     for path in pictures:
         assert "Not a valid measurement" in path.read_text()
     assert evaluate_chapters.main(["--compare", str(output), str(output)]) == 0
-    assert f"warning, {output}: {WARNING}" in capsys.readouterr().out
+    assert f"warning, {output}: {ORIGINAL_WARNING}" in capsys.readouterr().out
     right = replace(ready, preset=None)
     with pytest.raises(UserError, match="made with preset='original', and now it is None"):
         run_chapters(right, resume=True)

@@ -29,8 +29,8 @@ from ray_jobs import (
 from ray_jobs.decoder import decode
 from ray_jobs.decoder.cache import run as caching
 from ray_jobs.decoder.evaluate import run as evaluation
-from ray_jobs.moshi.chapters import run as chapters
-from ray_jobs.moshi.pairs import run as pairs
+from ray_jobs.moshi.chapters import worker as chapters
+from ray_jobs.moshi.pairs import worker as pairs
 from ttt.eval.chapters.records import read_record
 from ttt.eval.pairs.records import read_part
 from ttt.snac.load import load_codec

@@ -10,6 +10,12 @@ from typing import Literal
 
 from ttt.config import Config
 
+FRAME_RATE = 12.5
+"""Frames of codes per second: Mimi's, and so Moshi's."""
+BEGINNING_FRAMES = 4096
+"""Frames that a verified chapter is stepped from its first one on; beyond the 3,000 that the
+published models attend to."""
+
 ScoreName = Literal[
     "weighted_mean",
     "semantic_mean",

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from ttt import storage
 from ttt.config import Config
 from ttt.eval.differences import differing_settings
-from ttt.eval.figures import Figures, drawn_files
+from ttt.eval.drawn import draw_plots
+from ttt.eval.figures import Figures
 from ttt.eval.run import Run
 from ttt.records import write_json
 
@@ -81,8 +82,7 @@ def rescore(kind: Kind[Any, C, Any], folder: str | Path, config: C | None = None
     headline = {**figures[run.headline], kind.NOUN: run.headline, f"{kind.NOUN}s": figures}
     write_json(storage.join(folder, "summary.json"), summary)
     write_json(storage.join(folder, "legacy.json"), {**headline, **notes})
-    for name, content in drawn_files(kind.figures(summary)).items():
-        storage.write_bytes(storage.join(folder, "plots", name), content)
+    draw_plots(folder, summary, kind.figures(summary))
     return summary
 
 

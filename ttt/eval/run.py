@@ -1,8 +1,8 @@
 """run.json: what an evaluation was, so that its numbers can be traced and recomputed.
 
 A kind of evaluation adds to `Run` what was asked and how it was heard: `ChapterRun`, `PairRun`.
-Beside run.json a run's folder holds its records, and summary.json, legacy.json, plots/ and
-report.html, which `ttt.eval.rescore` recomputes from them.
+Beside run.json a run's folder holds its records, and summary.json, legacy.json, plots/ (with
+plots.json, see `ttt.eval.drawn`) and report.html, which `ttt.eval.rescore` recomputes from them.
 """
 
 from __future__ import annotations

@@ -31,13 +31,6 @@ from ttt.moshi.streaming.evaluate import Evaluation
 from ttt.moshi.streaming.heads import TemporalOutput
 from ttt.moshi.streaming.streams import Streams
 
-WARNING = (
-    "preset original is wrong on purpose: like the original evaluation it scores every prediction "
-    "on codes two frames late, forces codes that are not delayed, and tells the depformer the text "
-    "of the step before; its losses say nothing about a model"
-)
-"""What every output of such an evaluation must say."""
-
 _GAP = 2
 
 

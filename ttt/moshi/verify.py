@@ -21,9 +21,6 @@ from ttt.moshi.streaming.session import Session
 from ttt.moshi.streaming.speculate import NEAR_TIE, best_text
 from ttt.moshi.streaming.streams import Streams
 
-BEGINNING_FRAMES = 4096
-"""Frames stepped from the first one on; beyond the 3,000 that the published models attend to."""
-
 
 @dataclasses.dataclass
 class Verification:
@@ -49,7 +46,7 @@ def verify(
     *,
     spans: int,
     span_frames: int = 16,
-    beginning_frames: int = BEGINNING_FRAMES,
+    beginning_frames: int | None = None,
     chunk: int = 32,
     seed: int = 0,
 ) -> Verification:
@@ -60,11 +57,14 @@ def verify(
     Args:
         streams: the recordings and words that were evaluated.
         nll, text: [B, Q, T] and [B, T] what came of it.
-        beginning_frames: how far to step from the first frame on; less where recordings end.
+        beginning_frames: how far to step from the first frame on; less where recordings end,
+            and None as far as that.
     """
     found = Verification()
     with Session(lm, streams.batch, max_chunk=1) as session:
-        count = min(beginning_frames, streams.frames)
+        count = streams.frames
+        if beginning_frames is not None:
+            count = min(beginning_frames, count)
         found.beginning_frames = _compare(session, streams, nll, text, count, found)
     draw = torch.Generator().manual_seed(seed)
     starts = torch.randint(max(1, streams.frames - span_frames + 1), (spans,), generator=draw)

@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moshi.models.loaders import FRAME_RATE
-
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
-from ray_jobs.moshi.models import Weights, outlines, wanted_weights, with_absolute_paths
+from ray_jobs.moshi.wanted import (
+    Weights,
+    loads_no_model,
+    wanted_weights,
+    with_absolute_paths,
+)
 from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, Unreadable, find_chapters
 from ttt.eval.chapters.records import file_stem, leftovers, record_path
-from ttt.eval.chapters.run import records_root
+from ttt.eval.chapters.run import ORIGINAL_WARNING, records_root
 from ttt.eval.chapters.summary import held_groups
-from ttt.moshi.memory import memory_need
-from ttt.moshi.original import WARNING
+from ttt.eval.config import FRAME_RATE
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,20 @@ class WorkItem:
         """Path of its state below the run's folder."""
         stem = file_stem(self.recordings[0].chapter_id, _LONGEST_STATE_STEM)
         return f"state/{self.variant.name}/{stem}.safetensors"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a group."""
+
+    frames: int = 0
+    """Frames heard."""
+    acceptance: float | None = None
+    """Share of the steps that stood; None when nothing was left to hear."""
+    failures: tuple[tuple[str, str], ...] = ()
+    """(chapter, reason) of those without a record."""
+    verification: dict[str, Any] | None = None
+    """`ttt.moshi.verify.Verification`, where it was asked for, or the `error` that kept it away."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +206,7 @@ def describe(plan: Plan) -> str:
         f"{frames / FRAME_RATE / 3600:.2f} hours",
     ]
     if config.preset == "original":
-        lines.insert(0, f"warning: {WARNING}")
+        lines.insert(0, f"warning: {ORIGINAL_WARNING}")
     if plan.unreadable:
         first = plan.unreadable[0]
         lines.append(f"  unreadable: {len(plan.unreadable):,}, the first {first.reason}")
@@ -199,7 +215,7 @@ def describe(plan: Plan) -> str:
     lines += [
         f"  streams: text {streams.text}, other {streams.other}, the recording is {streams.voice}",
         f"  steps per pass: {config.chunk}, chapters per batch: {config.group_size}",
-        *(f"  memory beyond the weights, {line}" for line in _memory(plan)),
+        *_memory(plan),
         f"  workers: {cluster.words} on {cluster.device}, each {cluster.cpus_per_worker:g} "
         f"CPU and {cluster.gpus_per_worker:g} GPU",
         f"  writes: {config.output}/records ({_megabytes(plan, frames):,.1f} MB at most), "
@@ -288,19 +304,13 @@ def _prefixes(
 
 
 def _memory(plan: Plan) -> list[str]:
-    """A line per model, or why it cannot be said."""
-    model, lines = plan.config.model, []
-    for weights, lm in outlines(model):
-        if isinstance(lm, UserError):
-            lines.append(f"{weights}: not known yet ({lm})")
-            continue
-        need = memory_need(lm, plan.config.group_size, plan.config.chunk)
-        lines.append(
-            f"{weights}: {need.total / 2**20:,.0f} MiB at most (rings {need.rings / 2**20:,.0f}, "
-            f"TTT {need.ttt / 2**20:,.0f}, working {need.working / 2**20:,.0f}), whatever the "
-            "length"
-        )
-    return lines
+    """A line per model that may be loaded."""
+    if loads_no_model(plan.config.output, plan.pending):
+        return ["  nothing is left to hear: no model is loaded"]
+    # Brings torch and Moshi, which a finished run is described without.
+    from ray_jobs.moshi.chapters.memory import memory_lines
+
+    return [f"  memory beyond the weights, {line}" for line in memory_lines(plan.config)]
 
 
 def _megabytes(plan: Plan, frames: int) -> float:

@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 
 from ray_jobs.moshi import evaluation
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
-from ray_jobs.moshi.chapters.plan import Plan, WorkItem, is_verified
-from ray_jobs.moshi.chapters.worker import ChapterWorker, Outcome
+from ray_jobs.moshi.chapters.plan import Outcome, Plan, WorkItem, is_verified
 from ray_jobs.moshi.evaluation import Job, Record, Recorded, identities, shared_description
 from ray_jobs.reports.chapters import build_report
 from ray_jobs.reports.page import read_pictures
@@ -22,9 +21,13 @@ from ray_jobs.runtime.items import Ask, WorkerDied
 from ttt import records
 from ttt.eval.chapters.find import Chapter
 from ttt.eval.chapters.records import read_details, record_path
-from ttt.eval.chapters.run import ChapterRun, PlannedChapter, records_root
+from ttt.eval.chapters.run import (
+    ORIGINAL_WARNING,
+    ChapterRun,
+    PlannedChapter,
+    records_root,
+)
 from ttt.eval.chapters.summary import CHAPTERS, VERIFICATION
-from ttt.moshi.original import WARNING
 
 
 class ChaptersJob(Job[Plan]):
@@ -38,6 +41,8 @@ class ChaptersJob(Job[Plan]):
     @property
     def worker(self) -> type:
         """The worker."""
+        from ray_jobs.moshi.chapters.worker import ChapterWorker
+
         return ChapterWorker
 
     def units(self, plan: Plan, item: WorkItem) -> int:
@@ -68,7 +73,7 @@ class ChaptersJob(Job[Plan]):
             chapters=self.planned(plan),
             batch=config.group_size,
             streams={"text": streams.text, "other": streams.other, "voice": streams.voice},
-            warnings=((WARNING,) if config.preset == "original" else ()) + plan.notes,
+            warnings=((ORIGINAL_WARNING,) if config.preset == "original" else ()) + plan.notes,
             **shared_description(config, ask),
         )
 

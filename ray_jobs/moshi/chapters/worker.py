@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.chapters.plan import (
     ModelVariant,
+    Outcome,
     Recording,
     SyntheticChapter,
     WorkItem,
@@ -36,20 +37,6 @@ from ttt.moshi.insert import ttt_layers
 from ttt.moshi.load import LoadedMoshi
 from ttt.numerics import exact_float32
 from ttt.synthetic.chapters import synthetic_chapter
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a group."""
-
-    frames: int = 0
-    """Frames heard."""
-    acceptance: float | None = None
-    """Share of the steps that stood; None when nothing was left to hear."""
-    failures: tuple[tuple[str, str], ...] = ()
-    """(chapter, reason) of those without a record."""
-    verification: dict[str, Any] | None = None
-    """`ttt.moshi.verify.Verification`, where it was asked for, or the `error` that kept it away."""
 
 
 class ChapterWorker:

@@ -9,16 +9,19 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ray_jobs.moshi.models import Weights, outlines, wanted_weights, with_absolute_paths
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig, PairTaskConfig
+from ray_jobs.moshi.wanted import (
+    Weights,
+    loads_no_model,
+    wanted_weights,
+    with_absolute_paths,
+)
 from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.config import StreamSetting
 from ttt.eval.pairs.find import Pair, find_pairs, subsample, task_title
 from ttt.eval.pairs.records import is_complete, part_path
 from ttt.eval.pairs.run import PlannedTask, items_root, run_key
-from ttt.eval.pairs.score import check_streams
-from ttt.moshi.memory import memory_need
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,23 @@ def describe(plan: Plan) -> str:
         ),
         f"  steps per pass: {config.chunk}, per batch: {config.batch_items} recordings, "
         f"{config.batch_frames:,} frames",
-        *(f"  memory beyond the weights, {line}" for line in _memory(config)),
+        *_memory(plan),
         f"  workers: {cluster.words} on {cluster.device}, each {cluster.cpus_per_worker:g} "
         f"CPU and {cluster.gpus_per_worker:g} GPU",
         f"  writes: {config.output}/items, summary.json, legacy.json, plots, report.html",
         *(f"warning: {text}" for text in plan.warnings),
     ]
     return "\n".join(lines)
+
+
+def _memory(plan: Plan) -> list[str]:
+    """A line per model that may be loaded; refuses streams that it does not have."""
+    if loads_no_model(plan.config.output, plan.pending):
+        return ["  nothing is left to score: no model is loaded"]
+    # Brings torch and Moshi, which a finished run is described without.
+    from ray_jobs.moshi.pairs.memory import memory_lines
+
+    return [f"  memory beyond the weights, {line}" for line in memory_lines(plan.config)]
 
 
 def _absolute(task: PairTaskConfig | None) -> PairTaskConfig | None:
@@ -159,21 +172,3 @@ def _warnings(config: EvaluatePairsConfig, tasks: list[PlannedTask]) -> list[str
         "claimed for it came without an interval; at an accuracy of 60 % the standard error here "
         f"is {errors}. Compare with other streams (against) before believing a gain"
     ]
-
-
-def _memory(config: EvaluatePairsConfig) -> list[str]:
-    """A line per model, or why it cannot be said; refuses streams that a model does not have."""
-    lines, model = [], config.model
-    for weights, lm in outlines(model):
-        if isinstance(lm, UserError):
-            lines.append(f"{weights}: not known yet ({lm})")
-            continue
-        for setting in config.settings:
-            check_streams(lm, setting.streams)
-        longest = max(1, config.batch_frames // config.batch_items)
-        need = memory_need(lm, config.batch_items, min(config.chunk, longest + 1), longest + 1)
-        lines.append(
-            f"{weights}: {need.total / 2**20:,.0f} MiB for {config.batch_items} recordings of "
-            f"{longest:,} frames (rings {need.rings / 2**20:,.0f}, TTT {need.ttt / 2**20:,.0f})"
-        )
-    return lines

@@ -9,19 +9,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moshi.models.loaders import FRAME_RATE
-
 from ray_jobs.moshi import evaluation
 from ray_jobs.moshi.evaluation import Job, Record, Recorded, identities, shared_description
-from ray_jobs.moshi.models import wanted_weights
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import Plan, WorkItem
-from ray_jobs.moshi.pairs.worker import PairWorker, without_scores
+from ray_jobs.moshi.pairs.rows import without_scores
+from ray_jobs.moshi.wanted import wanted_weights
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.pairs import build_report, headline_words
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import Ask, WorkerDied
 from ttt.audio import read_header
+from ttt.eval.config import FRAME_RATE
 from ttt.eval.pairs.records import read_part, write_part
 from ttt.eval.pairs.run import PairRun, PlannedTask
 from ttt.eval.pairs.summary import PAIRS
@@ -39,7 +38,9 @@ class PairsJob(Job[Plan]):
 
     @property
     def worker(self) -> type:
-        """The worker."""
+        """The worker; only where there is work, since it brings torch and Moshi."""
+        from ray_jobs.moshi.pairs.worker import PairWorker
+
         return PairWorker
 
     def units(self, plan: Plan, item: WorkItem) -> int:

@@ -5,49 +5,27 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from ray_jobs.moshi.models import LoadedModels, Weights
+from ray_jobs.moshi.models import LoadedModels
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import WorkItem
+from ray_jobs.moshi.pairs.rows import EncodedUtterance, Unscored, shard_rows, sides_of
+from ray_jobs.moshi.wanted import Weights
 from ray_jobs.runtime.items import Count
 from ttt import storage
 from ttt.audio import Piece, flac_bytes, read_header
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
-from ttt.eval.pairs.find import Pair, Role, Utterance
-from ttt.eval.pairs.records import ItemRecord, Status, write_part
+from ttt.eval.pairs.find import Utterance
+from ttt.eval.pairs.records import write_part
 from ttt.eval.pairs.score import Recording, Score, Scoring, check_streams, first_difference, score
 from ttt.eval.run import ModelIdentity
 from ttt.files.errors import FileIdentity
 from ttt.moshi.codes import decode_codes, encode_recording
 from ttt.numerics import exact_float32
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """Why an utterance has no score."""
-
-    status: Status
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedUtterance:
-    """A recording that can be scored."""
-
-    codes: npt.NDArray[np.int16]
-    """[8, T]."""
-    sha256: str
-    """Of the codes."""
-    audio: FileIdentity
-    """The file that they were made of."""
 
 
 class PairWorker:
@@ -81,7 +59,9 @@ class PairWorker:
 
     def score(self, work: WorkItem) -> int:
         """Score a shard and write its part file; returns how many utterances have no score."""
-        encoded = [self._encode(utterance) for pair in work.pairs for _, utterance in _sides(pair)]
+        encoded = [
+            self._encode(utterance) for pair in work.pairs for _, utterance in sides_of(pair)
+        ]
         endings = [_ending(*encoded[at : at + 2]) for at in range(0, len(encoded), 2)]
         recordings = [
             Recording(each.codes, endings[place // 2])
@@ -90,7 +70,7 @@ class PairWorker:
         ]
         scores = iter(self._score(work, recordings))
         results = [next(scores) if isinstance(e, EncodedUtterance) else e for e in encoded]
-        records = _records(work, encoded, endings, results)
+        records = shard_rows(work, encoded, endings, results)
         write_part(work.path(self._config.output), records)
         self._count(work, len(records))  # Those that could not be read as well.
         return sum(record.status != "ok" for record in records)
@@ -136,51 +116,9 @@ class PairWorker:
             return Unscored("error", f"{type(error).__name__}: {error}")
 
 
-def without_scores(work: WorkItem, reason: str) -> list[ItemRecord]:
-    """Records of a shard that nobody could score."""
-    nothing = [Unscored("error", reason)] * 2 * len(work.pairs)
-    return _records(work, nothing, [None] * len(work.pairs), nothing)
-
-
-def _sides(pair: Pair) -> tuple[tuple[Role, Utterance], tuple[Role, Utterance]]:
-    return ("positive", pair.positive), ("negative", pair.negative)
-
-
 def _ending(
     positive: EncodedUtterance | Unscored, negative: EncodedUtterance | Unscored
 ) -> int | None:
     if isinstance(positive, Unscored) or isinstance(negative, Unscored):
         return None
     return first_difference(positive.codes, negative.codes)
-
-
-def _records(
-    work: WorkItem,
-    encoded: Sequence[EncodedUtterance | Unscored],
-    endings: Sequence[int | None],
-    results: Sequence[Score | Unscored],
-) -> list[ItemRecord]:
-    """The rows of a shard: positive and negative of each pair in turn, as in the other lists."""
-    sides = [(pair, *side) for pair in work.pairs for side in _sides(pair)]
-    rows = []
-    for place, (pair, role, utterance) in enumerate(sides):
-        codes, result = encoded[place], results[place]
-        about: dict[str, Any] = {
-            "task": pair.task,
-            "split": pair.split,
-            "pair_id": pair.pair_id,
-            "cluster_id": pair.cluster_id,
-            "item_id": utterance.item_id,
-            "role": role,
-            "voice": pair.voice,
-            "strata": pair.strata,
-        }
-        if isinstance(codes, EncodedUtterance):
-            about |= {"codes_sha256": codes.sha256, "n_frames": codes.codes.shape[1]}
-            about["audio"] = codes.audio
-        if isinstance(result, Unscored):
-            rows.append(ItemRecord(**about, status=result.status, error=result.reason))
-        else:
-            about |= {"ending_first_frame": endings[place // 2], **vars(result)}
-            rows.append(ItemRecord(**about))
-    return rows

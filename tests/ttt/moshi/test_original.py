@@ -13,8 +13,9 @@ from safetensors.torch import load, save
 from ttt.errors import UserError
 from ttt.eval.chapters.hear import EncodedChapter, StreamingOptions, record_group
 from ttt.eval.chapters.records import read_records
+from ttt.eval.chapters.run import ORIGINAL_WARNING
 from ttt.moshi import evaluate_codes, tiny_lm
-from ttt.moshi.original import WARNING, OriginalEvaluation
+from ttt.moshi.original import OriginalEvaluation
 from ttt.moshi.streaming.evaluate import negative_log_likelihood
 from ttt.moshi.train_tiny import LANGUAGE, load_tiny_effect
 from ttt.synthetic.chapters import synthetic_chapter
@@ -158,7 +159,7 @@ def test_records_say_that_they_are_wrong_and_what_they_lack(small_lm, speech, tm
     (found,) = read_records(tmp_path)
     assert np.array_equal(found.nll, original(lm, speech(1, 60), 8)[0][0])
     assert (found.frames, found.details.unscored_frames) == (57, 3)
-    assert found.details.warning == WARNING
+    assert found.details.warning == ORIGINAL_WARNING
     for refused in ({"group": group}, {"group": group[1:], "reset_ttt_every": 20}):
         with pytest.raises(UserError, match="one chapter at a time, without any control"):
             record(**refused)

@@ -33,10 +33,12 @@ from ttt.eval.chapters.records import (
     read_record,
     record_path,
 )
+from ttt.eval.chapters.run import ORIGINAL_WARNING
+from ttt.eval.config import BEGINNING_FRAMES
 from ttt.files.errors import FileIdentity
 from ttt.moshi.codes import codes_sha256, padded
 from ttt.moshi.insert import ttt_layers
-from ttt.moshi.original import WARNING, OriginalEvaluation
+from ttt.moshi.original import OriginalEvaluation
 from ttt.moshi.streaming.evaluate import Block, Evaluation
 from ttt.moshi.streaming.state import load_state, save_state
 from ttt.moshi.streaming.streams import Streams
@@ -144,7 +146,13 @@ def verify_group(
         record = read_record(record_path(records_root, chapter.chapter_id))
         nll[row, :, : record.frames] = torch.from_numpy(record.nll)
         text[row, : record.frames] = torch.from_numpy(record.text.astype(np.int64))
-    return verify(lm, streams, nll, text, spans=spans, chunk=options.chunk, seed=seed)
+    return verify(
+        *(lm, streams, nll, text),
+        spans=spans,
+        beginning_frames=BEGINNING_FRAMES,
+        chunk=options.chunk,
+        seed=seed,
+    )
 
 
 @dataclass
@@ -258,7 +266,7 @@ class _Group:
                 codes_sha256=codes_sha256(chapter.codes),
                 audio=chapter.audio,
                 unscored_frames=lengths[row] - writer.frames,
-                warning=None if self.options.preset is None else WARNING,
+                warning=None if self.options.preset is None else ORIGINAL_WARNING,
                 joins=chapter.joins,
                 chunks=tuple(evaluation.chunks),
                 group=tuple(each.chapter_id for each in self.chapters),

@@ -16,6 +16,13 @@ from ttt import storage
 from ttt.eval.config import LongContextConfig
 from ttt.eval.run import ModelIdentity, Run
 
+ORIGINAL_WARNING = (
+    "preset original is wrong on purpose: like the original evaluation it scores every prediction "
+    "on codes two frames late, forces codes that are not delayed, and tells the depformer the text "
+    "of the step before; its losses say nothing about a model"
+)
+"""What every output of an evaluation with preset original must say."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedChapter:

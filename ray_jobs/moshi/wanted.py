@@ -1,0 +1,51 @@
+"""The models that an evaluation asks for, by name: what a plan says of them without loading any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.config import ChapterModelsConfig
+from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
+from ttt import storage
+
+Weights = Literal["baseline", "ttt"]
+C = TypeVar("C", EvaluateChaptersConfig, EvaluatePairsConfig)
+
+
+def wanted_weights(config: ChapterModelsConfig) -> list[Weights]:
+    """The models that a configuration asks for, the baseline first."""
+    wanted: list[Weights] = ["baseline"] if config.baseline else []
+    return [*wanted, "ttt"] if config.ttt is not None else wanted
+
+
+def weights_name(config: ChapterModelsConfig, weights: Weights) -> str:
+    """The base model below: a hub name, a folder, or tiny."""
+    return (config.ttt_weights or config.weights) if weights == "ttt" else config.weights
+
+
+def with_absolute_paths(config: C) -> C:
+    """Folders of models, output and codes made absolute, since workers have their own.
+
+    Hub names and tiny stay as they are; codes go below the output unless `codes_cache` says where.
+    """
+    names, model = ("weights", "ttt_weights", "mimi"), config.model
+    model = replace(model, **{name: _absolute(getattr(model, name)) for name in names})
+    model = replace(model, ttt=None if model.ttt is None else storage.absolute(model.ttt))
+    output, cache = storage.absolute(config.output), config.codes_cache
+    cache = os.path.join(output, "codes") if cache is None else storage.absolute(cache)
+    return replace(config, model=model, output=output, codes_cache=cache)
+
+
+def loads_no_model(output: str, pending: Callable[[], Sequence[Any]]) -> bool:
+    """Whether the run in `output` is there with all its records, so that no model is looked at."""
+    return (Path(output) / "run.json").exists() and not pending()
+
+
+def _absolute(name: str | None) -> str | None:
+    folder = name is not None and os.path.isdir(os.path.expanduser(name))
+    return storage.absolute(name) if name is not None and folder else name
