@@ -20,7 +20,7 @@ BENCHMARKS = (
     "pairs",
     "coverage",
     "slopes",
-    "gpu_counts",
+    "launches",
 )
 
 

@@ -45,6 +45,8 @@ _LAUNCHES_NOTHING = (
 )  # fmt: skip
 """Beside what is a view by its signature."""
 
+_LOOKS_UP = (aten.embedding, aten.index_select, aten.gather, aten.index)
+
 _OURS = ("/ttt/", "/ray_jobs/", "/benchmarks/", "/moshi/", "/snac/", "/torchaudio/")
 
 
@@ -155,6 +157,8 @@ class PretendedCuda(FakeTensorMode):
             return
         self.launches[func.overloadpacket.__name__] += 1
         self.launches_by_file[_place().rpartition(":")[0]] += 1
+        if func.overloadpacket in _LOOKS_UP:  # which reads the rows that it gives and no others
+            everyone = [each for each in given[1:] if each.is_cuda] + 2 * made
         self.moved_bytes += sum(each.numel() * each.element_size() for each in everyone)
 
     def _read(self, tensor: Tensor) -> Any:

@@ -21,14 +21,10 @@ from snac import SNAC
 from torch import Tensor
 
 from benchmarks.moshi_gpu import SHAPE_7B
-from tests.fake_cuda import training
+from tests.fake_cuda import listening, training
 from tests.fake_cuda.pretended import PretendedCuda, on_card
-from ttt.layers import TTTConfig, TTTLayer
-from ttt.moshi import Evaluation, codes, insert_ttt, tiny_lm
-from ttt.moshi.insert import ttt_layers
-from ttt.moshi.memory import memory_need
-from ttt.moshi.streaming import heads
-from ttt.moshi.streaming.streams import Streams
+from ttt.layers import TTTConfig
+from ttt.moshi import codes, insert_ttt, tiny_lm
 from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.config import EncodeConfig
 from ttt.snac.decode import decode_pieces
@@ -182,127 +178,32 @@ def decoding(stage: Stage) -> dict[str, Any]:
 
 
 def mimi(stage: Stage) -> dict[str, Any]:
-    """Mimi there and back."""
+    """Sound to Mimi's codes."""
     model = on_card(loaders.get_mimi(None, device="meta", num_codebooks=8), stage.card)
     stage.card.clear()
     audio = (np.zeros(1000, dtype=np.float32) for _ in range(96))
     made = np.concatenate([*codes._encode_stream(model, audio)], axis=1)
     assert made.shape == (8, 50)
-    encoded = stage.counts()
+    return {"audio_seconds": 4, **stage.counts()}
+
+
+def mimi_decode(stage: Stage) -> dict[str, Any]:
+    """Mimi's codes to sound."""
+    model = on_card(loaders.get_mimi(None, device="meta", num_codebooks=8), stage.card)
     stage.card.clear()
-    sound = codes.decode_codes(model, torch.from_numpy(made))
+    sound = codes.decode_codes(model, torch.zeros(8, 50, dtype=torch.int64))
     assert sound.shape == (50 * 1920,)
-    return {"audio_seconds": 4, "decode": stage.counts(), **encoded}
+    return {"audio_seconds": 4, **stage.counts()}
 
 
-def listening(stage: Stage, text: str, ttt: bool) -> dict[str, Any]:
-    """The second pass of a chunk, a block scored, and the state saved and loaded again."""
-    lm, chunk = stage.moshi(ttt), stage.size.chunk
-    recording = torch.zeros(1, 8, 10 * chunk, dtype=torch.int64)
-    silence = recording[0]
-    words = {"text_stream": text, "other_stream": "silence"}
-    with Evaluation(Streams(lm, recording, silence=silence, **words), chunk=chunk) as evaluation:
-        blocks = iter(evaluation)
-        first = next(blocks)
-        assert not first.nll.is_cuda
-        evaluation._listen()
-        stage.card.clear()
-        evaluation._listen()
-        counted = {"pass": stage.counts()}
-        next(blocks)
-        change = evaluation.session.fast_weight_change()
-        assert change.shape[0] == (len(stage.size.ttt_layers) if ttt else 0)
-        stage.card.clear()
-        before = stage.card.live_bytes
-        state = evaluation.save_state()
-        counted["save"] = {"extra_bytes": stage.card.most_bytes - before, **stage.counts()}
-        assert not any(tensor.is_cuda for tensor in state.values())
-        ring = lm.transformer.layers[0].self_attn._streaming_state.kv_cache.cache
-        counted["half_ring_bytes"] = ring.nbytes // 2
-        counted["rings_bytes"] = ring.nbytes * len(lm.transformer.layers)
-        learnt = (each.layer.state_bytes(1) for each in ttt_layers(lm).values())
-        counted["most_at_a_time"] = max([counted["half_ring_bytes"], *learnt])
-        counted["working_bytes"] = memory_need(lm, 1, chunk).working
-        next(blocks)
-    assert stage.card.live_bytes < before
-    return counted
-
-
-def chunk(stage: Stage) -> dict[str, Any]:
-    """A pass over known text with TTT layers, and how many launches it takes without them."""
-    base = listening(stage, "pad", ttt=False)["pass"]
-    return {"base_launches": base["launches"], **listening(stage, "pad", ttt=True)["pass"]}
-
-
-def ttt_layer(stage: Stage) -> dict[str, Any]:
-    """A TTT-MLP layer alone, half a mini-batch open: launches by its heads and by mini-batches."""
-    launches = {}
-    for num_heads, mini_batches in ((2, 4), (8, 4), (8, 8)):
-        config = TTTConfig(dim=16 * num_heads, num_heads=num_heads)
-        with torch.device("meta"):
-            layer = TTTLayer(config)
-        layer = on_card(layer, stage.card)
-        with stage.card, torch.inference_mode():
-            x = torch.zeros(1, config.mini_batch_size * mini_batches, config.dim, device="cuda")
-            _, state = layer(x[:, : config.mini_batch_size // 2], layer.init_state(1))
-            layer(x, state)  # The tables that it keeps are made once.
-            stage.card.clear()
-            layer(x, state)
-        launches[f"{num_heads} heads, {mini_batches} mini-batches"] = stage.counts()["launches"]
-    return {"launches_of": launches, **stage.counts()}
-
-
-def resumed(stage: Stage) -> dict[str, Any]:
-    """A state loaded into a new evaluation of the same recording, which goes on."""
-    lm, chunk = stage.moshi(ttt=True), stage.size.chunk
-    recording = torch.zeros(2, 8, 4 * chunk, dtype=torch.int64)
-    with Evaluation(Streams(lm, recording), chunk=chunk) as evaluation:
-        next(iter(evaluation))
-        state = evaluation.save_state()
-        position, scored = evaluation.session.position, evaluation._scored
-    # Values that came from the card are all ones; those that the CPU knew are as they were.
-    assert int(state["position"]) == position
-    assert int(state["evaluation.scored"]) == scored
+def look_ups(stage: Stage) -> dict[str, Any]:
+    """Five rows of a large table, looked up in two ways."""
+    table = torch.zeros(100, 3, device="cuda")
+    places = torch.zeros(5, dtype=torch.int64, device="cuda")
     stage.card.clear()
-    with Evaluation(Streams(lm, recording), chunk=chunk) as evaluation:
-        evaluation.load_state(state)
-        assert evaluation.session.position == position
-        next(iter(evaluation))
-        evaluation.session.mark()
-        evaluation.session.step_chunk(torch.zeros(2, 16, 3, dtype=torch.int64))
-        evaluation.session.rollback(2)
-        evaluation.session.reset_ttt()
-        evaluation.session.reset()
+    torch.nn.functional.embedding(places, table)
+    table.index_select(0, places)
     return stage.counts()
-
-
-def depformer(stage: Stage, trained: bool) -> dict[str, Any]:
-    """The depformer over 128 rows that lie apart in memory, as what was kept of a pass does."""
-    lm = stage.moshi(ttt=False).requires_grad_(trained)
-    rows = 128
-    with stage.card:
-        hidden = torch.zeros(2, rows, lm.dim, dtype=lm.dtype, device="cuda")[:, : rows // 2]
-        forced = torch.zeros(2, 17, rows // 2, dtype=torch.int64, device="cuda")
-    stage.card.clear()
-    with torch.no_grad():
-        logits: Tensor = heads.audio_logits(lm, forced, hidden)
-    assert logits.dtype == torch.float32
-    read = sum(
-        each.nbytes
-        for name, each in lm.named_parameters()
-        if name.startswith(("depformer", "linears")) and "emb" not in name
-    )
-    return {"weights_gigabytes": read / 1e9, **stage.counts()}
-
-
-def mixing(stage: Stage) -> dict[str, Any]:
-    """Proof that a wrong device is seen: the model is given tokens that stayed behind."""
-    lm = stage.moshi(ttt=False)
-    try:
-        lm.forward_text(torch.zeros(1, 17, 3, dtype=torch.int64))
-    except RuntimeError as error:
-        return {"error": str(error)}
-    return {"error": None}
 
 
 SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
@@ -316,16 +217,25 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "encoding": encoding,
     "decoding": decoding,
     "mimi": mimi,
-    "known_text": lambda stage: listening(stage, "pad", ttt=False),
-    "own_text": lambda stage: listening(stage, "own", ttt=False),
-    "known_text_ttt": lambda stage: listening(stage, "pad", ttt=True),
-    "own_text_ttt": lambda stage: listening(stage, "own", ttt=True),
-    "chunk": chunk,
-    "ttt_layer": ttt_layer,
-    "resumed": resumed,
-    "depformer": lambda stage: depformer(stage, trained=True),
-    "depformer_frozen": lambda stage: depformer(stage, trained=False),
-    "mixing": mixing,
+    "mimi_decode": mimi_decode,
+    "known_text": lambda stage: listening.listening(stage, "pad", ttt=False),
+    "own_text": lambda stage: listening.listening(stage, "own", ttt=False),
+    "known_text_ttt": lambda stage: listening.listening(stage, "pad", ttt=True),
+    "own_text_ttt": lambda stage: listening.listening(stage, "own", ttt=True),
+    "chunk": lambda stage: listening.chunk(stage, "pad"),
+    "own_chunk": lambda stage: listening.chunk(stage, "own"),
+    "pass_known": lambda stage: listening.one_pass(stage, "pad", ttt=False),
+    "pass_own": lambda stage: listening.one_pass(stage, "own", ttt=False),
+    "own_text_by_chunk": listening.own_text_by_chunk,
+    "save": listening.save,
+    "memory": listening.memory,
+    "learning": listening.learning,
+    "ttt_layer": listening.ttt_layer,
+    "resumed": listening.resumed,
+    "depformer": lambda stage: listening.depformer(stage, trained=True),
+    "depformer_frozen": lambda stage: listening.depformer(stage, trained=False),
+    "mixing": listening.mixing,
+    "look_ups": look_ups,
 }
 
 

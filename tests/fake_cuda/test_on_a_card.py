@@ -5,26 +5,64 @@ other tests; here is what a CPU cannot show.
 """
 
 import json
+import random
 
 import pytest
 
-from benchmarks.launches import waits
+from benchmarks import launches
+from benchmarks.launches import LIMITS, waits
 from tests.fake_cuda.scenes import SCENES, SMALL
 from tests.fake_cuda.start import compiler, start
 from tests.fake_cuda.training import MICRO_BATCHES
 
 pytestmark = pytest.mark.timeout(900)  # A minute of one core, and others may want it too.
 
+TABLES = ("own_text_by_chunk",)
+TRIALS = ("mixing", "look_ups")
+"""Of the card itself."""
 LISTENING = ("known_text", "own_text", "known_text_ttt", "own_text_ttt")
 
 
 @pytest.fixture(scope="module")
 def played() -> dict[str, dict]:
-    """Every scene, in a process of its own with the card; one that fails fails them all."""
+    """Every scene but the table of chunks, in a process of its own with the card."""
+    return _played("small", *(name for name in SCENES if name not in TABLES))
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, dict]:
+    """The limits' scenes as they are published; what waits is the same at any size."""
+    names = dict.fromkeys(limit.name for limit in LIMITS if limit.count is not waits)
+    scenes = _played("published", *(launches.SCENES[name] for name in names))
+    return dict(zip(names, scenes.values(), strict=True))
+
+
+def _played(size: str, *names: str) -> dict[str, dict]:
+    """What is counted by scene; one that fails fails them all."""
     if compiler() is None:
         pytest.skip("a pretended CUDA device needs a C compiler (gcc or cc), and there is none")
-    lines = start("tests.fake_cuda.scenes", "small").splitlines()
+    lines = start("tests.fake_cuda.scenes", size, *names).splitlines()
     return {line["scene"]: line for line in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: f"{limit.name} {limit.what}")
+def test_the_limits_hold(limit, played, published):
+    here = limit.count is waits
+    counted = played[launches.SCENES[limit.name]] if here else published[limit.name]
+    assert limit.count(counted) <= (limit.held or limit.reach)
+
+
+def test_guesses_that_are_right_by_chance_stand_in_a_row():
+    rng = random.Random(0)
+    for chance, steps in ((0.5, 4), (0.87, 16), (0.95, 64)):
+        drawn = []
+        for _ in range(4000):
+            kept = 1
+            while kept < steps and rng.random() < chance:
+                kept += 1
+            drawn.append(kept)
+        assert abs(sum(drawn) / len(drawn) / launches.kept_steps(chance, steps) - 1) < 0.05
+    assert launches.kept_steps(1, 32) == 32
 
 
 def test_a_tensor_on_the_wrong_device_is_seen(played):
@@ -34,10 +72,12 @@ def test_a_tensor_on_the_wrong_device_is_seen(played):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in SCENES if name not in (*LISTENING, "mixing")])
+@pytest.mark.parametrize(
+    "name", [name for name in SCENES if name not in (*LISTENING, *TABLES, *TRIALS)]
+)
 def test_the_product_runs_on_a_card(played, name):
     counted = played[name]
-    assert counted["launches"] > 100
+    assert counted["launches"] > (5 if name == "save" else 40)
     assert counted["gigabytes"] > 0
     assert counted["most_live_bytes"] > 0
     assert "elsewhere:0" not in counted["reads_back"]
@@ -78,6 +118,18 @@ def test_saving_a_state_takes_one_tensor_at_a_time(played, name):
     assert counted["most_at_a_time"] <= counted["working_bytes"]
 
 
+def test_the_memory_that_is_announced_suffices(played):
+    """At the published width: what a TTT layer takes, and at the small size all of it."""
+    for row in played["learning"]["rows"]:
+        for what in ("listening", "taking back"):
+            counted, announced = row[what]
+            assert counted <= announced, (row["layer"], what)
+    of_the_7b = played["learning"]["rows"][0]
+    assert of_the_7b["listening"][1] <= 1.25 * of_the_7b["listening"][0]
+    assert of_the_7b["taking back"][1] <= 1.25 * of_the_7b["taking back"][0]
+    assert played["memory"]["counted"] <= played["memory"]["need"]
+
+
 def test_a_step_reads_nothing_back(played):
     for name in ("train_bf16", "train_float32", "train_head", "adversarial"):
         assert played[name]["reads_back"] == {}
@@ -106,6 +158,12 @@ def test_the_update_takes_all_weights_at_once(played):
     kinds = played["train_step"]["kinds"]
     assert kinds["_fused_adamw_"] == 2, "one for the head and one for the body"
     assert kinds["_foreach_lerp_"] == 1
+
+
+def test_a_look_up_reads_the_rows_that_it_gives(played):
+    assert played["look_ups"]["gigabytes"] * 1e9 == 5 * 8 + 2 * (5 * 3 * 4) + 5 * 8 + 2 * (
+        5 * 3 * 4
+    )
 
 
 def test_a_frozen_depformer_reads_each_weight_once(played):

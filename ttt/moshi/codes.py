@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from moshi.models.compression import MimiModel
 from moshi.modules.transformer import StreamingMultiheadAttention
-from moshi.utils.compile import no_compile
+from moshi.utils.compile import no_compile, no_cuda_graph
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
@@ -130,7 +130,7 @@ def silence_codes(mimi: MimiModel, frames: int, cache: str | Path, weights_sha25
 def decode_codes(mimi: MimiModel, codes: Tensor) -> np.ndarray:
     """What codes [8, T] sound like: mono audio at Mimi's rate."""
     device = next(mimi.parameters()).device
-    with no_compile():
+    with _eagerly():
         return mimi.decode(codes[None].long().to(device))[0, 0].float().cpu().numpy()
 
 
@@ -162,8 +162,8 @@ def mimi_sha256(mimi: MimiModel) -> str:
 def _encode_stream(mimi: MimiModel, audio: Iterable[np.ndarray]) -> Iterator[Codes]:
     """Codes [8, n] of mono audio at Mimi's rate that arrives in blocks of any length.
 
-    Every chunk has the same shape, which CUDA graphs ask for; the zeros that fill up the last one
-    change nothing before them, and their frames are dropped.
+    Every chunk has the same shape; the zeros that fill up the last one change nothing before them,
+    and their frames are dropped.
     """
     parameter = next(mimi.parameters())
     chunk_samples = _CHUNK_FRAMES * mimi.frame_size
@@ -171,7 +171,7 @@ def _encode_stream(mimi: MimiModel, audio: Iterable[np.ndarray]) -> Iterator[Cod
         for chunk in _rechunked(audio, chunk_samples):
             frames = -(-len(chunk) // mimi.frame_size)
             filled = np.pad(chunk, (0, chunk_samples - len(chunk)))
-            with no_compile():
+            with _eagerly():
                 codes = mimi.encode(torch.from_numpy(filled)[None, None].to(parameter))
             yield codes[0, :, :frames].to(torch.int16).cpu().numpy()
 
@@ -193,6 +193,13 @@ def _streaming(mimi: MimiModel, chunk_frames: int) -> Iterator[None]:
         for layer, context in layers:
             layer.context = context
     with streaming:
+        yield
+
+
+@contextmanager
+def _eagerly() -> Iterator[None]:
+    """No compiling, which needs a C compiler, and no CUDA graphs, captured anew per recording."""
+    with no_compile(), no_cuda_graph():
         yield
 
 

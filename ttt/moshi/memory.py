@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from moshi.models.lm import LMModel
 from moshi.modules.gating import ActivationGating
 from torch import nn
 
+from ttt.layers import TTTLayer
 from ttt.moshi.insert import StreamingTTT, temporal_layers, ttt_layers
 from ttt.moshi.streaming.evaluate import chunks_per_block
 
@@ -46,9 +48,11 @@ def memory_need(lm: LMModel, batch: int, chunk: int, max_steps: int | None = Non
     learnt = list(ttt_layers(lm).values())
     ttt = sum(each.layer.state_bytes(batch, rollback_tokens=chunk) for each in learnt)
     working = [_attention(lm, batch, chunk, max(capacities)), _feed_forward(lm, batch, chunk)]
-    working += [_text_head(lm, batch, chunk), _depformer(lm, batch, chunk)]
+    # Steps are taken back while the logits that ask for it are there.
+    taking_back = max((taking_back_bytes(each.layer, batch) for each in learnt), default=0)
+    working += [_text_head(lm, batch, chunk) + taking_back, _depformer(lm, batch, chunk)]
     working += [_state_on_its_way(token * max(capacities) // 2, learnt, batch)]
-    working += [_learning(each, batch, chunk) for each in learnt]
+    working += [learning_bytes(each.layer, batch, chunk, lm.dtype) for each in learnt]
     return MemoryNeed(rings, ttt, max(working))
 
 
@@ -97,13 +101,35 @@ def _depformer(lm: LMModel, batch: int, chunk: int) -> int:
     return head + rows * (lm.dim * size + max(logits + lm.dep_q * width * size, layer))
 
 
-def _learning(ttt: StreamingTTT, batch: int, chunk: int) -> int:
-    """Queries, keys, targets and their rotation; one mini-batch's hidden; weights being moved."""
-    layer, dim = ttt.layer, ttt.layer.config.dim
-    tokens = batch * chunk * dim * (16 * layer.state_dtype.itemsize)
-    weights_twice = 2 * layer.state_bytes(batch)
-    hidden = batch * layer.config.mini_batch_size * 8 * 4 * dim * layer.state_dtype.itemsize
-    return tokens + weights_twice + hidden
+def learning_bytes(layer: TTTLayer, batch: int, chunk: int, dtype: torch.dtype) -> int:
+    """The most that a TTT layer takes beyond its state while it hears a chunk.
+
+    Of every token queries, keys, the two halves of its gradient, the answer and what is made of it,
+    two of them twice where streams and heads are laid in a row; of the model's type the layer's
+    input, its projections, its output before and after the norm and the sum. One mini-batch's
+    hidden values and their gradients, and one copy of the weights, which are moved while the marked
+    ones and those before the move are still there.
+    """
+    config, exact = layer.config, layer.state_dtype.itemsize
+    of_token = config.dim * (8 * exact + 7 * dtype.itemsize)
+    hidden = 2 * config.num_heads * sum(config.map_widths) * exact
+    weights = layer.state_bytes(batch) - _tapes(layer, batch, config.mini_batch_size)
+    return batch * (chunk * of_token + config.mini_batch_size * hidden) + weights
+
+
+def taking_back_bytes(layer: TTTLayer, batch: int) -> int:
+    """The most that a TTT layer takes beyond its state while steps are taken back.
+
+    Weights are moved anew from the marked ones: twice theirs, and a mini-batch's scaled inputs.
+    """
+    tapes = _tapes(layer, batch, layer.config.mini_batch_size)
+    return 2 * (layer.state_bytes(batch) - tapes) + tapes
+
+
+def _tapes(layer: TTTLayer, batch: int, tokens: int) -> int:
+    """What a state keeps of so many tokens."""
+    after = layer.state_bytes(batch, rollback_tokens=tokens + 1)
+    return after - layer.state_bytes(batch, rollback_tokens=1)
 
 
 def _hidden(gating: nn.Module | None, width: int) -> int:

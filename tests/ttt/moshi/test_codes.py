@@ -302,3 +302,32 @@ def test_nothing_of_mimi_is_compiled(mimi, tmp_path: Path, monkeypatch) -> None:
     assert len(disabled) >= 4
     assert all(disabled)
     assert not compile_module._compile_disabled
+
+
+def test_no_cuda_graph_is_captured(mimi, tmp_path: Path, monkeypatch) -> None:
+    """On a GPU the package would capture two in the second chunk of every recording."""
+    monkeypatch.delenv("NO_CUDA_GRAPH", raising=False)
+    init, captures = compile_module.CUDAGraphed.__init__, []
+
+    def as_on_a_gpu(self, func, warmup_steps=1, disable=False):
+        init(self, func, warmup_steps, disable=False)
+
+    def capture():
+        captures.append(1)
+        raise AssertionError("a graph is captured")
+
+    monkeypatch.setattr(compile_module.CUDAGraphed, "__init__", as_on_a_gpu)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", capture)
+    monkeypatch.setattr(codes_module, "_SILENCE_AT_LEAST", 64)
+    path = _write(tmp_path / "x.wav", 7, 24_000)
+    encoded = encode_recording(mimi, "x", _pieces(path), None, SHA)
+    decode_codes(mimi, torch.from_numpy(encoded.codes))
+    silence_codes(mimi, 64, tmp_path, SHA)
+    assert not captures
+    assert compile_module._is_cuda_graph_enabled()
+    # The spy sees one where nobody forbids it.
+    silence = torch.zeros(1, 1, mimi.frame_size, dtype=torch.float64)
+    with torch.no_grad(), mimi.streaming(1):
+        mimi.encode(silence)
+        with pytest.raises(AssertionError, match="captured"):
+            mimi.encode(silence)

@@ -1,13 +1,17 @@
 """Encoding: every length, any chunking, the same codes."""
 
+import copy
+
 import numpy as np
 import pytest
+import snac.layers
 import torch
 from snac import SNAC
 
 from ttt.snac.cache.encode import ClipEncoder, encoder_reach_samples
 from ttt.snac.config import EncodeConfig
 from ttt.snac.geometry import CodeGeometry
+from ttt.snac.layers.units import Snake, Unit
 
 
 def _noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -15,8 +19,19 @@ def _noise(samples: int, seed: int = 0) -> np.ndarray:
 
 
 def _package_codes(model: SNAC, audio: np.ndarray) -> list[np.ndarray]:
+    model = _with_snacs_layers(model)
     with torch.inference_mode():
         return [codes[0].numpy() for codes in model.encode(torch.from_numpy(audio)[None, None])]
+
+
+def _with_snacs_layers(model: SNAC) -> SNAC:
+    """A copy as the snac package builds it: a ClipEncoder puts our own layers in."""
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        for ours, theirs in ((Snake, snac.layers.Snake1d), (Unit, snac.layers.ResidualUnit)):
+            if type(module) is ours:
+                module.__class__ = theirs
+    return plain
 
 
 def _snac(encoder_dim: int, attn_window_size: int | None) -> SNAC:
@@ -85,6 +100,22 @@ def test_chunks_give_the_codes_of_the_whole(build: str, nano_snac: SNAC) -> None
     chunked = ClipEncoder(model, EncodeConfig(chunk_seconds=1)).encode([audio])[0]
     for ours, theirs in zip(chunked, _package_codes(model, audio), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("window", [None, 32])
+def test_our_layers_encode_to_snacs_bits(window: int | None) -> None:
+    """Before they are rounded to codes: a code would hide all but the largest differences."""
+    torch.manual_seed(0)
+    model = _snac(8, window)
+    for module in model.modules():
+        if isinstance(module, snac.layers.Snake1d):
+            module.alpha.data.uniform_(0.1, 3.0)
+    theirs = copy.deepcopy(model)
+    ClipEncoder(model, EncodeConfig())
+    assert not any(type(each) is snac.layers.Snake1d for each in model.encoder.modules())
+    audio = torch.from_numpy(_noise(3 * 2048 * 32))[None, None]
+    with torch.inference_mode():
+        assert torch.equal(model.encoder(audio), theirs.encoder(audio))
 
 
 def test_the_context_of_a_chunk_is_needed_and_enough(nano_snac: SNAC) -> None:

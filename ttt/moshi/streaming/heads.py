@@ -93,8 +93,9 @@ def _exactly(head: nn.Linear, x: Tensor) -> Tensor:
     if x.dtype in (torch.float32, torch.float64):
         return head(x)
     bias = cast(Tensor | None, head.bias)
-    slices = head.weight.split(_HEAD_ROWS)
-    logits = torch.cat([F.linear(x.float(), rows.float()) for rows in slices], dim=-1)
+    exact = x.float()
+    parts = [F.linear(exact, rows.float()) for rows in head.weight.split(_HEAD_ROWS)]
+    logits = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
     return logits if bias is None else logits + bias.float()
 
 

@@ -17,13 +17,19 @@ from snac import SNAC
 
 from ttt.snac.config import EncodeConfig
 from ttt.snac.geometry import CodeGeometry, Codes
+from ttt.snac.layers.units import with_own_layers
 
 
 class ClipEncoder:
-    """The encoder half of a SNAC model, with batching that depends on the clips alone."""
+    """The encoder half of a SNAC model, with batching that depends on the clips alone.
+
+    The model's encoder is given our own layers, which have snac's bits on a CPU and hand a GPU one
+    kernel for an activation.
+    """
 
     def __init__(self, model: SNAC, config: EncodeConfig) -> None:
         self.model = model.eval()
+        with_own_layers(model.encoder)
         self.geometry = CodeGeometry.of(model)
         self.device = next(model.parameters()).device
         self._unit = self.geometry.n_coarse_covering(1)

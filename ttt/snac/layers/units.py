@@ -1,6 +1,6 @@
-"""SNAC's activation and residual unit, made ours in a decoder that is there.
+"""SNAC's activation and residual unit, made ours in a coder that is there.
 
-    with_own_layers(decoder)        # in place; names of parameters stay
+    with_own_layers(decoder)        # or encoder; in place; names of parameters stay
 
 The activation is `ttt.snac.layers.snake`. A residual unit adds in place, and on a CPU the gradients
 of its depthwise convolution are made of shifted products: torch's own take three times as long
