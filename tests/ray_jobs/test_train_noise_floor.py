@@ -28,7 +28,8 @@ from ttt import checkpoint
 from ttt.snac.export import read_config
 from ttt.snac.model import Decoder48k
 
-ON_VALIDATION, TWO_FOLDS = "noise_floor={folds: 0}", "noise_floor={folds: 2, seed: 3}"
+ON_VALIDATION = "noise_floor={folds: 0, max_windows: 5}"
+TWO_FOLDS = "noise_floor={folds: 2, seed: 3, max_windows: 7}"
 FOLDS = ("folds/1-of-2", "folds/2-of-2")
 
 
@@ -54,11 +55,11 @@ def test_a_finished_run_takes_a_floor_that_is_fitted_on_its_validation(
     run = shutil.copytree(finished, tmp_path / "run")
     assert train_decoder.main([*world.overrides(run), ON_VALIDATION, "--resume"]) == 0
     printed = capsys.readouterr().out
-    assert "noise floor: fitted after training on the 4 windows of validation" in printed
+    assert "noise floor: fitted on at most 5 windows of 3 validation clips" in printed
     floor = read_config(run / "export").noise_floor
     assert floor is not None
     assert floor.origin is not None
-    assert (floor.origin.windows, floor.origin.folds) == (4, 0)
+    assert (floor.origin.windows, floor.origin.folds) == (5, 0)
     assert floor.origin.lsd_hf_with < floor.origin.lsd_hf_without
     assert f"{floor.origin.lsd_hf_without:.3f} without" in printed
     ours, before = exported(run), exported(finished)
@@ -81,9 +82,9 @@ def test_folds_part_the_training_clips(world: World, tmp_path: Path) -> None:
         assert sorted([*fold.rows.tolist(), *rows]) == plan.rows.tolist()
         assert fold.validation_rows.tolist() == plan.validation_rows.tolist()
         assert not fold.folds
-        windows, ids = kept_out_windows(fold, 2), plan.setup.cache.catalogue.clip_ids
+        windows, ids = kept_out_windows(fold, 3), plan.setup.cache.catalogue.clip_ids
         heard = {name for index in range(len(windows)) for name in windows[index].clip_ids}
-        assert windows.n_windows == 2, "of max_windows 4"
+        assert windows.n_windows == 3
         assert heard <= {ids[row] for row in rows}
 
 
@@ -95,7 +96,7 @@ def test_folds_leave_the_training_as_it_is_and_fit_on_what_was_kept_out(
     floor = read_config(folded / "export").noise_floor
     assert floor is not None
     assert floor.origin is not None
-    assert (floor.seed, floor.origin.windows, floor.origin.folds) == (3, 4, 2)
+    assert (floor.seed, floor.origin.windows, floor.origin.folds) == (3, 6, 2)
     for name in FOLDS:
         config = yaml.safe_load((folded / name / "config.yaml").read_text())
         assert config["data"]["without_fold"] == name.removeprefix("folds/").replace("-of-", "/")
@@ -158,6 +159,7 @@ def test_the_plan_says_what_folds_cost(
     "words, said",
     [
         (["noise_floor={folds: 1}"], "folds must be 0 or at least 2, got 1"),
+        (["noise_floor={folds: 3, max_windows: 2}"], "at least 1 for each fold, got 2"),
         (["noise_floor={seed: -1}"], "seed must not be negative"),
         (["noise_floor={folds: 8}"], "noise_floor.folds: without fold 1/8, "),
         (["data.without_fold=3"], "such as 2/5, got 3"),

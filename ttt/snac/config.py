@@ -58,12 +58,19 @@ class NoiseFloorConfig(Config):
     folds: int = 0
     """Train so many times more, each time without one fold of the training clips, and fit on what
     these decoders make of the folds kept out of them; 0 fits on the validation clips."""
+    max_windows: int = 256
+    """Fit on at most so many windows of validation.segment_seconds, spread evenly over the clips
+    kept out; their audio stays in memory."""
     seed: int = 0
     """Of the noise; the decoder that is exported adds it to all it decodes."""
 
     def __post_init__(self) -> None:
         if self.folds < 0 or self.folds == 1:
             raise ValueError(f"folds must be 0 or at least 2, got {self.folds}")
+        if self.max_windows < max(self.folds, 1):
+            raise ValueError(
+                f"max_windows must be at least 1 for each fold, got {self.max_windows}"
+            )
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 

@@ -33,7 +33,7 @@ def export_best(plan: TrainPlan, export: str | None = None) -> str:
         print(f"fitting hiss and folding on {setup.validation.n_windows} windows", flush=True)
         tricks = fit_on_windows(untrained(config, setup.codec), setup.validation)
     model, tensors = _best_decoder(plan)
-    model.noise_floor = _fitted_floor(plan, model)
+    model.noise_floor = _fitted_floor(plan)
     export = export or storage.join(config.run, "export")
     if config.adversarial is not None:
         networks = Discriminators(config.adversarial.discriminators)
@@ -49,23 +49,20 @@ def export_best(plan: TrainPlan, export: str | None = None) -> str:
     return export
 
 
-def _fitted_floor(plan: TrainPlan, model: Decoder48k) -> NoiseFloor | None:
+def _fitted_floor(plan: TrainPlan) -> NoiseFloor | None:
     """The floor that the configuration asks for, where one lowers LSD-HF; says what was found.
 
-    `model` is the run's best decoder. Each fold's is heard on the clips kept out of it.
+    Each best decoder is heard on the clips that its training did not hear.
     """
     config = plan.config.noise_floor
     if config is None:
         return None
-    if plan.folds:
-        heard = [
-            window
-            for fold in plan.folds
-            for window in hear_windows(_best_decoder(fold)[0], kept_out_windows(fold, config.folds))
-        ]
-    else:
-        assert plan.setup.validation is not None, "the configuration was refused without"
-        heard = list(hear_windows(model, plan.setup.validation))
+    most = config.max_windows // max(config.folds, 1)
+    heard = [
+        window
+        for each in plan.folds or (plan,)
+        for window in hear_windows(_best_decoder(each)[0], kept_out_windows(each, most))
+    ]
     print(f"fitting a noise floor on {len(heard)} windows", flush=True)
     fitted = fit_floor(heard, seed=config.seed, folds=config.folds)
     if fitted is None:

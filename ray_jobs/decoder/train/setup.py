@@ -263,13 +263,17 @@ def with_absolute_paths(config: C) -> C:
     )
 
 
-def kept_out_windows(fold: TrainPlan, folds: int) -> ValidationSet:
-    """Windows of the clips kept out of a training without a fold, its share of `max_windows`."""
-    config = fold.config
-    windows = max(1, config.validation.max_windows // folds)
-    fewer = dataclasses.replace(config.validation, max_windows=windows)
-    fewer_of = dataclasses.replace(config, validation=fewer)
-    return _validation(fewer_of, fold.setup.cache, fold.kept_out_rows, fold.setup.model)
+def kept_out_windows(plan: TrainPlan, most: int) -> ValidationSet:
+    """At most so many windows of clips that this training does not hear: those of the fold that it
+    is without, else those that validate."""
+    config, cache, rows = plan.config, plan.setup.cache, plan.kept_out_rows
+    if config.data.without_fold is None:
+        rows = plan.validation_rows
+        if config.data.validation is not None:
+            cache = open_cache(config.data.validation)
+    validation = dataclasses.replace(config.validation, max_windows=most)
+    config = dataclasses.replace(config, validation=validation)
+    return _validation(config, cache, rows, plan.setup.model)
 
 
 def _setup(

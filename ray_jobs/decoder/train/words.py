@@ -118,8 +118,8 @@ def _floor_in_words(config: TrainConfig, plan: TrainPlan) -> list[str]:
     if config.noise_floor is None:
         return []
     if not plan.folds:
-        windows = 0 if plan.setup.validation is None else plan.setup.validation.n_windows
-        return [f"noise floor: fitted after training on the {windows} windows of validation"]
+        most, clips = config.noise_floor.max_windows, len(plan.validation_rows)
+        return [f"noise floor: fitted on at most {most} windows of {clips} validation clips"]
     steps = sum(fold.total_steps for fold in plan.folds)
     times = 1 + steps / plan.total_steps
     return [
