@@ -10,7 +10,9 @@ of the depformer, V text vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -23,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 def text_logits(lm: LMModel, hidden: Tensor) -> Tensor:
     """[B, n, V] of hidden [B, n, D], float32 (float64 in a float64 model)."""
-    with FoldedLinears():
+    with _folding(lm.text_linear):
         return _exactly(lm.text_linear, hidden)
 
 
@@ -38,7 +40,7 @@ def audio_logits(lm: LMModel, forced: Tensor, hidden: Tensor) -> Tensor:
     """
     batch, steps, _ = hidden.shape
     assert lm.depformer is not None  # Delays.of refuses a model without.
-    with no_compile(), FoldedLinears():
+    with no_compile(), _folding(lm.depformer, lm.depformer_in, lm.linears):
         inputs = torch.stack([*_depformer_inputs(lm, forced, hidden)], dim=2)  # [B, n, Q, d]
         told = lm.depformer(inputs.view(batch * steps, lm.dep_q, -1))
         logits = [
@@ -71,6 +73,13 @@ class FoldedLinears(TorchFunctionMode):
             product = F.linear(rows.flatten(end_dim=-2), *rest, **kwargs)
             return product.view(*rows.shape[:-1], product.shape[-1])
         return func(*args, **kwargs)
+
+
+def _folding(*modules: nn.Module) -> AbstractContextManager[object]:
+    """FoldedLinears where PyTorch does not fold by itself; they ask Python of every operation."""
+    parameters = itertools.chain.from_iterable(module.parameters() for module in modules)
+    wanted = all(parameter.requires_grad for parameter in parameters)
+    return nullcontext() if wanted else FoldedLinears()
 
 
 def _depformer_inputs(lm: LMModel, forced: Tensor, hidden: Tensor) -> Iterable[Tensor]:
