@@ -114,6 +114,7 @@ def _run(folder: Path, recipe: Recipe) -> None:
         _job(
             *("cache_codes", "--config", "configs/cache_folder.yaml", "codec.name=tiny"),
             *(f"input.audio={folder / 'train'}", f"output={cache}", *recipe.caching),
+            "cluster.num_workers=0",
         )
     if not (run / "export").exists():
         _job(
@@ -125,7 +126,7 @@ def _run(folder: Path, recipe: Recipe) -> None:
         _job(
             *("evaluate_decoder", "--config", "configs/evaluate_decoder.yaml", "codec=tiny"),
             *(f"decoder={run}", f"data.audio={folder / 'held_out'}", f"output={evaluation}"),
-            "--resume-if-begun",
+            *("--resume-if-begun", "cluster.num_workers=0"),
         )
 
 
