@@ -117,18 +117,27 @@ def band_energies(power: Tensor) -> Tensor:
 
     Linear: it may be taken of cross terms, before they are added up.
     """
-    band = envelope_band(torch.arange(power.shape[-2]) * TARGET_RATE / FRAME)
-    # [bands, bins], one over the band's number of bins where the bin is in it.
-    member = (band == torch.arange(ENVELOPE_BANDS)[:, None]).to(power)
-    return member / member.sum(dim=1, keepdim=True) @ power
+    return band_means(FRAME, ENVELOPE_START_HZ, ENVELOPE_BANDS, power) @ power
+
+
+def band_means(n_fft: int, start_hz: int, bands: int, like: Tensor) -> Tensor:
+    """[bands, n_fft // 2 + 1]: a spectrum's mean over each equal band from `start_hz` to the top.
+
+    One over the band's number of bins where the bin is in it; of `like`'s type and device.
+    """
+    band = _equal_band(torch.arange(n_fft // 2 + 1) * TARGET_RATE / n_fft, start_hz, bands)
+    member = (band == torch.arange(bands)[:, None]).to(like)
+    return member / member.sum(dim=1, keepdim=True)
 
 
 def envelope_band(hertz: Tensor) -> Tensor:
     """The number of the band of env-r that each frequency is in, -1 below the first; int64."""
-    width = (TARGET_RATE / 2 - ENVELOPE_START_HZ) / ENVELOPE_BANDS
-    return (
-        ((hertz.double() - ENVELOPE_START_HZ) / width).floor().clamp(-1, ENVELOPE_BANDS - 1).long()
-    )
+    return _equal_band(hertz, ENVELOPE_START_HZ, ENVELOPE_BANDS)
+
+
+def _equal_band(hertz: Tensor, start_hz: int, bands: int) -> Tensor:
+    width = (TARGET_RATE / 2 - start_hz) / bands
+    return ((hertz.double() - start_hz) / width).floor().clamp(-1, bands - 1).long()
 
 
 def correlate_envelopes(estimate: Tensor, reference: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torchaudio.functional
 from torch import Tensor
 
 from ttt.snac.geometry import TARGET_RATE
-from ttt.snac.metrics import CUTOFF_HZ
+from ttt.snac.metrics import CUTOFF_HZ, band_means
 from ttt.snac.train.config import LossConfig
 
 
@@ -185,10 +185,5 @@ def _mel_filters(n_fft: int, bands: int, dtype: torch.dtype, device: torch.devic
 
 @functools.cache
 def _band_means(n_fft: int, bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[bands, bins]: one over a band's number of bins where the bin is in it."""
     with torch.inference_mode(False):
-        hertz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * TARGET_RATE / n_fft
-        width = (TARGET_RATE / 2 - CUTOFF_HZ) / bands
-        band = ((hertz - CUTOFF_HZ) / width).floor().clamp(max=bands - 1)
-        member = (band == torch.arange(bands)[:, None]).to(dtype)
-        return (member / member.sum(dim=1, keepdim=True)).to(device)
+        return band_means(n_fft, CUTOFF_HZ, bands, torch.empty(0, dtype=dtype, device=device))
