@@ -31,7 +31,8 @@ def test_the_clips_of_all_folds_are_judged_at_once(
         noise = 0.1 * np.random.default_rng(clip).standard_normal(24_000)
         soundfile.write(audio / f"{clip}.wav", noise, 48_000)
 
-    def run(folder: Path) -> None:
+    def run(folder: Path, recipe: recorded.Recipe) -> None:
+        assert recipe == recorded.RECIPES["level"]
         lines = []
         for path in sorted((folder / "held_out").iterdir()):
             clip = reader.read(ClipInput(path.name, source=str(path)))
@@ -45,9 +46,9 @@ def test_the_clips_of_all_folds_are_judged_at_once(
         )
 
     monkeypatch.setattr(recorded, "_run", run)
-    recorded.main(audio, tmp_path / "out")
+    recorded.main(audio, tmp_path / "out", "level")
     summary = records.read_json(tmp_path / "out" / "summary.json")
-    assert summary["clips"] == 6
+    assert (summary["recipe"], summary["clips"]) == ("level", 6)
     assert summary["verdict"]["heading"] != "No verdict"
     assert summary["systems"]["ours_48k"]["lsd"]["n"] == 6
     assert len(summary["tricks_by_fold"]) == recorded.FOLDS
