@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ttt.codebook_weights import CodebookWeights
 from ttt.config import Config
 
 FRAME_RATE = 12.5
@@ -63,7 +64,7 @@ class ChapterConfig(Config):
 class LongContextConfig(Config):
     """What is computed from the records; changing it needs no model, only `rescore`."""
 
-    weights: Literal["moshi", "uniform"] = "moshi"
+    weights: CodebookWeights = "moshi"
     """The loss that headlines: moshi (100:1 for the semantic codebook) or uniform (mean of 8)."""
     positions: tuple[int, ...] = (1000, 2000, 4000, 8000, 16000, 24000)
     """Frames at which the loss is reported."""

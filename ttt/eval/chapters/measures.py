@@ -19,14 +19,15 @@ from itertools import count, pairwise
 import numpy as np
 import numpy.typing as npt
 
+from ttt.codebook_weights import mixture
 from ttt.eval.chapters.records import ChapterRecord
 from ttt.eval.config import LongContextConfig
 
 Floats = npt.NDArray[np.float64]
 
 LOSSES: dict[str, tuple[float, ...]] = {
-    "moshi": (100 / 107, *[1 / 107] * 7),
-    "uniform": (1 / 8,) * 8,
+    "moshi": mixture("moshi", 8),
+    "uniform": mixture("uniform", 8),
     "semantic": (1.0, *[0.0] * 7),
     "acoustic": (0.0, *[1 / 7] * 7),
 }

@@ -1,0 +1,35 @@
+"""Training of TTT layers and LoRA inside a Moshi whose own weights never change.
+
+Names are imported when they are first asked for: reading a configuration needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ttt.moshi.training.attention import block_attention, set_attention_block
+    from ttt.moshi.training.loss import WeightedSum, weighted_nll, weighted_nll_sum
+
+__all__ = [
+    "WeightedSum",
+    "block_attention",
+    "set_attention_block",
+    "weighted_nll",
+    "weighted_nll_sum",
+]
+
+_HOMES = {
+    "WeightedSum": "loss",
+    "block_attention": "attention",
+    "set_attention_block": "attention",
+    "weighted_nll": "loss",
+    "weighted_nll_sum": "loss",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
