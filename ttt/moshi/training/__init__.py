@@ -10,20 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ttt.moshi.training.attention import block_attention, set_attention_block
+    from ttt.moshi.training.config import MemoryConfig
+    from ttt.moshi.training.forward import mini_batches_per_checkpoint, sparing, training_nll
     from ttt.moshi.training.loss import WeightedSum, weighted_nll, weighted_nll_sum
 
 __all__ = [
+    "MemoryConfig",
     "WeightedSum",
     "block_attention",
+    "mini_batches_per_checkpoint",
     "set_attention_block",
+    "sparing",
+    "training_nll",
     "weighted_nll",
     "weighted_nll_sum",
 ]
 
 _HOMES = {
+    "MemoryConfig": "config",
     "WeightedSum": "loss",
     "block_attention": "attention",
+    "mini_batches_per_checkpoint": "forward",
     "set_attention_block": "attention",
+    "sparing": "forward",
+    "training_nll": "forward",
     "weighted_nll": "loss",
     "weighted_nll_sum": "loss",
 }
