@@ -27,7 +27,8 @@ from ttt.snac.train.curriculum import Epoch
 from ttt.snac.train.decoder import DecoderTrainee
 from ttt.snac.train.step import DecoderRecipe
 from ttt.snac.train.window_reader import MicroBatch
-from ttt.snac.train.windows import BatchId, WindowShape
+from ttt.snac.train.windows import WindowShape
+from ttt.training.micro_batches import BatchId
 from ttt.training.optim import Update
 
 TURNS = 20

@@ -58,7 +58,8 @@ from ttt.snac.cache.shards import (
 )
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
-from ttt.snac.train.windows import BatchId, WindowShape
+from ttt.snac.train.windows import WindowShape
+from ttt.training.micro_batches import BatchId
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
 BATCH = 32

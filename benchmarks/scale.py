@@ -36,13 +36,8 @@ from ttt.snac.cache.shard_file import CodecIdentity, ShardHeader, shard_schema
 from ttt.snac.cache.shards import codes_uri, index_uri, shards_folder
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
 from ttt.snac.train.curriculum import CurriculumConfig
-from ttt.snac.train.windows import (
-    BatchId,
-    WindowPlan,
-    WindowShape,
-    WindowsPerClip,
-    rank_micro_batches,
-)
+from ttt.snac.train.windows import WindowPlan, WindowShape, WindowsPerClip
+from ttt.training.micro_batches import BatchId, rank_micro_batches
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
 CLIPS, CLIPS_PER_SHARD, MEAN_SECONDS = 2_800_000, 1_000, 6.43

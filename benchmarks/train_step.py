@@ -41,11 +41,12 @@ from ttt.snac.train.decoder import DecoderTrainee
 from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.step import DecoderRecipe
 from ttt.snac.train.window_reader import MicroBatch
-from ttt.snac.train.windows import BatchId, WindowShape
+from ttt.snac.train.windows import WindowShape
 from ttt.statistics.intervals import clustered_ratio_interval
 from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import LoopSettings, train
+from ttt.training.micro_batches import BatchId
 from ttt.training.ranks import Communicator, ProcessGroup, SingleProcess
 
 TURNS, STEPS_PER_TURN = 12, 10

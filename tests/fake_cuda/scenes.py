@@ -32,7 +32,7 @@ from ttt.snac.model import Decoder48k, deterministic
 from ttt.snac.train.config import LossConfig
 from ttt.snac.train.validation import validate
 from ttt.snac.train.window_reader import MicroBatch
-from ttt.snac.train.windows import BatchId
+from ttt.training.micro_batches import BatchId
 from ttt.training.ranks import SingleProcess
 
 

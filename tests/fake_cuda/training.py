@@ -14,11 +14,11 @@ from ttt.snac.train.decoder import DecoderTrainee
 from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.step import VALID, DecoderRecipe, accumulate_gradients
 from ttt.snac.train.window_reader import MicroBatch
-from ttt.snac.train.windows import BatchId
 from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import LoopSettings
 from ttt.training.loop import train as train_in_loop
+from ttt.training.micro_batches import BatchId
 from ttt.training.ranks import SingleProcess
 from ttt.training.schedules import EpochPlan
 

@@ -30,7 +30,7 @@ from tests.ray_jobs.nano_training import World
 from ttt import records
 from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.shards import read_shard_table
-from ttt.snac.train.windows import BatchId
+from ttt.training.micro_batches import BatchId
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ROOT / "tests" / "input_formats"

@@ -26,7 +26,8 @@ from ray_jobs.decoder.train.window_source import (
 from tests.code_caches import GEOMETRY, write_impulse_cache
 from ttt.snac.cache.index import open_cache
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
-from ttt.snac.train.windows import BatchId, WindowShape
+from ttt.snac.train.windows import WindowShape
+from ttt.training.micro_batches import BatchId
 
 SHAPES = (
     WindowShape(core_coarse=6, context_coarse=2, clips_per_micro_batch=2, micro_batches_per_step=4),

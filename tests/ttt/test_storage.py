@@ -17,9 +17,9 @@ from tests.object_store import ObjectStore
 from ttt import checkpoint, records, retries, storage
 from ttt.checkpoint import Snapshot
 from ttt.errors import UserError
+from ttt.files.parquets import whole_file
+from ttt.files.ranged import open_ranged, open_seekable
 from ttt.retries import StorageUnavailable
-from ttt.snac.cache.ranged_file import open_ranged, open_seekable
-from ttt.snac.cache.shard_file import whole_file
 
 TRIES = 4
 """One, and one after each pause."""

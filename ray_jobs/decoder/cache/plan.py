@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ray_jobs.config.load import dump_yaml
 from ray_jobs.decoder.cache.encoder import Noted
 from ray_jobs.decoder.cache_config import INPUT_FOLDERS, CacheConfig
-from ttt import records, storage
+from ray_jobs.runtime.cache_folder import claim, is_claimed, read_claim, remove_abandoned_files
+from ttt import storage
 from ttt.audio import read_header
-from ttt.config import differences, fixed_part
+from ttt.config import fixed_part
 from ttt.errors import UserError
 from ttt.snac.cache.gain_copies import refuse_ids_of_copies
 from ttt.snac.cache.inputs import ClipFacts, ClipInput, LeftOut
@@ -109,10 +109,9 @@ def claim_output(plan: CachePlan) -> None:
     """
     config = plan.config
     if _claimed(plan):
-        _remove_abandoned_files(config.output)
+        remove_abandoned_files(config.output)
         return
-    storage.write_bytes(storage.join(config.output, "config.yaml"), dump_yaml(config).encode())
-    records.write_json(_claim_uri(config), _identity(plan))
+    claim(config.output, config, _identity(plan))
 
 
 def noted(config: CacheConfig) -> Noted:
@@ -120,8 +119,8 @@ def noted(config: CacheConfig) -> Noted:
 
     A cache that was begun before something was noted goes on without it.
     """
-    claim = records.read_json(_claim_uri(config))
-    return Noted(facts=bool(claim.get("facts")), sizes=bool(claim.get("sizes")))
+    told = read_claim(config.output)
+    return Noted(facts=bool(told.get("facts")), sizes=bool(told.get("sizes")))
 
 
 def pending_shards(plan: CachePlan) -> list[int]:
@@ -174,25 +173,8 @@ def _absolute(places: Any) -> str | list[str]:
 
 def _claimed(plan: CachePlan) -> bool:
     """Whether the output is this configuration's already. Raises UserError when another's."""
-    config = plan.config
-    names = [name for name in storage.list_names(config.output) if not name.startswith(".")]
-    if "cache.json" not in names:
-        if names and names != ["config.yaml"]:
-            raise UserError(
-                f"{config.output}: holds {', '.join(names[:3])} but no cache.json, so it is no "
-                "cache; choose an empty or new folder as output"
-            )
-        return False
-    found, wanted = records.read_json(_claim_uri(config)), _identity(plan)
-    for told in ("facts", "sizes"):  # What the shards tell is decided when they are begun.
-        wanted[told] = found.get(told)
-    if changed := sorted(differences(found, wanted), key=lambda each: each[0].split(".")):
-        told = "; ".join(f"{key} was {was}, is {now}" for key, was, now in changed)
-        raise UserError(
-            f"{config.output}: holds a cache made with other settings or inputs ({told}); choose "
-            "another output or delete it"
-        )
-    return True
+    # What the shards tell is decided when they are begun.
+    return is_claimed(plan.config.output, _identity(plan), told=("facts", "sizes"))
 
 
 def _identity(plan: CachePlan) -> dict[str, Any]:
@@ -216,20 +198,6 @@ def _identity(plan: CachePlan) -> dict[str, Any]:
         "codec": {"name": plan.codec.name, "weights_sha256": plan.codec.weights_sha256},
         "device": "gpu" if config.cluster.gpus_per_worker else "cpu",
     }
-
-
-def _remove_abandoned_files(output: str) -> None:
-    # A killed process leaves the temporary file that it was writing.
-    if not storage.is_local(output):
-        return
-    for folder in (output, storage.join(output, "shards")):
-        for name in storage.list_names(folder):
-            if storage.is_temporary(name):
-                storage.delete(storage.join(folder, name))
-
-
-def _claim_uri(config: CacheConfig) -> str:
-    return storage.join(config.output, "cache.json")
 
 
 def _mean_seconds(inputs: Sequence[ClipInput], column: str | None) -> float:

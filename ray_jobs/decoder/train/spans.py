@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
+from ttt.snac.train.windows import WindowPlan, WindowShape
+from ttt.training.micro_batches import BatchId, rank_micro_batches
 
 SPAN_MICRO_BATCHES = 4096
 """Micro-batches of an execution, about: many short epochs, or a part of a long one."""

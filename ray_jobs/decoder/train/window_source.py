@@ -11,8 +11,7 @@ checks every batch against the plan and stops loudly when one is out of place.
     source = RayWindowSource(get_dataset_shard("train"), cursor, plan, spec.shapes, rank, world)
     for batches in source.step_batches(epoch, first_step): ...                # in each worker
 
-Read tasks need a whole CPU beside the Train workers on every node that reads; without one they
-wait for ever.
+Read tasks need a whole CPU beside the Train workers on each node that reads, or wait for ever.
 """
 
 from __future__ import annotations
@@ -44,7 +43,8 @@ from ray_jobs.runtime.actors import beside_driver
 from ray_jobs.runtime.read_ahead import queue_read_tasks
 from ttt.snac.cache.index import CodeCache, open_cache
 from ttt.snac.train.window_reader import MicroBatch, Replacement, WindowReader
-from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
+from ttt.snac.train.windows import WindowPlan, WindowShape
+from ttt.training.micro_batches import BatchId, rank_micro_batches
 
 if TYPE_CHECKING:
     from ray.data.context import DataContext

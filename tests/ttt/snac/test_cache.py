@@ -7,8 +7,8 @@ import pytest
 
 from tests.code_caches import CODEC, GEOMETRY, impulse_clip, label, write_impulse_cache
 from ttt.errors import UserError
+from ttt.files.ranged import OpenFiles
 from ttt.snac.cache.index import CodeCache, DamagedClip, open_cache
-from ttt.snac.cache.ranged_file import OpenFiles
 from ttt.snac.cache.shards import build_index, write_shard
 
 LENGTHS = [[12, 5], [9]]

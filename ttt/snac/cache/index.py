@@ -21,14 +21,14 @@ import pyarrow as pa
 from ttt import retries, storage
 from ttt.errors import UserError
 from ttt.files.errors import reading_column_types
-from ttt.snac.cache.catalogue import Catalogue
-from ttt.snac.cache.ranged_file import (
+from ttt.files.ranged import (
     PREFIX_BYTES,
     OpenFiles,
     RangedFile,
     length_prefix,
     open_ranged,
 )
+from ttt.snac.cache.catalogue import Catalogue
 from ttt.snac.cache.shard_file import (
     FACT_COLUMNS,
     SAMPLE_BYTES,

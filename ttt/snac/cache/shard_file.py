@@ -1,7 +1,7 @@
 """One shard: the parquet file that holds the codes of about 1,000 clips and their 48 kHz audio.
 
 Shards are uncompressed and the audio is PLAIN, one page per row group, so that the samples of a
-clip are contiguous in the file and a window of them is one read (ttt.snac.cache.ranged_file).
+clip are contiguous in the file and a window of them is one read (ttt.files.ranged).
 
 Columns, none nullable: clip_id string, n_coarse int32, n_samples int32, codes_0/1/2 list<int16>,
 audio binary (int16 little-endian mono), gain_db float32, lag_samples int32, crc32 uint32. The
@@ -17,10 +17,8 @@ samples_48k(n) samples, of which the first n_samples are real and the rest zeros
 from __future__ import annotations
 
 import json
-import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ttt import storage
 from ttt.errors import UserError
-from ttt.files.errors import reading_column_types
-from ttt.snac.cache.ranged_file import open_seekable
+from ttt.files.parquets import open_parquet, whole_file
 from ttt.snac.geometry import CodeGeometry
 
 FORMAT_VERSION = 1
@@ -119,20 +115,8 @@ def write_shard(
 
 def read_shard_table(uri: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A shard's columns (all by default). Raises UserError when it is damaged or no shard."""
-    with open_shard(uri) as shard:
+    with open_parquet(uri) as shard:
         return shard.read(columns=list(columns) if columns is not None else None)
-
-
-@contextmanager
-def open_shard(uri: str | Path) -> Iterator[pq.ParquetFile]:
-    """An open shard; every way in which parquet can be damaged becomes a UserError."""
-    try:
-        with open_seekable(str(uri)) as file:
-            with reading_column_types():
-                shard = pq.ParquetFile(file)
-            yield shard
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{uri}: not a readable parquet file ({_first_line(error)})") from error
 
 
 def shard_schema(header: ShardHeader, facts: Collection[str] = ()) -> pa.Schema:
@@ -229,25 +213,6 @@ def in_range(codes: np.ndarray, geometry: CodeGeometry) -> bool:
     return bool(codes.min() >= 0 and codes.max() < geometry.codebook_size)
 
 
-@contextmanager
-def whole_file(uri: str | Path) -> Iterator[pa.NativeFile]:
-    """A file to write that is complete or absent: renamed when done, or then uploaded."""
-    if storage.is_local(uri):
-        with (
-            storage.atomic_path(storage.local_path(uri)) as temporary,
-            pa.OSFile(str(temporary), "wb") as sink,
-        ):
-            yield sink
-        return
-    # Written here first: an upload that is left halfway would be completed, and could not be
-    # repeated while the object store errs.
-    with tempfile.TemporaryDirectory() as folder:
-        staged = Path(folder) / "file"
-        with pa.OSFile(str(staged), "wb") as sink:
-            yield sink
-        storage.upload(staged, uri)
-
-
 def _row_groups(clips: Sequence[Clip], geometry: CodeGeometry) -> Iterator[list[Clip]]:
     """Consecutive clips, at most ROW_GROUP_CLIPS and ROW_GROUP_BYTES of audio together."""
     group: list[Clip] = []
@@ -308,7 +273,3 @@ def _padded_samples(clip: Clip, geometry: CodeGeometry) -> int:
         return geometry.samples_48k(geometry.n_coarse_of([len(codes) for codes in clip.codes]))
     except ValueError as error:
         raise UserError(f"clip {clip.clip_id}: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

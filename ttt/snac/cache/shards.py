@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from ttt import storage
 from ttt.errors import UserError
-from ttt.files.walk import is_hidden, suffix_of
-from ttt.snac.cache.ranged_file import NO_OFFSET, open_ranged, read_at, value_offsets
+from ttt.files.parquets import open_parquet, whole_file
+from ttt.files.ranged import NO_OFFSET, open_ranged, read_at, value_offsets
+from ttt.files.shards import index_uri, names_of_shards, shards_folder
 from ttt.snac.cache.shard_file import (
     FACT_COLUMNS,
     SAMPLE_BYTES,
@@ -33,11 +34,9 @@ from ttt.snac.cache.shard_file import (
     code_columns,
     facts_in,
     interleaved_codes,
-    open_shard,
     read_shard_table,
     shard_header,
     shard_schema,
-    whole_file,
     write_shard,
 )
 from ttt.snac.geometry import CodeGeometry
@@ -92,7 +91,7 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
     tables, shards = [], []
     for number, name in enumerate(shard_names(cache_uri)):
         uri = storage.join(shards_folder(cache_uri), name)
-        with open_shard(uri) as shard:
+        with open_parquet(uri) as shard:
             this_header = shard_header(shard.schema_arrow, uri)
             check_columns(shard.schema_arrow, this_header, uri)
             header = header or this_header
@@ -122,24 +121,7 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
 
 def shard_names(cache_uri: str | Path) -> list[str]:
     """Names of a cache's shards in order. Raises UserError when there is none, or no cache."""
-    folder = shards_folder(cache_uri)
-    names = [name for name in storage.list_names(folder) if suffix_of(name) == ".parquet"]
-    names = [name for name in names if not is_hidden(name)]
-    if not names and not storage.exists(cache_uri):
-        raise UserError(f"{cache_uri}: no such cache; write it with ray_jobs.cache_codes")
-    if not names:
-        raise UserError(f"{folder}: holds no .parquet shard; write them with ray_jobs.cache_codes")
-    return names
-
-
-def shards_folder(cache_uri: str | Path) -> str:
-    """Where a cache's shards are."""
-    return storage.join(cache_uri, "shards")
-
-
-def index_uri(cache_uri: str | Path) -> str:
-    """Where a cache's index is."""
-    return storage.join(cache_uri, "index.arrow")
+    return names_of_shards(cache_uri, "ray_jobs.cache_codes")
 
 
 def codes_uri(cache_uri: str | Path) -> str:

@@ -16,8 +16,9 @@ import pyarrow as pa
 from ttt import retries, storage
 from ttt.errors import UserError
 from ttt.files.errors import reading_column_types
+from ttt.files.parquets import open_parquet
+from ttt.files.ranged import open_seekable
 from ttt.snac.cache.gain_copies import factor, stored_gain_db
-from ttt.snac.cache.ranged_file import open_seekable
 from ttt.snac.cache.shard_file import (
     SAMPLE_BYTES,
     ShardHeader,
@@ -26,7 +27,6 @@ from ttt.snac.cache.shard_file import (
     facts_in,
     in_range,
     interleaved_codes,
-    open_shard,
     shard_header,
 )
 from ttt.snac.cache.shards import (
@@ -57,7 +57,7 @@ def verify_cache(cache_uri: str | Path) -> list[str]:
     for name in names:
         uri = storage.join(shards_folder(cache_uri), name)
         try:
-            with open_shard(uri) as shard:
+            with open_parquet(uri) as shard:
                 header = shard_header(shard.schema_arrow, uri)
                 check_columns(shard.schema_arrow, header, uri)
                 first = first or header

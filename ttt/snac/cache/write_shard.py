@@ -25,12 +25,13 @@ import numpy as np
 from ttt import retries, storage
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
+from ttt.files.parquets import open_parquet, whole_file
+from ttt.files.shards import line_text, part_uri, read_part, refuse_other_size, shard_uri
 from ttt.snac.cache.bandwidth import BandwidthHours
 from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.cache.gain_copies import at_gain, copy_id, factor
 from ttt.snac.cache.inputs import ClipInput, InputChanged, LeftOut, PreparedClip, size_on_disk
-from ttt.snac.cache.shard_file import open_shard, whole_file
-from ttt.snac.cache.shards import Clip, CodecIdentity, read_catalogue, shards_folder, write_shard
+from ttt.snac.cache.shards import Clip, CodecIdentity, read_catalogue, write_shard
 from ttt.snac.cache.sources import NOTABLE_GAIN_DB
 from ttt.snac.geometry import TARGET_RATE, Codes
 
@@ -76,7 +77,7 @@ def cache_shard(
     else:
         storage.delete(shard_uri(cache_uri, number))
     lines = [_line(clip, outcome, number) for clip, outcome in zip(inputs, outcomes, strict=True)]
-    storage.write_bytes(part_uri(cache_uri, number), "".join(map(_text, lines)).encode())
+    storage.write_bytes(part_uri(cache_uri, number), "".join(map(line_text, lines)).encode())
     return lines
 
 
@@ -91,7 +92,7 @@ def is_finished(cache_uri: str | Path, number: int, inputs: Sequence[ClipInput])
     if n_clips == 0:
         return True
     try:
-        with open_shard(shard_uri(cache_uri, number)) as shard:
+        with open_parquet(shard_uri(cache_uri, number)) as shard:
             return shard.metadata.num_rows == n_clips
     except retries.StorageUnavailable:
         raise
@@ -103,22 +104,8 @@ def refuse_replaced(cache_uri: str | Path, number: int, inputs: Sequence[ClipInp
     """Raise UserError where an input's files have another size than when its shard was made."""
     part = part_uri(cache_uri, number)
     for clip, line in zip(inputs, read_part(cache_uri, number), strict=True):
-        before = line.get("file_bytes")
-        if before is None or (size := size_on_disk(clip)) == before:
-            continue
-        now = "is missing" if size is None else f"has {size:,} bytes"
-        raise UserError(
-            f"{clip.target or clip.source}: {now} and had {before:,} when {part} was written; "
-            f"bring the old audio back, choose another output, or delete {part} to have its "
-            f"{storage.name(part).removesuffix('.jsonl')} cached again"
-        )
-
-
-def read_part(cache_uri: str | Path, number: int) -> list[dict[str, Any]]:
-    """The lines of the manifest that a shard wrote."""
-    return [
-        json.loads(line) for line in storage.read_bytes(part_uri(cache_uri, number)).splitlines()
-    ]
+        place = clip.target or clip.source
+        refuse_other_size(part, place, line.get("file_bytes"), size_on_disk(clip))
 
 
 def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
@@ -141,7 +128,7 @@ def merge_manifest(cache_uri: str | Path, n_shards: int) -> dict[str, Any]:
     with whole_file(storage.join(cache_uri, "manifest.jsonl")) as sink:
         for number in range(n_shards):
             lines = read_part(cache_uri, number)
-            sink.write("".join(map(_text, lines)).encode())
+            sink.write("".join(map(line_text, lines)).encode())
             for line in lines:
                 if line["status"] == "cached":
                     counts["cached"] += 1
@@ -195,16 +182,6 @@ def check_manifest(cache_uri: str | Path) -> list[str]:
     return problems + [
         f"{uri}: clip {clip_id} of the shards is not listed" for clip_id in sorted(stored - listed)
     ]
-
-
-def shard_uri(cache_uri: str | Path, number: int) -> str:
-    """Where the clips of a shard are."""
-    return storage.join(shards_folder(cache_uri), f"shard-{number:05d}.parquet")
-
-
-def part_uri(cache_uri: str | Path, number: int) -> str:
-    """Where a shard's lines of the manifest are."""
-    return storage.join(shards_folder(cache_uri), f"shard-{number:05d}.jsonl")
 
 
 def _in_order(
@@ -293,10 +270,6 @@ def _line(clip: ClipInput, outcome: PreparedClip | LeftOut, number: int) -> dict
         **({} if outcome.copy_gains_db is None else {"copy_gains_db": outcome.copy_gains_db}),
         **size,
     }
-
-
-def _text(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _alignment(gains_db: list[float], lags: list[int]) -> dict[str, Any] | None:

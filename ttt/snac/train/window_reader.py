@@ -18,8 +18,9 @@ import torch
 from ttt.errors import UserError
 from ttt.snac.cache.index import CodeCache, DamagedClip
 from ttt.snac.train.window_places import Windows
-from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape, rank_micro_batches
+from ttt.snac.train.windows import WindowPlan, WindowShape
 from ttt.training.device import copied_ahead
+from ttt.training.micro_batches import BatchId, rank_micro_batches
 
 
 @dataclass(frozen=True)

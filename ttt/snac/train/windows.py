@@ -26,8 +26,10 @@ from typing import Literal
 import numpy as np
 
 from ttt.errors import UserError
+from ttt.permutation import hashed, permuted
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.train.window_places import ClipPlaces, Windows, hashed, permuted, windows_in
+from ttt.snac.train.window_places import ClipPlaces, Windows, windows_in
+from ttt.training.micro_batches import BatchId
 
 WindowsPerClip = Literal["length", 1]
 """How many windows of a clip an epoch hears: as many as fit into its length, or one."""
@@ -52,15 +54,6 @@ class WindowShape:
     def slice_coarse(self) -> int:
         """What is decoded of a window: its core and the context on both sides."""
         return self.core_coarse + 2 * self.context_coarse
-
-
-@dataclass(frozen=True)
-class BatchId:
-    """One micro-batch of a run: epochs count from 1, steps and micro-batches from 0."""
-
-    epoch: int
-    step: int
-    micro: int
 
 
 class WindowPlan:
@@ -258,19 +251,6 @@ def validation_windows(
         windows.chosen(usable[first : first + clips_per_batch])
         for first in range(0, len(usable), clips_per_batch)
     ]
-
-
-def rank_micro_batches(rank: int, world_size: int, micro_batches_per_step: int) -> range:
-    """The micro-batches of a step that worker `rank` of `world_size` takes.
-
-    Raises ValueError when they cannot be shared out equally.
-    """
-    if micro_batches_per_step % world_size:
-        raise ValueError(
-            f"{micro_batches_per_step} micro-batches per step cannot be shared equally by "
-            f"{world_size} workers; choose a number of workers that divides it"
-        )
-    return range(rank, micro_batches_per_step, world_size)
 
 
 def _start(room: np.ndarray, seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from ttt.errors import UserError
 from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.shards import build_index, write_shard
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
-from ttt.snac.train.windows import BatchId, WindowPlan, WindowShape
+from ttt.snac.train.windows import WindowPlan, WindowShape
+from ttt.training.micro_batches import BatchId
 
 SHAPE = WindowShape(
     core_coarse=6, context_coarse=2, clips_per_micro_batch=4, micro_batches_per_step=2

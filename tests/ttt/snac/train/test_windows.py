@@ -4,13 +4,8 @@ import pytest
 from tests.code_caches import GEOMETRY
 from ttt.errors import UserError
 from ttt.snac.train.window_places import ClipPlaces, Windows
-from ttt.snac.train.windows import (
-    BatchId,
-    WindowPlan,
-    WindowShape,
-    rank_micro_batches,
-    validation_windows,
-)
+from ttt.snac.train.windows import WindowPlan, WindowShape, validation_windows
+from ttt.training.micro_batches import BatchId, rank_micro_batches
 
 REACH = 9000  # a little more than two coarsest tokens of 4,096 samples
 SHAPE = WindowShape(

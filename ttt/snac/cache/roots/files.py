@@ -8,8 +8,12 @@ from dataclasses import dataclass
 
 from ttt import storage
 from ttt.errors import UserError
+from ttt.files.manifests import no_such_place
 from ttt.files.walk import find_files, is_hidden, natural_key, suffix_of
 from ttt.snac.cache.inputs import ClipInput
+
+KEY = "input.audio"
+"""What the configuration calls roots, for sentences."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,6 @@ def files_of(root: str, suffixes: Collection[str]) -> list[RootFile]:
     return found
 
 
-def no_such_place(root: str) -> UserError:
-    """For a root that is not there."""
-    return UserError(f"{root}: no such file or folder; correct input.audio")
-
-
 def gib(n_bytes: int) -> str:
     """Bytes for people."""
     return f"{n_bytes / 2**30:.2f} GiB"
@@ -68,7 +67,7 @@ def _local_files(root: str, suffixes: Collection[str]) -> list[RootFile]:
     if os.path.isfile(path):
         return [RootFile(os.path.basename(path), path, os.path.getsize(path))]
     if not os.path.isdir(path):
-        raise no_such_place(root)
+        raise no_such_place(root, KEY)
     return [
         RootFile(
             each.path,
@@ -85,7 +84,7 @@ def _remote(root: str, suffixes: Collection[str]) -> list[RootFile]:
     if size is not None:
         return [RootFile(storage.name(root), root, size)]
     if not storage.exists(root):
-        raise no_such_place(root)
+        raise no_such_place(root, KEY)
     found = [
         RootFile(path, storage.join(root, *path.split("/")), n_bytes)
         for path, n_bytes in storage.files_below(root).items()

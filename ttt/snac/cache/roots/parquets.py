@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from ttt.errors import UserError
 from ttt.files.errors import cause, reading_column_types
+from ttt.files.ranged import open_seekable
 from ttt.retries import StorageUnavailable
 from ttt.snac.cache.inputs import ClipInput, InputChanged, LeftOut
-from ttt.snac.cache.ranged_file import open_seekable
 from ttt.snac.cache.roots.files import Listing, RootFile, files_of, gib
 from ttt.snac.cache.speakers import rule_name, with_speaker
 

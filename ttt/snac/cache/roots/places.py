@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 
 from ttt import storage
+from ttt.files.ranged import RangedFile, open_ranged, read_at
 from ttt.retries import StorageUnavailable
 from ttt.snac.cache.inputs import ClipInput, InputChanged, LeftOut
-from ttt.snac.cache.ranged_file import RangedFile, open_ranged, read_at
 from ttt.snac.cache.roots.parquets import ParquetRows
 from ttt.sound.splice import Sound, SoundBytes
 

@@ -16,9 +16,9 @@ from typing import BinaryIO, cast
 
 from ttt import storage
 from ttt.errors import UserError
+from ttt.files.ranged import open_seekable
 from ttt.files.walk import is_hidden, shown, suffix_of
 from ttt.snac.cache.inputs import ClipInput
-from ttt.snac.cache.ranged_file import open_seekable
 from ttt.snac.cache.roots.files import Listing, RootFile, files_of, gib
 from ttt.snac.cache.sources import AUDIO_SUFFIXES
 from ttt.snac.cache.speakers import rule_name, with_speaker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ttt.snac.train.window_places import permuted
+from ttt.permutation import permuted
 
 
 @pytest.mark.parametrize("count", [*range(1, 70), 1000, 1023, 1024, 1025, 99_991])

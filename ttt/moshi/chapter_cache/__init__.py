@@ -1,0 +1,1 @@
+"""A cache of whole chapters as codes: written once, read by the frame."""
