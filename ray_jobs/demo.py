@@ -15,12 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from ray_jobs.reports.demo import build_page
-from ray_jobs.reports.page import read_pictures
+from ray_jobs.reports.demo import write_page
 from ray_jobs.runtime.demo_steps import steps
-from ttt import storage
 from ttt.errors import UserError
-from ttt.records import read_json
 from ttt.synthetic.pairs import write_fixtures
 from ttt.synthetic.voice import write_corpus
 
@@ -48,22 +45,11 @@ def main() -> int:
         if code != 0:
             print(f"[demo] {module} stopped with exit code {code}", file=sys.stderr)
             return code
-    page = _write_page(folder)
+    page = write_page(folder)
     minutes = (time.monotonic() - began) / 60
     print(f"\n[demo] finished in {minutes:.1f} minutes")
     print(f"[demo] report: {page}")
     return 0
-
-
-def _write_page(folder: Path) -> Path:
-    parts = ("evaluation", "chapters_effect", "chapters_null", "pairs")
-    decoder, effect, null, pairs = (read_json(folder / p / "summary.json") for p in parts)
-    links = [f"{part}/report.html" for part in parts]
-    page = folder / "report.html"
-    pictures = read_pictures(folder / parts[1]), read_pictures(folder / parts[2])
-    made = build_page(decoder, effect, null, pairs, links, pictures=pictures)
-    storage.write_bytes(page, made.encode())
-    return page
 
 
 def _start_afresh(folder: Path) -> None:

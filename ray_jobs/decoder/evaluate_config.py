@@ -65,7 +65,7 @@ class ReportConfig(Config):
     examples: int = 3
     """Clips to see and hear, by rank from the best to the worst; 0 for none."""
     example_seconds: float = 5.0
-    """Length of the passage, from the middle of the clip; 5 s of four players take about 2 MB."""
+    """Length of the passage, from the middle of the clip; 5 s of five players take about 2.5 MB."""
     write_card: bool = True
     """Put the numbers into the README.md of the export that was measured."""
     visqol: bool | Literal["auto"] = "auto"

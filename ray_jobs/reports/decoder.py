@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from ray_jobs.reports.examples import Example, panels
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import number
-from ttt.audio import flac_bytes
-from ttt.plots import Curve, curves, spectrograms
+from ttt.plots import Curve, curves
 from ttt.snac.evaluation.systems import (
     BASELINE,
     CEILING,
     METRIC_NAMES,
     OURS,
     SYSTEM_NAMES,
-    TRUE,
     with_tricks,
 )
 from ttt.snac.evaluation.trick_levels import FittedTricks
 from ttt.snac.evaluation.verdict_words import level_notes
 from ttt.snac.evaluation.visqol import told_by
-from ttt.snac.geometry import TARGET_RATE
 from ttt.snac.verdict import check_metrics_together, digits
-
-_PANEL_NAMES = {
-    TRUE: "True 48 kHz",
-    OURS: "Ours, 48 kHz",
-    BASELINE: "Codec 24 kHz, resampled",
-    CEILING: "True 24 kHz, resampled",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """A passage of one clip to see and hear."""
-
-    clip_id: str
-    place: str
-    """Its rank, such as "best of 12", and the number that ranked it."""
-    start_seconds: float
-    audio: Mapping[str, np.ndarray]
-    """TRUE and systems -> int16 [T] at 48 kHz."""
 
 
 def build_report(
@@ -76,23 +52,10 @@ def build_report(
         systems=SYSTEM_NAMES,
         notes=[summary["units"]["sentence"], *level_notes(summary["tricks"]), visqol["sentence"]],
         opinions=visqol.get("systems", {}),
-        examples=[_example(example) for example in examples],
+        examples=[panels(example) for example in examples],
         training=_training(history),
         clips=_every_clip(clips, summary["tricks"], metrics),
     )
-
-
-def _example(example: Example) -> dict[str, Any]:
-    """Its title, picture and sounds."""
-    named = {name: example.audio[key] for key, name in _PANEL_NAMES.items()}
-    seconds = len(example.audio[TRUE]) / TARGET_RATE
-    return {
-        "title": f"{example.clip_id} ({example.place})",
-        "png": spectrograms(named, TARGET_RATE),
-        "alt": f"Spectrograms of {example.clip_id}: {', '.join(named)}",
-        "caption": f"{seconds:.1f} s from second {example.start_seconds:.1f}",
-        "sounds": {name: flac_bytes(audio, TARGET_RATE) for name, audio in named.items()},
-    }
 
 
 def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:

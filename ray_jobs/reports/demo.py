@@ -1,4 +1,5 @@
-"""The demo's page: the decoder's verdict, and what remembering gains where it can and cannot.
+"""The demo's page: a clip to hear, the decoder's verdict, and what remembering gains where it can
+and cannot.
 
 What the two chapter evaluations should show is known beforehand (ttt/assets/tiny_moshi_effect).
 Each picture's sentence is computed from its summary, and says so when it is not as it should be.
@@ -7,15 +8,34 @@ Each picture's sentence is computed from its summary, and says so when it is not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ray_jobs.reports.page import render
+from ray_jobs.reports.examples import PANELS, Example, panels, read_examples
+from ray_jobs.reports.page import read_pictures, render
 from ray_jobs.reports.words import equivalence_words, interval_words, number, words
+from ttt import storage
 from ttt.eval.figures import LOSS_NAMES, chapter_figures, drawn_pngs
+from ttt.records import read_json
+from ttt.snac.evaluation.systems import BASELINE, FOLDING_HISS, OURS, TRUE
 
 _FLAT_SHARE = 0.1
 """A model is flat when its slope's whole interval is within this share of the other's slope."""
+_CLIP_PANELS = {key: PANELS[key] for key in (TRUE, BASELINE, FOLDING_HISS, OURS)}
 _Pictures = Mapping[str, bytes]
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page from the evaluations in the demo's folder; returns where it is."""
+    parts = ("evaluation", "chapters_effect", "chapters_null", "pairs")
+    decoder, effect, null, pairs = (read_json(folder / p / "summary.json") for p in parts)
+    links = [f"{part}/report.html" for part in parts]
+    page = folder / "report.html"
+    examples = read_examples(folder / parts[0] / "examples")
+    pictures = read_pictures(folder / parts[1]), read_pictures(folder / parts[2])
+    made = build_page(decoder, effect, null, pairs, links, examples, pictures=pictures)
+    storage.write_bytes(page, made.encode())
+    return page
 
 
 def build_page(
@@ -24,6 +44,7 @@ def build_page(
     null: Mapping[str, Any],
     pairs: Mapping[str, Any],
     links: Sequence[str],
+    examples: Sequence[Example],
     *,
     pictures: tuple[_Pictures, _Pictures] | None = None,
 ) -> str:
@@ -32,6 +53,8 @@ def build_page(
 
     Args:
         links: the addresses of the four whole reports, relative to this page.
+        examples: of the decoder's evaluation, from the best to the worst; the page opens with
+            the one in the middle.
         pictures: PNGs of both chapter evaluations by the names of `ttt.eval.figures`; None
             draws them.
     """
@@ -40,6 +63,7 @@ def build_page(
         "demo.html.j2",
         "What the demo made",
         subtitle="Every number is of this run.",
+        clip=panels(examples[len(examples) // 2], _CLIP_PANELS),
         verdict=decoder["verdict"],
         effect=_effect(effect),
         null=_null(null, effect),

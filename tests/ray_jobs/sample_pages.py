@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_jobs.reports.decoder import Example
+from ray_jobs.reports.examples import Example
 from tests.ttt.eval import finished_run, scored_pairs
 from tests.ttt.snac.test_verdict import _rows
 from ttt.audio import flac_bytes
@@ -14,7 +14,7 @@ from ttt.eval.chapters.summary import CHAPTERS
 from ttt.eval.pairs.summary import PAIRS
 from ttt.eval.rescore import rescore
 from ttt.records import provenance, write_json
-from ttt.snac.evaluation.systems import BASELINE, CEILING, OURS, TRUE
+from ttt.snac.evaluation.systems import BASELINE, CEILING, FOLDING_HISS, OURS, TRUE
 from ttt.snac.evaluation.trick_levels import fit
 from ttt.snac.verdict import summarize
 
@@ -53,7 +53,7 @@ def decoder() -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
     audio = {
         key: (rng.normal(size=24_000) * 1000).astype(np.int16)
-        for key in (TRUE, OURS, BASELINE, CEILING)
+        for key in (TRUE, OURS, BASELINE, FOLDING_HISS, CEILING)
     }
     examples = [Example(LONG, "best of 8: LSD 0.59 times resampling's", 1.0, audio)]
     row = {"lsd": 2.0, "lsd_lf": 1.0, "l1": 0.1}

@@ -4,12 +4,14 @@ import copy
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ray_jobs.config.load import load_config
 from ray_jobs.config.schema import config_class
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.reports.demo import build_page
+from ray_jobs.reports.examples import Example
 from ray_jobs.reports.page import TEMPLATES
 from ray_jobs.runtime.demo_steps import steps
 from tests.jobs import run_chapters
@@ -17,9 +19,15 @@ from tests.ttt.eval.scored_pairs import made_pairs, noisy, write_run
 from ttt.eval.pairs.summary import PAIRS
 from ttt.eval.rescore import summarize_run
 from ttt.records import read_json
+from ttt.snac.evaluation.systems import BASELINE, CEILING, FOLDING_HISS, OURS, TRUE
 
 ROOT = Path(__file__).resolve().parents[2]
 DECODER = {"verdict": {"kind": "good", "heading": "Better", "sentences": ["By a tenth."]}}
+AUDIO = {
+    system: np.random.default_rng(seed).integers(-900, 900, 24_000, dtype=np.int16)
+    for seed, system in enumerate((TRUE, OURS, BASELINE, FOLDING_HISS, CEILING))
+}
+EXAMPLES = [Example(f"anna/{rank}.wav", f"rank {rank} of 3", 0.5, AUDIO) for rank in (1, 2, 3)]
 LINKS = [f"{part}/report.html" for part in ("evaluation", "effect", "null", "pairs")]
 Summaries = tuple[dict, dict]
 accuracy_table = TEMPLATES.get_template("pair_parts.html.j2").module.accuracy_table  # type: ignore[attr-defined]
@@ -47,14 +55,25 @@ def summaries(tmp_path_factory: pytest.TempPathFactory) -> Summaries:
 
 def page(effect: dict, null: dict) -> str:
     pairs = {"runs": {"baseline-paper": {"metrics": {}}}}
-    return build_page(DECODER, effect, null, pairs, LINKS)
+    return build_page(DECODER, effect, null, pairs, LINKS, EXAMPLES)
+
+
+def test_the_page_opens_with_a_clip_to_see_and_hear(summaries: Summaries) -> None:
+    html = page(*summaries)
+    clip, words = html.index("anna/2.wav (rank 2 of 3)"), html.index("By a tenth.")
+    assert clip < html.index("<audio") < words
+    players = re.findall('aria-label="(.*?)" src="data:audio/flac', html)
+    assert players == [
+        "True 48 kHz", "Codec 24 kHz, resampled", "The same + folding + hiss", "Ours, 48 kHz",
+    ]  # fmt: skip
+    assert 'alt="Spectrograms of anna/2.wav: True 48 kHz, Codec 24 kHz, resampled, The same' in html
 
 
 def test_the_two_pictures_come_out_and_the_page_says_so(summaries: Summaries) -> None:
     effect, null = summaries
     html = page(effect, null)
     assert "Beyond the window baseline is flat, and ttt falls" in html
-    assert html.count('src="data:image/png;base64,') == 4
+    assert html.count('src="data:image/png;base64,') == 1 + 4
     assert re.findall('href="(.*?)"', html) == LINKS
     assert not re.search(r"https?://", html)
     measured = effect["comparisons"][0]["losses"]["moshi"]["measures"]["beyond_window"]

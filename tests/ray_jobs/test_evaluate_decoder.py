@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ray_jobs import evaluate_decoder
@@ -22,11 +23,16 @@ from ray_jobs.decoder.evaluate_config import (
     ReportConfig,
 )
 from ray_jobs.reports import decoder as decoder_report
+from ray_jobs.reports.examples import read_examples
 from ray_jobs.runtime.items import HereWorker
 from tests.jobs import run_decoder_evaluation
+from ttt.audio import to_int16
 from ttt.errors import UserError
-from ttt.snac.evaluation.systems import FOLDING_HISS, HISS, OURS_WITHOUT_FLOOR
-from ttt.snac.evaluation.trick_levels import GRID
+from ttt.snac.cache.inputs import ClipInput
+from ttt.snac.evaluate import Evaluator
+from ttt.snac.evaluation.clips import ClipReader
+from ttt.snac.evaluation.systems import FOLDING_HISS, HISS, OURS_WITHOUT_FLOOR, TRUE
+from ttt.snac.evaluation.trick_levels import GRID, FittedTricks
 from ttt.snac.evaluation.visqol import is_installed
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
@@ -133,12 +139,36 @@ def test_the_page_opens_offline_and_shows_everything(evaluated: Evaluated) -> No
     page.feed(text)
     assert page.ids == ["results", "examples", "clips", "left-out", "origin"]
     assert page.counts["img"] == 2
-    assert page.counts["audio"] == 2 * 4
+    assert page.counts["audio"] == 2 * 5, "the strongest trick is heard among them"
     assert all(address.startswith("data:") for address in page.addresses)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
     for words in ("a/0.wav", "a/1.wav", "broken.wav", evaluated.summary()["decoder"]["sha256"]):
         assert words in text
     assert evaluated.summary()["verdict"]["heading"] in text
+
+
+def test_what_the_page_plays_lies_beside_it(evaluated: Evaluated) -> None:
+    best, worst = read_examples(evaluated.output / "examples")
+    assert {best.clip_id, worst.clip_id} == {"a/0.wav", "a/1.wav"}
+    assert best.place.startswith("best of 2: LSD")
+    level = FittedTricks.from_dict(evaluated.summary()["tricks"]["here"]).folding_hiss
+    codec = load_codec(evaluated.config.codec or "")
+    reader = ClipReader(codec, None, evaluated.config.quality)
+    evaluator = Evaluator(Decoder48k.from_pretrained(evaluated.export), codec)
+    for example in (best, worst):
+        (path,) = Path(evaluated.config.data.audio or "").glob(example.clip_id)
+        clip = reader.read(ClipInput(example.clip_id, source=str(path)))
+        passage = evaluator.passage(clip, 0.5, {FOLDING_HISS: level})
+        assert set(example.audio) == {TRUE, OURS, BASELINE, FOLDING_HISS, CEILING}
+        assert example.start_seconds == passage.start_seconds
+        for system, audio in example.audio.items():
+            assert len(audio) == 24_000
+            assert np.array_equal(audio, passage.audio[system]), system
+        begin = int(example.start_seconds * 48_000)
+        whole = evaluator.render(clip)[OURS]
+        assert np.array_equal(example.audio[OURS], to_int16(whole[begin : begin + 24_000]))
+        added = example.audio[FOLDING_HISS].astype(float) - example.audio[BASELINE]
+        assert np.abs(added).max() > 0
 
 
 @pytest.mark.skipif(not is_installed(), reason="ViSQOL is not installed: make setup METRICS=1")

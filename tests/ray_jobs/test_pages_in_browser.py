@@ -93,7 +93,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "sweep": sweep.build_report(sample_pages.sweep()),
         "demo": demo.build_page(
-            evaluated[0], of_chapters, of_chapters, of_pairs, links, pictures=both
+            evaluated[0],
+            of_chapters,
+            of_chapters,
+            of_pairs,
+            links,
+            evaluated[2],
+            pictures=both,
         ),
         "chapters compared": compare_chapters(f"{heard}:baseline", f"{heard}:baseline").page,
         "pairs compared": compare_pairs(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,9 @@ from ray_jobs import train_decoder
 from ray_jobs.config.load import load_config
 from ray_jobs.decoder.train.setup import TrainPlan, kept_out_windows, make_plan
 from ray_jobs.decoder.train_config import TrainConfig
+from tests.object_store import ObjectStore
 from tests.ray_jobs.nano_training import (
+    ON_RAY,
     ROOT,
     TOTAL_STEPS,
     World,
@@ -24,7 +29,8 @@ from tests.ray_jobs.nano_training import (
     steps_recorded,
     wait_until,
 )
-from ttt import checkpoint
+from tests.ray_jobs.worker_processes import worker_pids
+from ttt import checkpoint, storage
 from ttt.snac.export import read_config
 from ttt.snac.model import Decoder48k
 
@@ -139,6 +145,29 @@ def test_a_run_that_is_stopped_in_a_fold_says_so_and_goes_on(
     assert not (run / "export").exists()
     assert train_decoder.main([*world.overrides(run), TWO_FOLDS, "--resume"]) == 0
     assert exported(run) == exported(folded)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_folds_on_two_ray_workers_and_an_object_store_survive_a_kill(
+    world: World, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    assert train_decoder.main([*world.overrides(tmp_path / "run"), TWO_FOLDS, *ON_RAY]) == 0
+    expected = exported(tmp_path / "run")
+    assert read_config(tmp_path / "run" / "export").noise_floor is not None
+    run = object_store.uri("folded")
+    arguments = ["--config", str(world.config), f"run={run}", TWO_FOLDS, *ON_RAY]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_jobs.train_decoder", *arguments], cwd=ROOT
+    )
+    second = storage.join(run, FOLDS[1], "checkpoints")
+    wait_until(lambda: "step-00000001" in storage.list_names(second), process)
+    os.kill(worker_pids("ray::RayTrainWorker")[-1], signal.SIGKILL)
+    assert process.wait(timeout=500) == 0
+    export = storage.join(run, "export")
+    for name, content in expected.items():
+        if name != "README.md":  # It names the run.
+            assert storage.read_bytes(storage.join(export, name)) == content, name
 
 
 def test_the_plan_says_what_folds_cost(

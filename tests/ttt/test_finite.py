@@ -73,7 +73,7 @@ def test_a_decoder_that_gives_nan_writes_no_wav(tmp_path: Path, number: float) -
     with pytest.raises(UserError, match="the decoder gave"):
         evaluator.measure(EvaluationClip("a", codes, audio))
     with pytest.raises(UserError, match="the decoder gave"):
-        evaluator.passage(EvaluationClip("a", codes, audio), 0.5)
+        evaluator.passage(EvaluationClip("a", codes, audio), 0.5, {})
 
 
 def test_a_sound_decoder_still_writes_its_wav(tmp_path: Path) -> None:

@@ -154,15 +154,18 @@ class Evaluator:
         """System -> 48 kHz audio float32 [T], for pictures and players."""
         return {system: audio[0].numpy() for system, audio in self._outputs(clip)}
 
-    def passage(self, clip: EvaluationClip, seconds: float) -> Passage:
-        """The middle of a clip, at most `seconds` long."""
+    def passage(self, clip: EvaluationClip, seconds: float, tricks: Mapping[str, Level]) -> Passage:
+        """The middle of a clip, at most `seconds` long.
+
+        `tricks` names further systems: the cheap tricks at these levels.
+        """
         count = min(len(clip.audio), int(seconds * TARGET_RATE))
         start = (len(clip.audio) - count) // 2
-        versions = {TRUE: clip.audio, **self.render(clip)}
-        return Passage(
-            start / TARGET_RATE,
-            {name: to_int16(audio[start : start + count]) for name, audio in versions.items()},
-        )
+        shown = slice(start, start + count)
+        versions = {TRUE: to_int16(clip.audio[shown])}
+        for system, audio in self._with_tricks(clip, tricks):
+            versions[system] = to_int16(audio[shown].numpy())
+        return Passage(start / TARGET_RATE, versions)
 
     def _outputs(self, clip: EvaluationClip) -> Iterator[tuple[str, Tensor]]:
         """Systems and their audio [1, T] on the CPU; the baseline's is [2, T], with its image."""

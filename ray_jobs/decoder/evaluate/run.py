@@ -2,7 +2,8 @@
 
 OUTPUT/results.jsonl has a line per measured clip (clip_id, seconds, speaker, decoder, systems ->
 metrics, with every level of the cheap tricks, so that a later summary can choose); summary.json the
-means, ratios, verdict, what was left out and provenance; report.html the page.
+means, ratios, verdict, what was left out and provenance; report.html the page; examples/ the
+passages that it shows, as FLAC.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ray_jobs.decoder.evaluate import clips as measured_clips
 from ray_jobs.decoder.evaluate.plan import Item, Plan
 from ray_jobs.decoder.evaluate.visqol_pass import score_clips, visqol_of, with_scores
 from ray_jobs.decoder.evaluate_config import EvaluateConfig
-from ray_jobs.reports.decoder import Example, build_report
+from ray_jobs.reports.decoder import build_report
+from ray_jobs.reports.examples import Example, write_examples
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import WorkerDied, Workers, worker_session
@@ -34,7 +36,7 @@ from ttt.numerics import exact_float32
 from ttt.snac.cache.index import open_cache_of
 from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
 from ttt.snac.evaluation.clips import ClipReader
-from ttt.snac.evaluation.systems import BASELINE, OURS, trick_levels, value
+from ttt.snac.evaluation.systems import BASELINE, FOLDING_HISS, OURS, trick_levels, value
 from ttt.snac.evaluation.trick_levels import FittedTricks, Level, fit
 from ttt.snac.evaluation.visqol import NotScored
 from ttt.snac.export import read_config
@@ -79,12 +81,13 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
             tricks = read_config(folder).tricks
             levels = trick_levels(tricks, fit([line["systems"] for line in clips]))
             scores = score_clips(config, plan.items, clips, levels, workers)
-            examples = _render(plan, workers, clips)
+            examples = _render(plan, workers, clips, levels)
         clips = with_scores(_in_order(clips, plan.items), scores)
         _write_lines(output / "results.jsonl", clips)
         summary = _summary(plan, codec, measured["decoder"], clips, left_out, tricks)
         summary["decoder"]["noise_floor"] = None if floor is None else floor.words
         records.write_json(output / "summary.json", summary)
+        write_examples(output / "examples", examples)
         page = build_report(summary, clips, examples, plan.decoder.history())
         storage.write_bytes(output / "report.html", page.encode())
         if plan.decoder.export is not None and config.report.write_card:
@@ -142,9 +145,9 @@ class EvaluateWorker:
         except NotScored:
             return None
 
-    def render(self, item: Item, seconds: float) -> Passage:
-        """The middle of a clip in all versions."""
-        return self._evaluator.passage(self._reader.read(item), seconds)
+    def render(self, item: Item, seconds: float, levels: Mapping[str, Level]) -> Passage:
+        """The middle of a clip in all versions, the tricks at these levels among them."""
+        return self._evaluator.passage(self._reader.read(item), seconds, levels)
 
 
 def _measure(
@@ -177,8 +180,13 @@ def _measure(
     return clips, left_out
 
 
-def _render(plan: Plan, workers: Workers, clips: Sequence[dict[str, Any]]) -> list[Example]:
-    """Passages of clips at even ranks from the best to the worst."""
+def _render(
+    plan: Plan,
+    workers: Workers,
+    clips: Sequence[dict[str, Any]],
+    levels: Mapping[str, Level],
+) -> list[Example]:
+    """Passages of clips at even ranks from the best to the worst, with the strongest trick."""
     config = plan.config
     ranked = sorted(clips, key=lambda line: (_lsd_ratio(line), line["clip_id"]))
     count = min(config.report.examples, len(ranked))
@@ -188,7 +196,8 @@ def _render(plan: Plan, workers: Workers, clips: Sequence[dict[str, Any]]) -> li
     item_of = {item.clip_id: item for item in plan.items}
     chosen = {ranked[rank]["clip_id"]: rank for rank in ranks}
     wanted = [item_of[clip_id] for clip_id in chosen]
-    passages = workers.each("render", wanted, config.report.example_seconds)
+    strongest = {name: level for name, level in levels.items() if name == FOLDING_HISS}
+    passages = workers.each("render", wanted, config.report.example_seconds, strongest)
     examples = []
     for item, passage in passages:
         if not isinstance(passage, WorkerDied):
