@@ -37,6 +37,7 @@ def decoder() -> tuple[Any, ...]:
         "decoder": {
             "name": "step-00001000", "source": f"runs/{LONG}", "sha256": "ab" * 32,
             "codec": "hubertsiuzdak/snac_24khz", "codec_sha256": "cd" * 32,
+            "noise_floor": "16 levels from -98.3 to -71.0 dB, fitted on 5 folds",
         },
         "data": {
             "name": "unseen", "kind": "folder", "evaluated": 8, "wanted": 9, "coverage": 8 / 9,
