@@ -150,10 +150,14 @@ class StreamingTTT(StreamingModule["_StreamingTTTState"]):
             )
         streaming = self._streaming_state
         learnt = self.layer.init_state(len(x)) if streaming is None else streaming.learnt
-        y, learnt = self.layer(x, learnt)
+        if x.dtype == self.alpha.dtype:
+            y, learnt = self.layer(x, learnt)
+        else:  # Trained in float32 inside a model of half precision, and computed as that one is.
+            with torch.autocast(x.device.type, x.dtype):
+                y, learnt = self.layer(x, learnt)
         if streaming is not None:
             streaming.learnt = learnt
-        return x + torch.tanh(self.alpha) * y
+        return x + (torch.tanh(self.alpha) * y).to(x.dtype)
 
     @property
     def learnt(self) -> TTTState:

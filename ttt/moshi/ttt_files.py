@@ -105,14 +105,14 @@ def describe_ttt(folder: str | Path) -> dict[str, Any]:
 
 
 def base_fingerprint(lm: LMModel) -> str:
-    """Sixteen hex digits that tell one base model from another, with or without TTT layers.
+    """Sixteen hex digits that tell one base model from another, with or without TTT layers or LoRA.
 
     From the names and shapes of all tensors and up to 4,096 evenly spaced values of each, rounded
     to bfloat16: the same for a bfloat16 checkpoint loaded as float32, and quick for 7 billion.
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(lm.state_dict().items()):
-        if _is_ttt(key):
+        if _is_ttt(key) or ".lora_" in key:
             continue
         count = min(tensor.numel(), _SAMPLES_PER_TENSOR)
         places = torch.arange(count, device=tensor.device) * tensor.numel() // count

@@ -12,13 +12,22 @@ if TYPE_CHECKING:
     from ttt.moshi.training.attention import block_attention, set_attention_block
     from ttt.moshi.training.config import MemoryConfig
     from ttt.moshi.training.forward import mini_batches_per_checkpoint, sparing, training_nll
+    from ttt.moshi.training.freeze import freeze_base
+    from ttt.moshi.training.lora import insert_lora, lora_parameters, match_rank
+    from ttt.moshi.training.lora_files import load_lora, save_lora
     from ttt.moshi.training.loss import WeightedSum, weighted_nll, weighted_nll_sum
 
 __all__ = [
     "MemoryConfig",
     "WeightedSum",
     "block_attention",
+    "freeze_base",
+    "insert_lora",
+    "load_lora",
+    "lora_parameters",
+    "match_rank",
     "mini_batches_per_checkpoint",
+    "save_lora",
     "set_attention_block",
     "sparing",
     "training_nll",
@@ -30,7 +39,13 @@ _HOMES = {
     "MemoryConfig": "config",
     "WeightedSum": "loss",
     "block_attention": "attention",
+    "freeze_base": "freeze",
+    "insert_lora": "lora",
+    "load_lora": "lora_files",
+    "lora_parameters": "lora",
+    "match_rank": "lora",
     "mini_batches_per_checkpoint": "forward",
+    "save_lora": "lora_files",
     "set_attention_block": "attention",
     "sparing": "forward",
     "training_nll": "forward",

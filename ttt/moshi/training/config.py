@@ -7,6 +7,13 @@ from typing import Literal
 
 from ttt.config import Config
 
+Group = Literal["ttt", "gate", "lora"]
+GROUPS: tuple[Group, ...] = ("ttt", "gate", "lora")
+"""What has a learning rate of its own: TTT layers, their gates, LoRA."""
+LoRATarget = Literal["in_projs", "out_projs", "gating"]
+LORA_TARGETS: tuple[LoRATarget, ...] = ("in_projs", "out_projs", "gating")
+"""Linears of the temporal transformer: attention's projections, and the feed-forward block."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig(Config):

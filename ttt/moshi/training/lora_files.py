@@ -1,0 +1,156 @@
+"""LoRA on disk as moshi-finetune writes it and the published package loads it, fused or not.
+
+A folder holds `lora.safetensors` (a pair `NAME.lora_A.weight` [rank, in] and `NAME.lora_B.weight`
+[out, rank] for every Linear of the model) and `config.json` (the model's arguments with lora,
+lora_rank and lora_scaling). The published loader wants a pair for every Linear, so those without
+LoRA get one of zeros, which changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from moshi.models.lm import LMModel
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ttt import storage
+from ttt.errors import UserError
+from ttt.moshi.training.config import LORA_TARGETS, LoRATarget
+from ttt.moshi.training.lora import insert_lora, lora_linears
+from ttt.records import read_json, write_json
+
+LORA_FILE, CONFIG_FILE = "lora.safetensors", "config.json"
+
+
+def save_lora(lm: LMModel, folder: str | Path, arguments: Mapping[str, Any]) -> None:
+    """Write the model's LoRA to `folder` (a path or URI).
+
+    Args:
+        arguments: of the base model, as its config.json has them.
+
+    Raises:
+        UserError: the model has no LoRA.
+    """
+    trained = lora_linears(lm)
+    if not trained:
+        raise UserError("this model has no LoRA to save")
+    one = next(iter(trained.values()))
+    rank = one.lora_A.out_features
+    tensors: dict[str, Tensor] = {}
+    for name, linear in _base_linears(lm).items():
+        if name in trained:
+            pair = trained[name].lora_A.weight, trained[name].lora_B.weight
+        else:
+            # The loader casts them; in bfloat16 zeros take half the room.
+            shapes = (rank, linear.in_features), (linear.out_features, rank)
+            pair = tuple(torch.zeros(shape, dtype=torch.bfloat16) for shape in shapes)
+        for part, tensor in zip(_PARTS, pair, strict=True):
+            tensors[f"{name}.{part}"] = tensor.detach().cpu().contiguous()
+    config = {**arguments, "lora": True, "lora_rank": rank, "lora_scaling": one.scaling}
+    storage.write_bytes(storage.join(folder, LORA_FILE), save(tensors))
+    write_json(storage.join(folder, CONFIG_FILE), config)
+
+
+def load_lora(lm: LMModel, folder: str | Path) -> tuple[LoRATarget, ...]:
+    """Insert the LoRA of a folder for training to go on from; before TTT is inserted.
+
+    Returns:
+        The targets that were inserted: those with a pair that is not zero.
+
+    Raises:
+        UserError: files missing or damaged, TTT layers or other tensors inside, a pair that does
+            not fit the model or lies outside of the targets; the model is then unchanged.
+    """
+    rank, scaling, tensors = _read(folder)
+    _check_fit(lm, folder, rank, tensors)
+    names: dict[LoRATarget, set[str]] = {target: _names(lm, target) for target in LORA_TARGETS}
+    drawn, moved = (_not_zero(tensors, part) for part in _PARTS)
+    # Where B is zero the pair adds nothing, whatever A is.
+    if outside := sorted(moved - set().union(*names.values())):
+        raise UserError(
+            f"{folder}: {LORA_FILE} trains {len(outside)} Linears outside of the temporal "
+            f"transformer's {', '.join(LORA_TARGETS)}, the first {outside[0]}; it can be "
+            "evaluated, but not trained further here"
+        )
+    targets: tuple[LoRATarget, ...] = tuple(
+        target for target in names if names[target] & (drawn | moved)
+    )
+    if not targets:
+        raise UserError(f"{folder}: all of {LORA_FILE} is zero; train from the base model instead")
+    insert_lora(lm, rank, scaling, targets)
+    with torch.no_grad():
+        for name, linear in lora_linears(lm).items():
+            linear.lora_A.weight.copy_(tensors[f"{name}.{_PARTS[0]}"])
+            linear.lora_B.weight.copy_(tensors[f"{name}.{_PARTS[1]}"])
+    return targets
+
+
+_PARTS = ("lora_A.weight", "lora_B.weight")
+
+
+def _read(folder: str | Path) -> tuple[int, float, dict[str, Tensor]]:
+    """Rank, scaling and tensors of a folder."""
+    try:
+        config = read_json(storage.join(folder, CONFIG_FILE))
+        tensors = load(storage.read_bytes(storage.join(folder, LORA_FILE)))
+        return int(config["lora_rank"]), float(config["lora_scaling"]), tensors
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder}: not a folder of LoRA, {LORA_FILE} or {CONFIG_FILE} is missing"
+        ) from error
+    except KeyError as error:
+        raise UserError(
+            f"{folder}: {CONFIG_FILE} lacks {error}, which LoRA was made with"
+        ) from error
+    except (SafetensorError, json.JSONDecodeError, ValueError, TypeError) as error:
+        raise UserError(f"{folder}: the LoRA cannot be read ({error})") from error
+
+
+def _check_fit(lm: LMModel, folder: str | Path, rank: int, tensors: dict[str, Tensor]) -> None:
+    if ttt := sorted(key for key in tensors if ".ttt." in key):
+        raise UserError(
+            f"{folder}: {LORA_FILE} holds TTT layers, the first {ttt[0]}; LoRA and TTT are two "
+            "files: take them apart, or export both anew"
+        )
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, linear in _base_linears(lm).items():
+        wanted[f"{name}.{_PARTS[0]}"] = (rank, linear.in_features)
+        wanted[f"{name}.{_PARTS[1]}"] = (linear.out_features, rank)
+    given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if wrong := sorted(key for key in wanted | given if wanted.get(key) != given.get(key)):
+        first = wrong[0]
+        raise UserError(
+            f"{folder}: {LORA_FILE} does not fit this model at rank {rank} in {len(wrong)} "
+            f"tensors, the first {first} ({given.get(first, 'missing')}, not "
+            f"{wanted.get(first, 'known')}); load the base it was trained with"
+        )
+
+
+def _not_zero(tensors: dict[str, Tensor], part: str) -> set[str]:
+    """Names of the Linears whose part of the pair is not all zero."""
+    end = f".{part}"
+    return {k.removesuffix(end) for k, each in tensors.items() if k.endswith(end) and each.any()}
+
+
+def _base_linears(lm: LMModel) -> dict[str, nn.Linear]:
+    """Every Linear of the base model by name."""
+    return {
+        name: module
+        for name, module in lm.named_modules()
+        if isinstance(module, nn.Linear) and ".ttt." not in name and ".lora_" not in name
+    }
+
+
+def _names(lm: LMModel, target: LoRATarget) -> set[str]:
+    """Names of the Linears of the temporal transformer that a target stands for."""
+    return {
+        name
+        for name in _base_linears(lm)
+        if name.startswith("transformer.layers.") and f".{target}." in name
+    }
