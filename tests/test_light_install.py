@@ -24,6 +24,7 @@ KEYS = {
     "evaluate_chapters": ["output=o", "data.root=d"],
     "evaluate_pairs": ["output=o", "tasks={swuggy: {root: d}}"],
     "evaluate_all": ["output=o", "chapters={data: {root: d}}"],
+    "import_ttt": ["input=i", "output=o"],
 }
 """What each job cannot do without."""
 EXTRA = "ray moshi pyarrow fsspec pydantic yaml matplotlib optuna jinja2 tensorboard"

@@ -17,18 +17,17 @@ Shapes: B streams, T tokens, H heads, d = dim / H width of a head, b mini_batch_
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ttt.config import Config
 from ttt.errors import UserError
+from ttt.layers.config import TTTConfig
 from ttt.layers.fast_weights import (
     Affine,
     FastWeights,
@@ -39,53 +38,6 @@ from ttt.layers.fast_weights import (
 )
 from ttt.layers.rotary import rotate
 from ttt.layers.state import TTTState
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TTTConfig(Config):
-    """The shape of one TTT layer and how it learns."""
-
-    dim: int
-    """Width of the model the layer sits in."""
-    num_heads: int
-    """Heads, each with a small model of its own; must divide dim into even widths."""
-    kind: Literal["linear", "mlp"] = "mlp"
-    """The small model: one affine map, or two with a GELU between and four times the width."""
-    flavour: Literal["ttt_lm", "video_dit"] = "ttt_lm"
-    """Which published layer to be: ttt-lm-pytorch's, or ttt-video-dit's made causal."""
-    mini_batch_size: int = 16
-    """Tokens that share one point of linearisation (ttt_lm 16, video_dit 64 as published)."""
-    base_lr: float = 1.0
-    """Inner learning rate before the learnt gate (ttt_lm 1.0, video_dit 0.1 as published)."""
-    rope_theta: float = 10_000.0
-    """Base of the rotary embedding of keys and queries."""
-    checkpoint_mini_batches: int = 0
-    """Mini-batches computed anew together in the backward pass to save memory; 0 keeps them all."""
-
-    def __post_init__(self) -> None:
-        for field in ("dim", "num_heads", "mini_batch_size", "base_lr", "rope_theta"):
-            if getattr(self, field) <= 0:
-                raise ValueError(f"{field} must be above 0, not {getattr(self, field)}")
-        if self.dim % (2 * self.num_heads):
-            raise ValueError(
-                f"num_heads={self.num_heads} must divide dim={self.dim} into heads of even width"
-            )
-        if self.checkpoint_mini_batches < 0:
-            raise ValueError("checkpoint_mini_batches must be 0 (keep all) or more")
-        for field, choices in (("kind", ("linear", "mlp")), ("flavour", ("ttt_lm", "video_dit"))):
-            if getattr(self, field) not in choices:
-                raise ValueError(f"{field} must be one of {choices}, not {getattr(self, field)!r}")
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.dim // self.num_heads
-
-    @property
-    def map_widths(self) -> tuple[int, ...]:
-        """Widths along the small model: (d, d) or (d, 4 d, d)."""
-        inner = (4 * self.head_dim,) if self.kind == "mlp" else ()
-        return (self.head_dim, *inner, self.head_dim)
 
 
 class TTTLayer(nn.Module):
@@ -244,7 +196,9 @@ class TTTLayer(nn.Module):
         both = torch.stack([queries, keys]).to(dtype)
         if config.flavour == "video_dit":
             both = F.normalize(both, dim=-1)
-        queries, keys = rotate(both, open_tokens, config.mini_batch_size, config.rope_theta)
+        if config.rope_theta is not None:
+            both = rotate(both, open_tokens, config.mini_batch_size, config.rope_theta)
+        queries, keys = both
         norm_weight, norm_bias = self._norm()
         targets = values - keys  # In the keys' type, the wider one.
         if config.flavour == "video_dit":

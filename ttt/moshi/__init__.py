@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ttt.moshi.insert import insert_ttt
+    from ttt.moshi.original_checkpoint import import_original
     from ttt.moshi.streaming.evaluate import ChapterNLL, Evaluation, evaluate_codes
     from ttt.moshi.streaming.session import Session
     from ttt.moshi.tiny import tiny_lm
@@ -20,6 +21,7 @@ __all__ = [
     "Evaluation",
     "Session",
     "evaluate_codes",
+    "import_original",
     "insert_ttt",
     "load_ttt",
     "save_ttt",
@@ -31,6 +33,7 @@ _HOMES = {
     "Evaluation": "streaming.evaluate",
     "Session": "streaming.session",
     "evaluate_codes": "streaming.evaluate",
+    "import_original": "original_checkpoint",
     "insert_ttt": "insert",
     "load_ttt": "ttt_files",
     "save_ttt": "ttt_files",

@@ -129,6 +129,25 @@ def outline_moshi(
         raise UserError(f"{name}: not a Moshi that can be built ({_first_words(error)})") from error
 
 
+def outline_base(config_path: Path) -> LMModel:
+    """The model that a config.json describes, on the meta device, without its LoRA.
+
+    Raises UserError when the file is missing or describes none.
+    """
+    if not config_path.is_file():
+        raise UserError(f"{config_path}: missing, and nothing else says which model this was")
+    try:
+        config = _config_of(config_path)
+        with torch.device("meta"):
+            return loaders.get_moshi_lm(
+                None, config, "meta", torch.float32, None, False, {"lora": False}
+            )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{config_path}: not a Moshi that can be built ({_first_words(error)})"
+        ) from error
+
+
 def load_mimi(name: str, *, device: str = "cpu") -> LoadedMimi:
     """Load a Mimi codec with eight codebooks, always in float32.
 
@@ -223,8 +242,13 @@ def _hub_config(name: str) -> dict[str, Any] | None:
         raise UserError(
             f"{name}: its config.json is not to be had from the hub ({_first_words(error)})"
         ) from error
+    return _config_of(path)
+
+
+def _config_of(path: str | Path) -> dict[str, Any] | None:
+    """The model's arguments in a config.json, as the published package reads them."""
     return loaders.CheckpointInfo.from_hf_repo(
-        name, moshi_weights=path, mimi_weights=path, tokenizer=path, config_path=path
+        "", moshi_weights=path, mimi_weights=path, tokenizer=path, config_path=path
     ).lm_config
 
 

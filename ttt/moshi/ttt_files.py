@@ -2,12 +2,14 @@
 
 A folder holds `ttt.safetensors` (keys as in the model, `transformer.layers.3.ttt...`) and
 `ttt.json` (the arguments of `insert_ttt` and the base model's fingerprint). Nothing of the base
-model is kept.
+model is kept. A LoRA that was trained together with the layers lies beside them, in the two files
+of `ttt.moshi.lora`; the fingerprint is then that of the base without it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from ttt import storage
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
 from ttt.moshi.insert import StreamingTTT, insert_unset_ttt, temporal_layers, ttt_layers
+from ttt.moshi.lora import StoredLora, check_lora, fuse_lora, has_lora, read_lora
 from ttt.records import read_json, write_json
 
 _TENSORS, _DESCRIPTION = "ttt.safetensors", "ttt.json"
@@ -38,22 +41,53 @@ def save_ttt(lm: LMModel, folder: str | Path) -> None:
     layers = ttt_layers(lm)
     if not layers:
         raise UserError("this model has no TTT layers to save")
-    config = next(iter(layers.values())).layer.config
     context = temporal_layers(lm)[next(iter(layers))].self_attn.context
+    write_ttt(
+        folder,
+        {k: tensor for k, tensor in lm.state_dict().items() if _is_ttt(k)},
+        list(layers),
+        next(iter(layers.values())).layer.config,
+        attention_context=None if context == lm.context else context,
+        fingerprint=base_fingerprint(lm),
+    )
+
+
+def write_ttt(
+    folder: str | Path,
+    tensors: Mapping[str, Tensor],
+    layers: Sequence[int],
+    config: TTTConfig,
+    *,
+    attention_context: int | None,
+    fingerprint: str | None,
+) -> None:
+    """Write what `load_ttt` reads.
+
+    Args:
+        tensors: all that `insert_ttt` adds, under the names that they have in the model.
+        fingerprint: of the base model (`base_fingerprint`); None where it is not known, and then
+            no base is refused whose shapes fit.
+    """
     description = {
         "format": _FORMAT,
         "layers": list(layers),
         "config": config.to_dict(),
-        "attention_context": None if context == lm.context else context,
-        "base_fingerprint": base_fingerprint(lm),
+        "attention_context": attention_context,
+        "base_fingerprint": fingerprint,
     }
-    tensors = {k: tensor.contiguous() for k, tensor in lm.state_dict().items() if _is_ttt(k)}
-    storage.write_bytes(storage.join(folder, _TENSORS), save(tensors))
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    storage.write_bytes(storage.join(folder, _TENSORS), save(contiguous))
     write_json(storage.join(folder, _DESCRIPTION), description)
 
 
-def load_ttt(lm: LMModel, folder: str | Path) -> int:
+def load_ttt(lm: LMModel, folder: str | Path, *, base: str | None = None) -> int:
     """Insert the TTT layers that `save_ttt` wrote into the base model they were trained with.
+
+    A LoRA beside them is fused into the base first.
+
+    Args:
+        base: the model's fingerprint before a LoRA was fused into it, where there was one: layers
+            of the base with or without that LoRA are taken.
 
     Returns:
         Number of layers changed.
@@ -63,20 +97,24 @@ def load_ttt(lm: LMModel, folder: str | Path) -> int:
     """
     stored = _read(folder)
     fingerprint = base_fingerprint(lm)
-    if stored.fingerprint != fingerprint:
+    if stored.fingerprint not in (None, fingerprint, base):
         raise UserError(
             f"{folder}: these TTT layers belong to the base model {stored.fingerprint}, and this "
             f"one is {fingerprint}; load the base model they were trained with"
         )
-    wanted = _shapes(stored.layers, stored.config)
+    wanted = ttt_shapes(stored.layers, stored.config)
     given = {key: tensor.shape for key, tensor in stored.tensors.items()}
     if wrong := sorted(key for key in wanted | given if wanted.get(key) != given.get(key)):
         raise UserError(
             f"{folder}: {_TENSORS} does not fit {_DESCRIPTION} in {len(wrong)} tensors, the first "
             f"{wrong[0]}; write the folder anew with save_ttt"
         )
+    if stored.lora is not None:
+        check_lora(lm, stored.lora)
     changed = insert_unset_ttt(lm, stored.layers, stored.config, stored.context)
     lm.load_state_dict(stored.tensors, strict=False)
+    if stored.lora is not None:
+        fuse_lora(lm, stored.lora)
     return changed
 
 
@@ -86,6 +124,8 @@ def outline_ttt(lm: LMModel, folder: str | Path) -> int:
     Returns and raises what `load_ttt` does.
     """
     stored = _read(folder)
+    if stored.lora is not None:
+        check_lora(lm, stored.lora)
     return insert_unset_ttt(lm, stored.layers, stored.config, stored.context)
 
 
@@ -96,11 +136,13 @@ def describe_ttt(folder: str | Path) -> dict[str, Any]:
         UserError: files missing or damaged.
     """
     stored = _read(folder)
+    lora = {} if stored.lora is None else {"lora": stored.lora.describe()}
     return {
         "layers": stored.layers,
         **stored.config.to_dict(),
         "attention_context": stored.context,
         "sha256": hashlib.sha256(stored.content).hexdigest(),
+        **lora,
     }
 
 
@@ -110,15 +152,30 @@ def base_fingerprint(lm: LMModel) -> str:
     From the names and shapes of all tensors and up to 4,096 evenly spaced values of each, rounded
     to bfloat16: the same for a bfloat16 checkpoint loaded as float32, and quick for 7 billion.
     """
+    tensors = lm.state_dict().items()
+    return fingerprint_of({k: t for k, t in tensors if not _is_ttt(k) and ".lora_" not in k})
+
+
+def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
+    """`base_fingerprint` of a base model's tensors."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(lm.state_dict().items()):
-        if _is_ttt(key) or ".lora_" in key:
-            continue
+    for key, tensor in sorted(tensors.items()):
         count = min(tensor.numel(), _SAMPLES_PER_TENSOR)
         places = torch.arange(count, device=tensor.device) * tensor.numel() // count
         values = tensor.flatten()[places].to(torch.bfloat16).float()
         digest.update(f"{key} {tuple(tensor.shape)}".encode() + values.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def ttt_shapes(layers: Sequence[int], config: TTTConfig) -> dict[str, torch.Size]:
+    """Name and shape of every tensor that `insert_ttt` would add."""
+    with torch.device("meta"):
+        tensors = StreamingTTT(config).state_dict()
+    return {
+        f"transformer.layers.{index}.ttt.{name}": tensor.shape
+        for index in layers
+        for name, tensor in tensors.items()
+    }
 
 
 def _is_ttt(key: str) -> bool:
@@ -136,8 +193,10 @@ class _Stored:
     config: TTTConfig
     context: int | None
     """Frames that attention of these layers reaches back; None: as the base model's."""
-    fingerprint: str
-    """Of the base model."""
+    fingerprint: str | None
+    """Of the base model without LoRA; None: not known."""
+    lora: StoredLora | None
+    """Trained together with the layers."""
 
 
 def _read(folder: str | Path) -> _Stored:
@@ -153,6 +212,7 @@ def _read(folder: str | Path) -> _Stored:
             TTTConfig(**description["config"]),
             description["attention_context"],
             description["base_fingerprint"],
+            read_lora(folder) if has_lora(folder) else None,
         )
     except FileNotFoundError as error:
         raise UserError(
@@ -160,14 +220,3 @@ def _read(folder: str | Path) -> _Stored:
         ) from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the TTT layers cannot be read ({error})") from error
-
-
-def _shapes(layers: list[int], config: TTTConfig) -> dict[str, torch.Size]:
-    """Name and shape of every tensor that `insert_ttt` would add."""
-    with torch.device("meta"):
-        tensors = StreamingTTT(config).state_dict()
-    return {
-        f"transformer.layers.{index}.ttt.{name}": tensor.shape
-        for index in layers
-        for name, tensor in tensors.items()
-    }

@@ -63,9 +63,10 @@ def test_parameters_of_another_layer_are_refused(golden_ttt, kind):
     assert all(torch.equal(layer.state_dict()[name], old) for name, old in before.items())
 
 
+@pytest.mark.parametrize("rope_theta", [10_000.0, None])
 @torch.no_grad()
-def test_equals_a_slow_layer_that_knows_only_the_definition(make_layer):
-    layer = make_layer()
+def test_equals_a_slow_layer_that_knows_only_the_definition(make_layer, rope_theta):
+    layer = make_layer(rope_theta=rope_theta)
     x = torch.randn(2, 27, layer.config.dim, dtype=torch.float64)
     y, _ = layer(x, layer.init_state(2))
     # The layer's gelu derivative has the reference's shortened constants: not exact for the MLP.
@@ -127,7 +128,8 @@ def slow_layer(layer, x):
             )
             if config.flavour == "video_dit":
                 q, k = q / q.norm(), k / k.norm()
-            q, k = turn(q, place, config.rope_theta), turn(k, place, config.rope_theta)
+            if config.rope_theta is not None:
+                q, k = turn(q, place, config.rope_theta), turn(k, place, config.rope_theta)
             target = v - k
             if config.flavour == "ttt_lm":
                 falling = torch.tensor(1 / (place + 1), dtype=torch.float32).double()
@@ -222,6 +224,7 @@ def test_initial_parameters_follow_the_generator():
         ({"num_heads": 16}, "num_heads=16 must divide dim=16 into heads of even width"),
         ({"mini_batch_size": 0}, "mini_batch_size must be above 0, not 0"),
         ({"base_lr": -1.0}, "base_lr must be above 0, not -1.0"),
+        ({"rope_theta": 0.0}, "rope_theta must be above 0, not 0.0"),
         ({"kind": "conv"}, "kind must be one of"),
         ({"flavour": "titans"}, "flavour must be one of"),
         ({"checkpoint_mini_batches": -1}, "checkpoint_mini_batches must be 0"),
