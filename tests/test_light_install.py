@@ -21,6 +21,7 @@ KEYS = {
     "tune_decoder": ["run=r", "codec=tiny", "data.train=c", "space={seed: {choice: [0, 1]}}"],
     "evaluate_decoder": ["decoder=d", "output=o"],
     "decode_codes": ["decoder=d", "input=i", "output=o"],
+    "cache_chapters": ["output=o", "data.root=d"],
     "evaluate_chapters": ["output=o", "data.root=d"],
     "evaluate_pairs": ["output=o", "tasks={swuggy: {root: d}}"],
     "evaluate_all": ["output=o", "chapters={data: {root: d}}"],

@@ -53,6 +53,14 @@ def float32_is_exact() -> bool:
     return all(getattr(where, name) == value for where, name, value in _FLAGS)
 
 
+def computed_with(parameter: Tensor) -> tuple[str, str]:
+    """The kind of device and the precision that a model of this parameter computes with."""
+    precision = str(parameter.dtype).removeprefix("torch.")
+    if parameter.device.type != "cpu" and not float32_is_exact():
+        precision += "+tf32"
+    return parameter.device.type, precision
+
+
 def refuse_nonfinite_weights(tensors: nn.Module | Mapping[str, Tensor], place: str | Path) -> None:
     """Raise UserError, naming the tensor, where a weight is NaN or infinite.
 

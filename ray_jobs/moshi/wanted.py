@@ -12,6 +12,7 @@ from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.config import ChapterModelsConfig
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ttt import storage
+from ttt.eval.config import ChapterConfig
 
 Weights = Literal["baseline", "ttt"]
 C = TypeVar("C", EvaluateChaptersConfig, EvaluatePairsConfig)
@@ -39,6 +40,12 @@ def with_absolute_paths(config: C) -> C:
     output, cache = storage.absolute(config.output), config.codes_cache
     cache = os.path.join(output, "codes") if cache is None else storage.absolute(cache)
     return replace(config, model=model, output=output, codes_cache=cache)
+
+
+def with_absolute_roots(data: ChapterConfig) -> ChapterConfig:
+    """Places of chapters made absolute; one place stays one."""
+    roots = tuple(map(storage.absolute, data.roots))
+    return replace(data, root=roots[0] if len(roots) == 1 else roots)
 
 
 def loads_no_model(output: str, pending: Callable[[], Sequence[Any]]) -> bool:

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from ray_jobs import (
+    cache_chapters,
     cache_codes,
     decode_codes,
     evaluate_chapters,
@@ -29,6 +30,7 @@ from ray_jobs import (
 from ray_jobs.decoder import decode
 from ray_jobs.decoder.cache import run as caching
 from ray_jobs.decoder.evaluate import run as evaluation
+from ray_jobs.moshi.cache import run as chapter_caching
 from ray_jobs.moshi.chapters import worker as chapters
 from ray_jobs.moshi.pairs import worker as pairs
 from ttt.eval.chapters.records import read_record
@@ -97,6 +99,13 @@ JOBS = {
         "shards/shard-00001.jsonl",
         "quality.clipped_share=0.5", "quality.clipped_share was 0.01, is 0.5",
     ),
+    "cache_chapters": ItemJob(
+        cache_chapters.main, "cache_chapters", chapter_caching, "ChapterEncoder", "cache",
+        lambda output: content([*output.glob("shards/*.*"), output / "index.arrow",
+                                output / "manifest.jsonl"]),
+        "shards/shard-00001.jsonl",
+        "data.min_seconds=0.5", "data.min_seconds was 0.0, is 0.5",
+    ),
     "evaluate_decoder": ItemJob(
         evaluate_decoder.main, "evaluate_decoder", evaluation, "EvaluateWorker", "measure",
         lambda output: (output / "results.jsonl").read_text().splitlines(),
@@ -137,6 +146,10 @@ def words(
     return {
         "cache_codes": (
             f"codec.name={small_codec}", f"input.audio={recordings / 'a'}", "clips_per_shard=1",
+        ),
+        "cache_chapters": (
+            "mimi=tiny", f"data.root={recordings / 'a'}", "data.min_seconds=0",
+            "chapters_per_shard=1",
         ),
         "evaluate_decoder": (
             f"decoder={small_export}", f"codec={small_codec}", f"data.audio={recordings / 'a'}",

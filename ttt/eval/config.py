@@ -32,8 +32,10 @@ ScoreName = Literal[
 class ChapterConfig(Config):
     """Which chapters to evaluate."""
 
-    root: str
-    """Folder of the recordings."""
+    root: str | tuple[str, ...]
+    """Where the recordings are: a folder, or a manifest that names files (JSON lines with
+    audio_filepath or path, or bare paths, relative to it). A list names several, and chapters' ids
+    then begin with the name of each."""
     layout: Literal["auto", "chapters", "cut", "librispeech", "flat"] = "auto"
     """How the folder is laid out; auto looks at the names."""
     pauses: Literal["keep", "cut"] = "keep"
@@ -50,6 +52,8 @@ class ChapterConfig(Config):
     """At most this many, speakers taking turns; null takes all."""
 
     def __post_init__(self) -> None:
+        if not self.root:
+            raise ValueError("root must name a folder or manifest of recordings, or a list of them")
         if self.concatenate_seconds is not None and self.concatenate_seconds <= 0:
             raise ValueError("concatenate_seconds must be above 0; null leaves chapters alone")
         if self.min_seconds < 0:
@@ -58,6 +62,11 @@ class ChapterConfig(Config):
             raise ValueError("max_chapters must be 1 or more; null takes all")
         if self.pauses == "cut" and self.layout in ("cut", "librispeech"):
             raise ValueError(f"pauses: cut needs the .json files, which layout {self.layout} lacks")
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The places that `root` names."""
+        return (self.root,) if isinstance(self.root, str) else self.root
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ from ttt.audio import (
 from ttt.errors import UserError
 from ttt.files.errors import FileIdentity
 from ttt.moshi.streaming.state import start_streaming
-from ttt.numerics import float32_is_exact
+from ttt.numerics import computed_with
 
 Codes = npt.NDArray[np.int16]
 
@@ -279,11 +279,7 @@ def _computed_with(mimi: MimiModel) -> list[str]:
 
     Nothing for float32 on a CPU, as in the names of the codes that were kept before this was asked.
     """
-    parameter = next(mimi.parameters())
-    precision = str(parameter.dtype).removeprefix("torch.")
-    if parameter.device.type != "cpu" and not float32_is_exact():
-        precision += "+tf32"
-    made_by = [parameter.device.type, precision]
+    made_by = [*computed_with(next(mimi.parameters()))]
     return [] if made_by == ["cpu", "float32"] else made_by
 
 

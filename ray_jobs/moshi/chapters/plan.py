@@ -16,8 +16,8 @@ from ray_jobs.moshi.wanted import (
     loads_no_model,
     wanted_weights,
     with_absolute_paths,
+    with_absolute_roots,
 )
-from ttt import storage
 from ttt.errors import UserError
 from ttt.eval.chapters.find import Chapter, Unreadable, find_chapters
 from ttt.eval.chapters.records import file_stem, leftovers, record_path
@@ -166,7 +166,7 @@ def make_plan(config: EvaluateChaptersConfig) -> Plan:
 def _planned(config: EvaluateChaptersConfig) -> Plan:
     given, config = config, with_absolute_paths(config)
     if config.data is not None:
-        config = replace(config, data=replace(config.data, root=storage.absolute(config.data.root)))
+        config = replace(config, data=with_absolute_roots(config.data))
     recordings, unreadable = _recordings(config)
     variants = _variants(config)
     longest_first = sorted(recordings, key=lambda item: -heard_frames(item, config.max_frames))
@@ -197,7 +197,7 @@ def describe(plan: Plan) -> str:
     """The plan in words."""
     config = plan.config
     frames = sum(plan.frames(item) for item in plan.recordings)
-    source = "made of codes" if config.data is None else f"in {config.data.root}"
+    source = "made of codes" if config.data is None else f"in {', '.join(config.data.roots)}"
     speakers = len({item.speaker for item in plan.recordings})
     by = "1 speaker" if speakers == 1 else f"{speakers:,} speakers"
     lines = [

@@ -10,8 +10,9 @@ Light's `small/`, LibriSpeech's `test-clean/`) only lengthen the chapter's id:
               file is a chapter of its own
     flat      *.flac in one folder; the speaker is the "speaker" of the .json beside it, if any
 
-Folders are walked by `ttt.files.walk`: through links, past hidden files. A file that cannot be
-read, a link to nothing, spans that make no sense: each is an unreadable chapter with its reason.
+Folders are walked by `ttt.files.walk`: through links, past hidden files. A manifest names the files
+in place of a folder, whose layout is found in their paths likewise. A file that cannot be read, a
+link to nothing, spans that make no sense: each is an unreadable chapter with its reason.
 
 Sources: libri-light data_preparation (README.md, cut_by_vad.py); openslr.org/12.
 """
@@ -21,17 +22,18 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 
+from ttt import storage
 from ttt.audio import Piece, read_header
 from ttt.errors import UserError
+from ttt.eval.chapters.choose import at_most, chosen
+from ttt.eval.chapters.listed import Listed, list_folder, list_manifest
 from ttt.eval.chapters.voice_activity import description_beside, read_speaker, read_voice_activity
 from ttt.eval.config import ChapterConfig
 from ttt.files.errors import reading
-from ttt.files.walk import FoundFile, find_files
+from ttt.files.walk import FoundFile
 from ttt.files.walk import natural_key as natural_key
 
 UNKNOWN_SPEAKER = "unknown"
@@ -71,27 +73,21 @@ class Unreadable:
 
 
 def find_chapters(config: ChapterConfig) -> tuple[list[Chapter], list[Unreadable]]:
-    """The chapters of a folder in natural order, and those that cannot be read, with the reason.
+    """The chapters of `config.root` in natural order, and those that cannot be read, with the
+    reason; of several roots one root after the other, ids beginning with its name.
 
     Reads the header of every file and no audio. With `concatenate_seconds` an unreadable chapter
     ends the joined one before it, so that a join never hides a gap.
 
     Raises:
-        UserError: no such folder, no audio in it, nothing left by the filters, or a name of
-            `speakers` or `books` that does not occur.
+        UserError: no such folder, no audio in it, a damaged manifest, chapters of the same id,
+            nothing left by the filters, or a name of `speakers` or `books` that does not occur.
     """
-    root = Path(config.root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder of chapters")
-    found = find_files(root, _SUFFIXES)
-    if not found:
-        raise UserError(f"{root}: holds no audio ({', '.join(sorted(_SUFFIXES))})")
-    # Tens of thousands of files: their paths stay text, which costs a tenth of what Path does.
-    below = str(root / "_").removesuffix("_")
-    layout = _detect(below, found) if config.layout == "auto" else config.layout
-    sources = [_source(below, group, layout) for group in _grouped(below, found, layout)]
+    roots = config.roots
+    sources = [source for root in roots for source in _sources(root, config.layout, len(roots) > 1)]
     _refuse_same_names(sources)
-    sources = _chosen(sources, config)
+    where = ", ".join(roots)
+    sources = chosen(sources, config, where)
     read = [_read(source, config.pauses) for source in sources]
     if config.concatenate_seconds is not None:
         read = _concatenate(read, config.concatenate_seconds)
@@ -99,11 +95,8 @@ def find_chapters(config: ChapterConfig) -> tuple[list[Chapter], list[Unreadable
     unreadable = [chapter for chapter in read if isinstance(chapter, Unreadable)]
     chapters = [chapter for chapter in chapters if chapter.seconds >= config.min_seconds]
     if not chapters and not unreadable:
-        raise UserError(f"{root}: no chapter lasts min_seconds={config.min_seconds:g} s")
-    if config.max_chapters is not None:
-        kept = set(_taking_turns(chapters)[: config.max_chapters])
-        chapters = [chapter for chapter in chapters if chapter in kept]
-    return chapters, unreadable
+        raise UserError(f"{where}: no chapter lasts min_seconds={config.min_seconds:g} s")
+    return at_most(chapters, config.max_chapters), unreadable
 
 
 _SUFFIXES = {".flac", ".wav", ".ogg", ".opus", ".mp3"}
@@ -121,47 +114,68 @@ class _Source:
     """Why it cannot be read, where that is known before it is opened."""
 
 
-def _detect(below: str, found: Sequence[FoundFile]) -> str:
-    paths = [each.path for each in found if each.problem is None]
+def _sources(root: str, layout: str, several: bool) -> list[_Source]:
+    if Path(root).is_file():
+        listed = list_manifest(storage.absolute(root))
+    elif Path(root).is_dir():
+        listed = list_folder(root, _SUFFIXES)
+    else:
+        raise UserError(f"{root}: no such folder of chapters, and no manifest of them")
+    layout = _detect(listed) if layout == "auto" else layout
+    sources = [_source(listed, group, layout) for group in _grouped(listed, layout)]
+    if not several:
+        return sources
+    name = storage.name(root)
+    return [replace(each, chapter_id=f"{name}/{each.chapter_id}") for each in sources]
+
+
+def _detect(listed: Listed) -> str:
+    paths = [each.path for each in listed.files if each.problem is None]
     if paths and not any("/" in path for path in paths):
         return "flat"
     if all(_LIBRISPEECH.fullmatch(_stem(path)) for path in paths):
         return "librispeech"
     # cut_by_vad.py writes no .json; a chapter whose own name ends in four digits has one.
     if all(
-        _PIECE.fullmatch(_stem(path)) and not description_beside(Path(below + path)).exists()
+        _PIECE.fullmatch(_stem(path)) and not description_beside(Path(listed.place(path))).exists()
         for path in paths
     ):
         return "cut"
     return "chapters"
 
 
-def _grouped(below: str, found: Sequence[FoundFile], layout: str) -> list[tuple[FoundFile, ...]]:
+def _grouped(listed: Listed, layout: str) -> list[tuple[FoundFile, ...]]:
     """Files that make one chapter."""
     if layout != "cut":
-        return [(each,) for each in found]
+        return [(each,) for each in listed.files]
     groups: dict[str, list[FoundFile]] = defaultdict(list)
-    for each in found:
+    for each in listed.files:
         match = _PIECE.fullmatch(_stem(each.path))
         if match is None and each.problem is None:
             raise UserError(
-                f"{below}{each.path}: not named like a piece (chapter_0000), as layout: cut needs"
+                f"{listed.place(each.path)}: not named like a piece (chapter_0000), as layout: cut "
+                "needs"
             )
         folder = each.path.rpartition("/")[0]
         groups[each.path if match is None else f"{folder}/{match[1]}"].append(each)
     return [tuple(group) for group in groups.values()]
 
 
-def _source(below: str, group: tuple[FoundFile, ...], layout: str) -> _Source:
-    paths = tuple(below + each.path for each in group)
+def _source(listed: Listed, group: tuple[FoundFile, ...], layout: str) -> _Source:
+    paths = tuple(listed.place(each.path) for each in group)
     folder, stem = group[0].path.rpartition("/")[0], _stem(group[0].path)
     if layout == "cut" and _PIECE.fullmatch(stem):
         stem = stem.rpartition("_")[0]
     above, _, book = folder.rpartition("/")
     speaker = above.rpartition("/")[2] or book
-    problem = next((f"{below}{each.path}: {each.problem}" for each in group if each.problem), None)
+    wrong = (
+        f"{path}: {each.problem}" for path, each in zip(paths, group, strict=True) if each.problem
+    )
+    problem = next(wrong, None)
     librispeech = _LIBRISPEECH.fullmatch(stem)
-    if librispeech is not None:
+    if group[0].path in listed.speakers:
+        speaker = listed.speakers[group[0].path]
+    elif librispeech is not None:
         speaker = librispeech[1]
     elif not folder and problem is None:
         try:
@@ -184,29 +198,19 @@ def _refuse_same_names(sources: list[_Source]) -> None:
     seen: dict[str, str] = {}
     for source in (source for source in sources if source.problem is None):
         other = seen.setdefault(source.chapter_id, source.paths[0])
+        if other == source.paths[0] and other is not source.paths[0]:
+            raise UserError(f"{other}: is found twice; let data.root name each place once")
         if other is not source.paths[0]:
             raise UserError(
-                f"{source.paths[0]}: the same chapter as {os.path.basename(other)} by its name; "
-                "keep one of them"
+                f"{source.paths[0]}: the same chapter as {_shown(other, source.paths[0])} by its "
+                "name; keep one of them"
             )
 
 
-def _chosen(sources: list[_Source], config: ChapterConfig) -> list[_Source]:
-    for key, wanted, there in (
-        ("speakers", config.speakers, {source.speaker for source in sources}),
-        ("books", config.books, {source.book for source in sources}),
-    ):
-        if missing := sorted(set(wanted) - there):
-            some = ", ".join(sorted(there, key=natural_key)[:10])
-            raise UserError(
-                f"{config.root}: {key} {', '.join(missing)} not found; there are {some}"
-            )
-    return [
-        source
-        for source in sources
-        if (not config.speakers or source.speaker in config.speakers)
-        and (not config.books or source.book in config.books)
-    ]
+def _shown(place: str, beside: str) -> str:
+    """A file's name; its whole path where it lies in another folder than the one beside it."""
+    same = os.path.dirname(place) == os.path.dirname(beside)
+    return os.path.basename(place) if same else place
 
 
 def _read(source: _Source, pauses: str) -> Chapter | Unreadable:
@@ -262,12 +266,3 @@ def _concatenate(read: list[Chapter | Unreadable], seconds: float) -> list[Chapt
 
 def _folder(chapter: Chapter) -> tuple[str, ...]:
     return tuple(chapter.chapter_id.split("/")[:-1])
-
-
-def _taking_turns(chapters: list[Chapter]) -> list[Chapter]:
-    """One of each speaker, then a second of each, ...: what few chapters can tell is by speaker."""
-    by_speaker: dict[str, list[Chapter]] = defaultdict(list)
-    for chapter in chapters:
-        by_speaker[chapter.speaker].append(chapter)
-    rounds = zip_longest(*by_speaker.values())
-    return [chapter for turn in rounds for chapter in turn if chapter is not None]

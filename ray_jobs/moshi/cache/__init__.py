@@ -1,0 +1,1 @@
+"""Chapters to a cache of codes: plan, encoder, driver."""
