@@ -51,5 +51,32 @@ def one_cycle(
     return _cosine(peak, end, (step - last_rising) / (last - last_rising))
 
 
+def warm_cosine(
+    step: int,
+    total_steps: int,
+    *,
+    peak: float,
+    warmup_fraction: float,
+    initial_div: float,
+    final_div: float,
+) -> float:
+    """The rate of `step` (from 0) where it rises in a straight line; otherwise `one_cycle`.
+
+    Raises ValueError outside 0 <= step < total_steps.
+    """
+    last_rising = warmup_fraction * total_steps - 1
+    if 0 <= step <= last_rising and last_rising > 0:
+        start = peak / initial_div
+        return start + (peak - start) * step / last_rising
+    return one_cycle(
+        step,
+        total_steps,
+        peak=peak,
+        warmup_fraction=warmup_fraction,
+        initial_div=initial_div,
+        final_div=final_div,
+    )
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)

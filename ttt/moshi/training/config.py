@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from ttt.codebook_weights import CodebookWeights
 from ttt.config import Config
 
 Group = Literal["ttt", "gate", "lora"]
@@ -13,6 +14,154 @@ GROUPS: tuple[Group, ...] = ("ttt", "gate", "lora")
 LoRATarget = Literal["in_projs", "out_projs", "gating"]
 LORA_TARGETS: tuple[LoRATarget, ...] = ("in_projs", "out_projs", "gating")
 """Linears of the temporal transformer: attention's projections, and the feed-forward block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TTTLayersConfig(Config):
+    """Which layers get TTT, and of which shape."""
+
+    layers: tuple[int, ...]
+    """Layers of the temporal transformer, counted from 0."""
+    kind: Literal["linear", "mlp"] = "mlp"
+    """The small model that learns while it listens: one affine map, or two with a GELU between."""
+    flavour: Literal["ttt_lm", "video_dit"] = "ttt_lm"
+    """Which published layer to be: ttt-lm-pytorch's, or ttt-video-dit's made causal."""
+    num_heads: int | None = None
+    """Heads, each with a small model of its own; null takes as many as attention has."""
+    mini_batch_size: int = 16
+    """Frames that share one point of linearisation (ttt_lm 16, video_dit 64 as published)."""
+    base_lr: float = 1.0
+    """Inner learning rate before the learnt gate (ttt_lm 1.0, video_dit 0.1 as published)."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary embedding of keys and queries inside a mini-batch."""
+    gate: float = 0.1
+    """Where the gates start; 0 leaves the model's output as it was."""
+    attention_context: int | None = None
+    """Frames that attention of these layers reaches back; null leaves it as it is."""
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers must name one or more, each once, got {list(self.layers)}")
+        for name in ("num_heads", "mini_batch_size", "base_lr", "rope_theta", "attention_context"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig(Config):
+    """LoRA in the temporal transformer."""
+
+    rank: int | Literal["match"] = 128
+    """Width of the low-rank part; match takes the rank with the number of parameters nearest to
+    that of the TTT layers in `match`."""
+    match: TTTLayersConfig | None = None
+    """The TTT layers that rank: match is the control of; they are counted, not inserted."""
+    scaling: float = 2.0
+    """Factor on the low-rank part."""
+    targets: tuple[LoRATarget, ...] = LORA_TARGETS
+    """Linears that get LoRA: in_projs and out_projs of attention, gating (both of the feed-forward
+    block)."""
+
+    def __post_init__(self) -> None:
+        if (self.rank == "match") != (self.match is not None):
+            raise ValueError("rank: match and match belong together: give both or neither")
+        if self.rank != "match" and self.rank < 1:
+            raise ValueError(f"rank must be match, 1 or more, got {self.rank}")
+        if self.scaling <= 0:
+            raise ValueError(f"scaling must be above 0, got {self.scaling}")
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets must name one or more, each once, got {list(self.targets)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowStageConfig(Config):
+    """A stretch of the run with windows of one length."""
+
+    frames: int
+    """Frames of a window, 12.5 a second."""
+    steps: int
+    """Optimizer steps of the stage."""
+    frames_per_step: int
+    """Frames of a step over all workers, a multiple of frames: level memory and level noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "steps", "frames_per_step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.frames_per_step % self.frames:
+            raise ValueError(
+                f"frames_per_step {self.frames_per_step} is not a multiple of frames {self.frames}"
+            )
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows of a step over all workers."""
+        return self.frames_per_step // self.frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeakRatesConfig(Config):
+    """The highest learning rate of each group of parameters."""
+
+    ttt: float = 1.0e-4
+    """TTT layers without their gates."""
+    gate: float = 1.0e-4
+    """The gates of TTT layers."""
+    lora: float = 2.0e-6
+    """LoRA (moshi-finetune's rate)."""
+
+    def __post_init__(self) -> None:
+        for group in GROUPS:
+            if getattr(self, group) <= 0:
+                raise ValueError(f"{group} must be above 0, got {getattr(self, group)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoshiOptimConfig(Config):
+    """AdamW over all groups, its schedule over the whole run, clipping, an average of weights."""
+
+    peak_rates: PeakRatesConfig = field(default_factory=PeakRatesConfig)
+    """Highest learning rates, by group."""
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    """How rates rise to their peak: one_cycle by half a cosine, cosine in a straight line; both
+    fall by half a cosine."""
+    warmup_fraction: float = 0.05
+    """Share of all steps in which rates rise."""
+    initial_div: float = 25.0
+    """Rates start at their peak divided by this."""
+    final_div: float = 1.0e4
+    """Rates end at where they started divided by this."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay of the first and the second moment."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay, on every trained parameter."""
+    clip_norm: float | None = 1.0
+    """Largest global gradient norm of a step; null leaves gradients as they are."""
+    ema_decay: float | None = None
+    """Decay per step of an average of the trained weights that is validated and exported instead
+    of them; null keeps no average."""
+    max_skipped_in_row: int = 10
+    """Training stops after so many steps in a row with a non-finite loss or gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("initial_div", "final_div"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 < self.warmup_fraction < 1:
+            raise ValueError(f"warmup_fraction must lie in (0, 1), got {self.warmup_fraction}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in (0, 1) or be null, got {self.ema_decay}")
+        if self.max_skipped_in_row < 1:
+            raise ValueError(
+                f"max_skipped_in_row must be at least 1, got {self.max_skipped_in_row}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +191,31 @@ class MemoryConfig(Config):
         asked = self.checkpoint_mini_batches
         if asked != "auto" and asked < 0:
             raise ValueError(f"checkpoint_mini_batches must be auto, 0 or more, got {asked}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoshiTrainingConfig(Config):
+    """What is trained in a frozen Moshi, on what, and how."""
+
+    ttt: TTTLayersConfig | None = None
+    """TTT layers to insert and train; null trains none."""
+    lora: LoRAConfig | None = None
+    """LoRA to insert and train, before TTT; null trains none."""
+    stages: tuple[WindowStageConfig, ...]
+    """Stretches of the run, one after the other under one schedule; the longest windows last."""
+    optim: MoshiOptimConfig = field(default_factory=MoshiOptimConfig)
+    weights: CodebookWeights = "moshi"
+    """The loss: moshi (100:1 for the semantic codebook) or uniform (mean of all)."""
+    text: Literal["own", "pad", "masked"] = "own"
+    """Text: own (what the base model chose, as cached with the codes), pad, or masked (none)."""
+    other: Literal["silence", "masked", "zero_id"] = "silence"
+    """The other voice: silence, masked (none), or zero_id (code 0)."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    seed: int = 0
+    """Of what is drawn: the inserted parameters."""
+
+    def __post_init__(self) -> None:
+        if self.ttt is None and self.lora is None:
+            raise ValueError("ttt and lora are both null: there is nothing to train")
+        if not self.stages:
+            raise ValueError("stages must name at least one")

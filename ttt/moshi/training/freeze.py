@@ -1,4 +1,4 @@
-"""Which parameters of a Moshi are trained: what was inserted, and nothing of the model itself."""
+"""Which parameters of a Moshi are trained: what is inserted, and nothing of the model itself."""
 
 from __future__ import annotations
 
@@ -7,11 +7,63 @@ from moshi.models.lm import LMModel
 from torch import nn
 
 from ttt.errors import UserError
-from ttt.moshi.insert import ttt_layers
-from ttt.moshi.training.config import GROUPS, Group
+from ttt.layers import TTTConfig
+from ttt.moshi.insert import StreamingTTT, insert_ttt, temporal_layers, ttt_layers
+from ttt.moshi.training.config import (
+    GROUPS,
+    Group,
+    LoRAConfig,
+    MoshiTrainingConfig,
+    TTTLayersConfig,
+)
+from ttt.moshi.training.lora import insert_lora, match_rank
 
 TrainedParameters = dict[Group, dict[str, nn.Parameter]]
 """Group -> name in the model -> parameter."""
+
+
+def insert_trained(lm: LMModel, config: MoshiTrainingConfig) -> None:
+    """Put freshly drawn LoRA and TTT layers into a base model, as the configuration says.
+
+    A function of the model's shape and of `config.seed`, on every device.
+
+    Raises:
+        UserError: what does not fit the model.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    lora, ttt = config.lora, config.ttt
+    if lora is not None:
+        insert_lora(lm, lora_rank(lm, lora), lora.scaling, lora.targets, generator=generator)
+    if ttt is not None:
+        shape = layer_config(lm, ttt)
+        context = ttt.attention_context
+        insert_ttt(lm, ttt.layers, shape, context, gate=ttt.gate, generator=generator)
+
+
+def layer_config(lm: LMModel, config: TTTLayersConfig) -> TTTConfig:
+    """The configuration of the TTT layers in this model. Raises UserError where it does not fit."""
+    try:
+        return TTTConfig(
+            dim=lm.dim,
+            num_heads=config.num_heads or temporal_layers(lm)[0].self_attn.num_heads,
+            kind=config.kind,
+            flavour=config.flavour,
+            mini_batch_size=config.mini_batch_size,
+            base_lr=config.base_lr,
+            rope_theta=config.rope_theta,
+        )
+    except ValueError as error:
+        raise UserError(f"ttt: {error}") from error
+
+
+def lora_rank(lm: LMModel, config: LoRAConfig) -> int:
+    """The rank of the LoRA: as configured, or the one that matches TTT layers in this model."""
+    if config.match is None:
+        return int(config.rank)
+    with torch.device("meta"):
+        layer = StreamingTTT(layer_config(lm, config.match))
+    parameters = sum(parameter.numel() for parameter in layer.parameters())
+    return match_rank(lm, config.targets, len(config.match.layers) * parameters)
 
 
 def freeze_base(lm: LMModel) -> TrainedParameters:

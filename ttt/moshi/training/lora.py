@@ -79,14 +79,15 @@ def insert_lora(
     chosen = _targeted(lm, targets)
     for linear in chosen:
         exact = torch.float64 if linear.weight.dtype == torch.float64 else torch.float32
-        made = {"bias": False, "device": linear.weight.device, "dtype": exact}
-        low = nn.Linear(linear.in_features, rank, **made)
-        high = nn.Linear(rank, linear.out_features, **made)
+        low = nn.Linear(linear.in_features, rank, bias=False, dtype=exact)
+        high = nn.Linear(rank, linear.out_features, bias=False, dtype=exact)
+        # On the CPU, so that a seed gives the same numbers on every device.
         nn.init.kaiming_uniform_(low.weight, a=math.sqrt(5), generator=generator)
         nn.init.zeros_(high.weight)
         linear.__class__ = LoRALinear
         assert isinstance(linear, LoRALinear)
-        linear.lora_A, linear.lora_B, linear.scaling = low, high, scaling
+        device = linear.weight.device
+        linear.lora_A, linear.lora_B, linear.scaling = low.to(device), high.to(device), scaling
     for block in _gatings(lm) if "gating" in targets else ():
         block.__class__ = LoRAGating
     return len(chosen)
