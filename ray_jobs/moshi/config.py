@@ -18,6 +18,9 @@ class ChapterModelsConfig(Config):
     """Folder of TTT layers written by save_ttt; null evaluates the base model alone."""
     ttt_weights: str | None = None
     """Base model below the TTT layers where it was trained with them; null takes weights."""
+    lora: str | None = None
+    """Folder of moshi-finetune's LoRA, fused into the base model before it is heard, with TTT or
+    without; null takes the base as it is."""
     baseline: bool = True
     """Evaluate the base model; false leaves it to another run (see --compare)."""
     mimi: str | None = None

@@ -16,18 +16,22 @@ from ttt.eval.run import ModelIdentity
 from ttt.moshi.codes import silence_codes
 from ttt.moshi.insert import take_out_ttt, temporal_layers
 from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi, outline_moshi
+from ttt.moshi.lora import StoredLora, check_lora, fuse_lora, has_lora, read_lora
 from ttt.moshi.ttt_files import describe_ttt, load_ttt, outline_ttt
 
 
 class LoadedModels:
     """Loads what is asked for; another Moshi replaces the one before.
 
-    Where TTT layers belong to the very base model, they are put into it and taken out again.
+    Where TTT layers belong to the very base model, they are put into it and taken out again, unless
+    a LoRA lies beside them: what that has done to the base's weights cannot be taken back.
     """
 
     def __init__(self, config: ChapterModelsConfig, device: str) -> None:
         self._config, self._device = config, device
         self._moshi: LoadedMoshi | None = None
+        self._lora: dict[str, Any] | None = None
+        self._is_base_alone = True
         self._weights: Weights | None = None
         self._mimi: LoadedMimi | None = None
 
@@ -37,17 +41,22 @@ class LoadedModels:
         if self._moshi is not None and self._weights == weights:
             return self._moshi
         self._weights = None  # Until all of it is there.
-        if self._moshi is None or self._moshi.name != name:
+        if self._moshi is None or self._moshi.name != name or not self._is_base_alone:
             self._moshi = None
             gc.collect()  # Two models of 7 billion do not fit side by side.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._moshi = load_moshi(
+            made = load_moshi(
                 name, device=self._device, dtype=config.dtype, lm_kwargs=config.lm_kwargs
             )
+            if (lora := _lora(config)) is not None:
+                fuse_lora(made.lm, lora)
+            self._lora = None if lora is None else lora.describe()
+            self._moshi, self._is_base_alone = made, True
         take_out_ttt(self._moshi.lm)
         if weights == "ttt" and config.ttt is not None:
-            load_ttt(self._moshi.lm, config.ttt)
+            self._is_base_alone = not _brings_lora(config)
+            load_ttt(self._moshi.lm, config.ttt, base=self._moshi.fingerprint)
         self._weights = weights
         return self._moshi
 
@@ -77,12 +86,22 @@ class LoadedModels:
             weights_sha256=moshi.weights_sha256,
             context=max(int(each.self_attn.context or 0) for each in temporal_layers(moshi.lm)),
             ttt=layers,
+            lora=self._lora,
             controls=controls or {},
         )
 
 
 def outlines(config: ChapterModelsConfig) -> Iterator[tuple[Weights, LMModel | UserError]]:
-    """Each model that is asked for, on the meta device, or why it cannot be outlined yet."""
+    """Each model that is asked for, on the meta device, or why it cannot be outlined yet.
+
+    Raises UserError for a LoRA or TTT layers that do not fit.
+    """
+    lora = _lora(config)
+    if lora is not None and _brings_lora(config):
+        raise UserError(
+            f"model.ttt={config.ttt} brings the LoRA that was trained with its layers: leave "
+            "model.lora out, or name a folder of layers alone"
+        )
     for weights in wanted_weights(config):
         try:
             name = weights_name(config, weights)
@@ -90,6 +109,17 @@ def outlines(config: ChapterModelsConfig) -> Iterator[tuple[Weights, LMModel | U
         except UserError as error:
             yield weights, error
             continue
+        if lora is not None:
+            check_lora(lm, lora)
         if weights == "ttt" and config.ttt is not None:
             outline_ttt(lm, config.ttt)
         yield weights, lm
+
+
+def _lora(config: ChapterModelsConfig) -> StoredLora | None:
+    return None if config.lora is None else read_lora(config.lora)
+
+
+def _brings_lora(config: ChapterModelsConfig) -> bool:
+    """Whether the folder of TTT layers holds a LoRA, too."""
+    return config.ttt is not None and has_lora(config.ttt)

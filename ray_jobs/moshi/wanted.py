@@ -36,7 +36,10 @@ def with_absolute_paths(config: C) -> C:
     """
     names, model = ("weights", "ttt_weights", "mimi"), config.model
     model = replace(model, **{name: _absolute(getattr(model, name)) for name in names})
-    model = replace(model, ttt=None if model.ttt is None else storage.absolute(model.ttt))
+    folders = {name: getattr(model, name) for name in ("ttt", "lora")}
+    model = replace(
+        model, **{n: None if f is None else storage.absolute(f) for n, f in folders.items()}
+    )
     output, cache = storage.absolute(config.output), config.codes_cache
     cache = os.path.join(output, "codes") if cache is None else storage.absolute(cache)
     return replace(config, model=model, output=output, codes_cache=cache)

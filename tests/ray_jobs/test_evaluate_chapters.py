@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from ray_jobs import evaluate_chapters
 from ray_jobs.config.former_keys import ORIGINAL_KEYS
@@ -32,8 +33,11 @@ from ttt.eval.chapters.records import ChapterWriter, read_record, read_records, 
 from ttt.eval.chapters.run import ORIGINAL_WARNING
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
+from ttt.moshi.lora import StoredLora, fuse_lora, read_lora, write_lora
 from ttt.moshi.original import OriginalEvaluation
+from ttt.moshi.ttt_files import base_fingerprint
 from ttt.records import read_json, read_jsonl
+from ttt.synthetic.chapters import synthetic_chapter
 from ttt.synthetic.voice import utterance
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -546,3 +550,74 @@ def test_recorded_speech_with_a_killed_actor(
     records = all_records(quiet.output)
     assert len(records) == 4
     assert all_records(killed.output) == records
+
+
+@pytest.fixture
+def lora_folder(tmp_path: Path) -> Path:
+    """What moshi-finetune leaves: one pair that changes something, in bfloat16."""
+    name, lm = "transformer.layers.0.gating.linear_in", tiny_lm(**SHAPE)
+    linear = lm.get_submodule(name)
+    draw = torch.Generator().manual_seed(2)
+    down = torch.randn(2, linear.in_features, generator=draw)
+    up = torch.randn(linear.out_features, 2, generator=draw)
+    tensors = {f"{name}.lora_A.weight": down.bfloat16(), f"{name}.lora_B.weight": up.bfloat16()}
+    folder = tmp_path / "lora"
+    write_lora(folder, StoredLora("", tensors, 2, 0.5, ""), {})
+    return folder
+
+
+def test_a_lora_is_heard_and_is_part_of_the_run(
+    tmp_path: Path, ttt_folder: Path, lora_folder: Path
+) -> None:
+    words = (f"model.ttt={ttt_folder / 'good'}", "synthetic.chapters=1")
+    ready = made(60, *words, f"output={tmp_path / 'out'}", f"model.lora={lora_folder}")
+    run_chapters(ready)
+    run = read_json(tmp_path / "out" / "run.json")
+    assert [model["lora"]["rank"] for model in run["models"]] == [2, 2]
+    lm = tiny_lm(**SHAPE)
+    before = base_fingerprint(lm)
+    assert {model["fingerprint"] for model in run["models"]} == {before}
+    fuse_lora(lm, read_lora(lora_folder))
+    (chapter,) = make_plan(ready).recordings
+    assert ready.synthetic is not None
+    codes = synthetic_chapter(ready.synthetic.language, chapter.seed, chapter.frames)  # type: ignore[union-attr]
+    for model in ("baseline", "ttt"):
+        if model == "ttt":
+            lm = tiny_lm(**SHAPE)
+            fuse_lora(lm, read_lora(lora_folder))
+            load_ttt(lm, ttt_folder / "good", base=before)
+        heard = evaluate_codes(lm, torch.from_numpy(codes)[None], other_stream="masked", chunk=16)
+        (record,) = read_records(tmp_path / "out" / "records" / model)
+        assert np.abs(record.nll - heard.nll[0].numpy()).max() < 1e-5
+    with pytest.raises(UserError, match=r"made with model.lora='.*', and now it is None; choose"):
+        run_chapters(made(60, *words, f"output={tmp_path / 'out'}"), resume=True)
+    # Other bytes behind the same name; a record is missing, so that models are loaded.
+    path = lora_folder / "lora.safetensors"
+    save_file({key: -tensor for key, tensor in load_file(path).items()}, path)
+    next((tmp_path / "out").glob("records/**/*.parquet")).unlink()
+    with pytest.raises(UserError, match=r"since this run began models.0.lora.sha256 has changed"):
+        run_chapters(ready, resume=True)
+
+
+def test_a_lora_that_does_not_fit_is_refused_before_anything_starts(
+    tmp_path: Path, lora_folder: Path
+) -> None:
+    def refuse(sentence: str, *words: str) -> None:
+        ready = made(60, f"output={tmp_path / 'out'}", f"model.lora={lora_folder}", *words)
+        plan = make_plan(ready)
+        with pytest.raises(UserError, match=sentence):
+            describe(plan)
+        assert not (tmp_path / "out").exists()
+
+    refuse("has another shape for 2 tensors of lora.safetensors", 'model.lm_kwargs={"dim": 128}')
+    path = lora_folder / "lora.safetensors"
+    kept = load_file(path)
+    save_file({**kept, "transformer.layers.1.ttt.alpha": torch.zeros(64)}, path)
+    refuse("holds TTT layers, too .* with python -m ray_jobs.import_ttt")
+    save_file(kept, path)
+    (lora_folder / "config.json").write_text('{"lora_rank": 4, "lora_scaling": 2.0}')
+    refuse("config.json says lora_rank 4, and lora.safetensors has rank 2")
+    (lora_folder / "config.json").unlink()
+    refuse("config.json is missing")
+    path.unlink()
+    refuse("not a folder of moshi-finetune's LoRA")

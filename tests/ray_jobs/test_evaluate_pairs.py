@@ -27,6 +27,7 @@ from ttt.eval.pairs.records import ItemRecord, read_part, read_parts
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
 from ttt.moshi.codes import encode_recording
+from ttt.moshi.lora import StoredLora, write_lora
 from ttt.moshi.tiny import tiny_mimi
 from ttt.records import read_json
 from ttt.synthetic.pairs import say_by_arithmetic, write_fixtures
@@ -484,3 +485,22 @@ def _evaluate_and_kill(
 
     with killing(working, times):
         run_pairs(ready)
+
+
+def test_a_lora_is_scored_and_is_part_of_the_run(tmp_path: Path, roots: dict[str, Path]) -> None:
+    name, plain = "transformer.layers.0.gating.linear_in", tiny_lm(**SHAPE)
+    linear = plain.get_submodule(name)
+    pair = torch.ones(2, linear.in_features), torch.ones(linear.out_features, 2)
+    tensors = {f"{name}.lora_{part}.weight": t for part, t in zip("AB", pair, strict=True)}
+    write_lora(tmp_path / "lora", StoredLora("", tensors, 2, 0.5, ""), {})
+    outputs = [tmp_path / "plain", tmp_path / "fine"]
+    words = ("tasks.swuggy.max_pairs=2", "min_coverage=0.5")
+    run_pairs(config(roots, *words, f"output={outputs[0]}"))
+    run_pairs(config(roots, *words, f"output={outputs[1]}", f"model.lora={tmp_path / 'lora'}"))
+    sums = [[row.nll_sum for row in rows(o, "baseline-paper", "swuggy")] for o in outputs]
+    assert sums[0] != sums[1]
+    told = [read_json(output / "run.json")["models"][0]["lora"] for output in outputs]
+    assert told[0] is None
+    assert told[1]["linears"] == 1
+    with pytest.raises(UserError, match=r"made with model.lora='.*', and now it is None; choose"):
+        run_pairs(config(roots, *words, f"output={outputs[1]}"), resume=True)

@@ -38,6 +38,8 @@ class ModelIdentity:
     """Frames that attention reaches back."""
     ttt: dict[str, Any] | None = None
     """The TTT layers: folder, layers, configuration, hash; None for the baseline."""
+    lora: dict[str, Any] | None = None
+    """The LoRA fused into the base model: folder, rank, scaling, hash; None without."""
     controls: dict[str, Any] = field(default_factory=dict)
     """Controls in force, such as updates off."""
 
