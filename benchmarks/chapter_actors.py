@@ -32,7 +32,8 @@ import ray
 import torch
 
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig, SyntheticDataConfig
-from ray_jobs.moshi.chapters.plan import Plan, SyntheticChapter, WorkItem, make_plan
+from ray_jobs.moshi.chapters.plan import Plan, WorkItem, make_plan
+from ray_jobs.moshi.chapters.recordings import SyntheticChapter
 from ray_jobs.moshi.chapters.worker import ChapterWorker
 from ray_jobs.moshi.config import ChapterModelsConfig, StreamsConfig
 from ray_jobs.runtime.actors import RemoteCount, counted_progress, over_actors

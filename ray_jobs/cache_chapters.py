@@ -2,7 +2,7 @@
 
 Every chapter ends in a shard or in manifest.jsonl with its reason. Killed at any moment and run
 again with the same configuration, the job encodes only the shards that are missing and ends with
-the same bytes.
+the same bytes. `evaluate_chapters data.cache=DIR` reads what it wrote in place of audio.
 
     python -m ray_jobs.cache_chapters --config configs/cache_chapters.yaml data.root=DIR output=DIR
     python -m ray_jobs.cache_chapters --verify DIR

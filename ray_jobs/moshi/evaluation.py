@@ -45,6 +45,8 @@ class Recorded:
     """The files as they were then; empty where nobody noted them."""
     path: Path
     """The record."""
+    now: Sequence[FileIdentity] | None = None
+    """What `noted` must still be, where that is known without reading the files."""
 
 
 class Job(ABC, Generic[P]):
@@ -148,7 +150,10 @@ def refuse_replaced_audio(job: Job[Any], plan: Any) -> None:
     is_same = functools.cache(lambda noted, file: file.exists() and noted.is_of(file))
     for each in job.recorded(plan):
         unknown += not each.noted
-        same = len(each.noted) == len(each.files) and all(map(is_same, each.noted, each.files))
+        if each.now is not None:
+            same = tuple(each.noted) == tuple(each.now)
+        else:
+            same = len(each.noted) == len(each.files) and all(map(is_same, each.noted, each.files))
         if each.noted and not same:
             others = f" (and {len(each.files) - 1} more)" if len(each.files) > 1 else ""
             raise UserError(

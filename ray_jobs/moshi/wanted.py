@@ -48,7 +48,8 @@ def with_absolute_paths(config: C) -> C:
 def with_absolute_roots(data: ChapterConfig) -> ChapterConfig:
     """Places of chapters made absolute; one place stays one."""
     roots = tuple(map(storage.absolute, data.roots))
-    return replace(data, root=roots[0] if len(roots) == 1 else roots)
+    cache = None if data.cache is None else storage.absolute(data.cache)
+    return replace(data, root=roots[0] if len(roots) == 1 else roots or None, cache=cache)
 
 
 def loads_no_model(output: str, pending: Callable[[], Sequence[Any]]) -> bool:

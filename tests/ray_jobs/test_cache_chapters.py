@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -210,6 +211,7 @@ def test_bad_input_is_one_sentence_before_anything_starts(
         (f"data.root={twice}", "line 2 names"),
         (f"data.root=[{voices},{voices}]", "is found twice; let data.root name each place once"),
         ("data.speakers=['9']", "speakers 9 not found; there are 1, 2"),
+        ("data.cache=somewhere", "data.cache has no effect: codes are made of audio"),
         ("mimi=nowhere", "nowhere: no such folder, and no repository (owner/name) either"),
         ("chapters_per_shard=0", "chapters_per_shard must be from 1 to 10,000, got 0"),
         ("text={other: silence}|output=s3://b/c", "output must be a folder that all nodes see"),
@@ -267,7 +269,8 @@ def test_kills_of_a_worker_and_of_the_driver_change_no_byte(
             assert time.monotonic() < deadline
             time.sleep(0.005)
     finally:
-        os.killpg(job.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # It ended by itself.
+            os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert not (output / "summary.json").exists()
     assert cache_chapters.main(words(voices, output, TEXT, HERE)) == 0

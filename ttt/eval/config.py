@@ -32,10 +32,13 @@ ScoreName = Literal[
 class ChapterConfig(Config):
     """Which chapters to evaluate."""
 
-    root: str | tuple[str, ...]
+    root: str | tuple[str, ...] | None = None
     """Where the recordings are: a folder, or a manifest that names files (JSON lines with
     audio_filepath or path, or bare paths, relative to it). A list names several, and chapters' ids
     then begin with the name of each."""
+    cache: str | None = None
+    """Cache written by ray_jobs.cache_chapters, whose codes are then heard in place of the audio
+    below root, which is not looked at; null encodes audio."""
     layout: Literal["auto", "chapters", "cut", "librispeech", "flat"] = "auto"
     """How the folder is laid out; auto looks at the names."""
     pauses: Literal["keep", "cut"] = "keep"
@@ -52,8 +55,15 @@ class ChapterConfig(Config):
     """At most this many, speakers taking turns; null takes all."""
 
     def __post_init__(self) -> None:
-        if not self.root:
+        if not self.root and self.cache is None:
             raise ValueError("root must name a folder or manifest of recordings, or a list of them")
+        cached = {"layout": "auto", "pauses": "keep", "concatenate_seconds": None}
+        for name, as_cached in cached.items():
+            if self.cache is not None and getattr(self, name) != as_cached:
+                raise ValueError(
+                    f"{name} has no effect on a cache, whose chapters are as they were cached: set "
+                    f"it to {as_cached or 'null'}"
+                )
         if self.concatenate_seconds is not None and self.concatenate_seconds <= 0:
             raise ValueError("concatenate_seconds must be above 0; null leaves chapters alone")
         if self.min_seconds < 0:
@@ -66,7 +76,7 @@ class ChapterConfig(Config):
     @property
     def roots(self) -> tuple[str, ...]:
         """The places that `root` names."""
-        return (self.root,) if isinstance(self.root, str) else self.root
+        return (self.root,) if isinstance(self.root, str) else self.root or ()
 
 
 @dataclass(frozen=True, kw_only=True)

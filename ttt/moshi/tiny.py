@@ -128,7 +128,8 @@ _KMEANS_ROUNDS = 4
 def tiny_mimi(seed: int = 0, bins: int = 64, context: int = 50) -> MimiModel:
     """A random `MimiModel` with Mimi's rates (24 kHz, frames of 1,920 samples) and 8 codebooks.
 
-    The same arguments give the same weights, and torch's own generator is left as it was.
+    The same arguments give the same weights, whatever the number of threads, and torch's own
+    generator is left as it was.
 
     Args:
         bins: size of each codebook (2,048 in Mimi).
@@ -140,10 +141,15 @@ def tiny_mimi(seed: int = 0, bins: int = 64, context: int = 50) -> MimiModel:
     frames = int(_FIT_CLIPS * _FIT_SECONDS * loaders.FRAME_RATE)
     if not 2 <= bins <= frames:
         raise ValueError(f"bins must lie between 2 and {frames}, not {bins}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        mimi = loaders.get_mimi(None, _config(bins, context), num_codebooks=8)
-        _fit(mimi, seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # Sums in several threads round by how many they are.
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            mimi = loaders.get_mimi(None, _config(bins, context), num_codebooks=8)
+            _fit(mimi, seed)
+    finally:
+        torch.set_num_threads(threads)
     return mimi
 
 

@@ -58,6 +58,8 @@ class CacheChaptersConfig(Config):
     """Workers; of a CPU each uses one thread, so that codes do not depend on how many it has."""
 
     def __post_init__(self) -> None:
+        if self.data.cache is not None:
+            raise ValueError("data.cache has no effect: codes are made of audio; set data.root")
         if not 1 <= self.chapters_per_shard <= 10_000:
             raise ValueError(
                 f"chapters_per_shard must be from 1 to 10,000, got {self.chapters_per_shard}"

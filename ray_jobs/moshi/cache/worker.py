@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from ttt.moshi.chapter_cache.shard_file import (
 )
 from ttt.moshi.chapter_cache.write_shard import cache_shard
 from ttt.moshi.codes import encode_recording
+from ttt.moshi.load import LoadedMimi
 from ttt.moshi.own_text import own_text
 from ttt.numerics import computed_with, exact_float32
 
@@ -55,16 +57,6 @@ class ChapterEncoder:
                 mimi=config.mimi, weights=text.weights, dtype=text.dtype, lm_kwargs=text.lm_kwargs
             )
         self._models = LoadedModels(models, config.cluster.device)
-        mimi = self._models.mimi()
-        device, precision = computed_with(next(mimi.mimi.parameters()))
-        if (mimi.weights_sha256, device, precision) != (
-            codes.weights_sha256, codes.device, codes.precision,
-        ):  # fmt: skip
-            raise UserError(
-                f"{config.mimi}: is Mimi {mimi.weights_sha256[:12]} on {device} in {precision} on "
-                f"this node, and {codes.weights_sha256[:12]} on {codes.device} in "
-                f"{codes.precision} was planned; give every node the same Mimi"
-            )
 
     def identify_text(self) -> dict[str, Any]:
         """What the text is made by, as `TextIdentity`; loads the base model."""
@@ -89,7 +81,7 @@ class ChapterEncoder:
     def cache(self, shard: Shard, text: dict[str, Any] | None) -> ShardStatus:
         """Write the shard's files; `text` is what `identify_text` gave.
 
-        Raises UserError when this node's base model is another.
+        Raises UserError when this node's Mimi or base model is another.
         """
         if text is not None and (found := self.identify_text()) != text:
             raise UserError(
@@ -98,6 +90,7 @@ class ChapterEncoder:
             )
         number, inputs = shard
         began = time.monotonic()
+        _ = self._mimi  # What is wrong with it is no chapter's fault.
         header = ShardHeader(self._codes, None if text is None else TextIdentity(**text))
         lines = cache_shard(
             self._config.output, number, inputs, self._encode, header,
@@ -108,8 +101,25 @@ class ChapterEncoder:
             seconds=time.monotonic() - began,
         )
 
+    @functools.cached_property
+    def _mimi(self) -> LoadedMimi:
+        """Mimi, which must be the one that was planned."""
+        mimi, codes = self._models.mimi(), self._codes
+        device, precision = computed_with(next(mimi.mimi.parameters()))
+        if (mimi.weights_sha256, device, precision) != (
+            codes.weights_sha256,
+            codes.device,
+            codes.precision,
+        ):
+            raise UserError(
+                f"{self._config.mimi}: is Mimi {mimi.weights_sha256[:12]} on {device} in "
+                f"{precision} on this node, and {codes.weights_sha256[:12]} on {codes.device} in "
+                f"{codes.precision} was planned; give every node the same Mimi"
+            )
+        return mimi
+
     def _encode(self, chapter: ChapterInput) -> CodedChapter:
-        mimi = self._models.mimi()
+        mimi = self._mimi
         made = encode_recording(
             mimi.mimi, chapter.chapter_id, chapter.pieces, None, mimi.weights_sha256
         )

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.chapters.recordings import (
+    Recording,
+    find_recordings,
+    heard_frames,
+    notes_on,
+    place_in_words,
+)
 from ray_jobs.moshi.wanted import (
     Weights,
     loads_no_model,
@@ -19,29 +25,13 @@ from ray_jobs.moshi.wanted import (
     with_absolute_roots,
 )
 from ttt.errors import UserError
-from ttt.eval.chapters.find import Chapter, Unreadable, find_chapters
+from ttt.eval.chapters.find import Unreadable
 from ttt.eval.chapters.records import file_stem, leftovers, record_path
 from ttt.eval.chapters.run import ORIGINAL_WARNING, records_root
 from ttt.eval.chapters.summary import held_groups
 from ttt.eval.config import FRAME_RATE
+from ttt.moshi.chapter_cache.reader import ChapterCache
 
-
-@dataclass(frozen=True)
-class SyntheticChapter:
-    """A synthetic chapter."""
-
-    chapter_id: str
-    speaker: str
-    seed: int
-    frames: int
-
-    @property
-    def seconds(self) -> float:
-        """How long it would last."""
-        return self.frames / FRAME_RATE
-
-
-Recording = Chapter | SyntheticChapter
 _LONGEST_STATE_STEM = 255 - len("..safetensors.12345678.tmp")
 
 
@@ -122,7 +112,7 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """A sentence where descriptions of chapters were not taken as they stand."""
-        changed = [(each, note) for each in self.recordings for note in _notes(each)]
+        changed = [(each, note) for each in self.recordings for note in notes_on(each)]
         if not changed:
             return ()
         chapter, note = changed[0]
@@ -167,7 +157,7 @@ def _planned(config: EvaluateChaptersConfig) -> Plan:
     given, config = config, with_absolute_paths(config)
     if config.data is not None:
         config = replace(config, data=with_absolute_roots(config.data))
-    recordings, unreadable = _recordings(config)
+    recordings, unreadable = find_recordings(config)
     variants = _variants(config)
     longest_first = sorted(recordings, key=lambda item: -heard_frames(item, config.max_frames))
     size = config.group_size
@@ -177,7 +167,10 @@ def _planned(config: EvaluateChaptersConfig) -> Plan:
         for group in groups:
             prefixes = _prefixes(variant, group, longest_first)
             work.append(WorkItem(len(work), variant, tuple(group), prefixes))
-    return Plan(given, config, variants, tuple(recordings), tuple(unreadable), tuple(work))
+    plan = Plan(given, config, variants, tuple(recordings), tuple(unreadable), tuple(work))
+    if config.data is not None and config.data.cache is not None:
+        _refuse_other_mimi(plan, config.data.cache)
+    return plan
 
 
 @contextlib.contextmanager
@@ -197,12 +190,11 @@ def describe(plan: Plan) -> str:
     """The plan in words."""
     config = plan.config
     frames = sum(plan.frames(item) for item in plan.recordings)
-    source = "made of codes" if config.data is None else f"in {', '.join(config.data.roots)}"
     speakers = len({item.speaker for item in plan.recordings})
     by = "1 speaker" if speakers == 1 else f"{speakers:,} speakers"
     lines = [
         f"evaluate {', '.join(each.name for each in plan.variants)} on "
-        f"{len(plan.recordings):,} chapters by {by} {source}: {frames:,} frames, "
+        f"{len(plan.recordings):,} chapters by {by} {place_in_words(config)}: {frames:,} frames, "
         f"{frames / FRAME_RATE / 3600:.2f} hours",
     ]
     if config.preset == "original":
@@ -224,38 +216,10 @@ def describe(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def heard_frames(recording: Recording, max_frames: int | None) -> int:
-    """Frames of a recording, the last one filled up, as far as they are to be heard."""
-    if isinstance(recording, SyntheticChapter):
-        frames = recording.frames
-    else:
-        frames = math.ceil(round(recording.seconds * FRAME_RATE, 6))
-    return frames if max_frames is None else min(frames, max_frames)
-
-
 def is_verified(config: EvaluateChaptersConfig, variant: ModelVariant) -> bool:
     """Whether a model's records are held to stepping: not where a control cuts into the hearing."""
     plain = variant.reset_every_frames is None and variant.prefix_frames is None
     return config.verify_spans > 0 and plain
-
-
-def _notes(recording: Recording) -> tuple[str, ...]:
-    return recording.notes if isinstance(recording, Chapter) else ()
-
-
-def _recordings(
-    config: EvaluateChaptersConfig,
-) -> tuple[Sequence[Recording], Sequence[Unreadable]]:
-    if config.data is not None:
-        return find_chapters(config.data)
-    made = config.synthetic
-    assert made is not None  # The configuration has one of the two.
-    recordings = []
-    for number in range(made.chapters):
-        speaker = f"speaker_{number % made.speakers}"
-        name = f"{speaker}/chapter_{number}"
-        recordings.append(SyntheticChapter(name, speaker, made.first_seed + number, made.frames))
-    return recordings, []
 
 
 def _variants(config: EvaluateChaptersConfig) -> tuple[ModelVariant, ...]:
@@ -301,6 +265,17 @@ def _prefixes(
             )
         found.append(others[0])
     return tuple(found)
+
+
+def _refuse_other_mimi(plan: Plan, cache: str) -> None:
+    """Raise UserError where chapters of a cache are to be heard that another Mimi has encoded."""
+    if loads_no_model(plan.config.output, plan.pending):
+        return
+    from ttt.moshi.load import load_mimi  # Brings torch, which a finished run does without.
+
+    model = plan.config.model
+    mimi = load_mimi(model.mimi or model.weights)
+    ChapterCache.open(cache).require_mimi(mimi.name, mimi.weights_sha256)
 
 
 def _memory(plan: Plan) -> list[str]:

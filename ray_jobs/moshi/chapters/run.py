@@ -19,6 +19,7 @@ from ray_jobs.reports.words import largest_difference, not_held, stepped_frames
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import Ask, WorkerDied
 from ttt import records
+from ttt.eval.chapters.cached import CachedRecording
 from ttt.eval.chapters.find import Chapter
 from ttt.eval.chapters.records import read_details, record_path
 from ttt.eval.chapters.run import (
@@ -57,13 +58,19 @@ class ChaptersJob(Job[Plan]):
         )
 
     def recorded(self, plan: Plan) -> Iterator[Recorded]:
-        """Recorded chapters; made ones have no audio."""
+        """Recorded and cached chapters; made ones have no audio."""
         for model, chapter in [(w.variant.name, r) for w in plan.work for r in w.recordings]:
             path = record_path(records_root(plan.config.output, model), chapter.chapter_id)
             if isinstance(chapter, Chapter) and path.exists():
                 what, since = f"the audio of {chapter.chapter_id}", f"{model} heard it"
                 files = tuple(map(Path, chapter.files))
                 yield Recorded(what, since, files, read_details(path).audio, path)
+            elif isinstance(chapter, CachedRecording) and path.exists():
+                assert plan.config.data is not None
+                cache = (Path(str(plan.config.data.cache)),)
+                what, since = f"{chapter.chapter_id} in the cache", f"{model} heard it"
+                noted, now = read_details(path).audio, (chapter.codes,)
+                yield Recorded(what, since, cache, noted, path, now)
 
     def describe_run(self, plan: Plan, ask: Ask) -> ChapterRun:
         """The models in the plan's order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
 from dataclasses import asdict
@@ -16,15 +17,15 @@ from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.chapters.plan import (
     ModelVariant,
     Outcome,
-    Recording,
-    SyntheticChapter,
     WorkItem,
     is_verified,
 )
+from ray_jobs.moshi.chapters.recordings import Recording, SyntheticChapter
 from ray_jobs.moshi.models import LoadedModels
 from ray_jobs.runtime.items import Count
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
+from ttt.eval.chapters.cached import CachedRecording, read_cached
 from ttt.eval.chapters.controls import shuffle_stretches
 from ttt.eval.chapters.find import Chapter
 from ttt.eval.chapters.hear import EncodedChapter, StreamingOptions, record_group, verify_group
@@ -32,6 +33,7 @@ from ttt.eval.chapters.records import NonFiniteLoss, leftovers, record_path
 from ttt.eval.chapters.run import records_root
 from ttt.eval.run import ModelIdentity
 from ttt.files.errors import FileIdentity
+from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.codes import encode_recording
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.load import LoadedMoshi
@@ -167,6 +169,8 @@ class ChapterWorker:
         audio: tuple[FileIdentity, ...] = ()
         if isinstance(recording, Chapter):
             audio = tuple(map(FileIdentity.of, recording.files))
+        elif isinstance(recording, CachedRecording):
+            audio = (recording.codes,)
         return EncodedChapter(recording.chapter_id, recording.speaker, codes, inside, prefix, audio)
 
     def _codes(self, recording: Recording) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
@@ -176,10 +180,19 @@ class ChapterWorker:
             language = self._config.synthetic.language
             codes = synthetic_chapter(language, recording.seed, recording.frames)
             return codes.astype(np.int16), np.zeros(0, dtype=np.int64)
+        if isinstance(recording, CachedRecording):
+            return read_cached(self._cache, recording)
         mimi = self._models.mimi()
         cache, sha256 = self._config.codes_cache, mimi.weights_sha256
         made = encode_recording(mimi.mimi, recording.chapter_id, recording.pieces, cache, sha256)
         return made.codes, made.joins
+
+    @functools.cached_property
+    def _cache(self) -> ChapterCache:
+        data = self._config.data
+        assert data is not None
+        assert data.cache is not None
+        return ChapterCache.open(data.cache)
 
     def _silence(self, frames: int) -> torch.Tensor | None:
         cache = self._config.codes_cache

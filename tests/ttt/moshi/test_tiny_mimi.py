@@ -36,5 +36,16 @@ def test_the_seed_decides_and_torchs_generator_stays() -> None:
         tiny_mimi(bins=2048)
 
 
+def test_the_number_of_threads_decides_nothing() -> None:
+    first = tiny_mimi(seed=0, bins=8)
+    torch.set_num_threads(2)
+    try:
+        second = tiny_mimi(seed=0, bins=8)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(_tensors(first), _tensors(second), strict=True))
+
+
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     return list(module.state_dict().values())

@@ -64,7 +64,8 @@ class ChapterDetails:
     codes_sha256: str
     """Of the codes that were scored."""
     audio: tuple[FileIdentity, ...] = ()
-    """The files that the codes were made of; empty where nobody noted them."""
+    """The files that the codes were made of, or the codes in a cache; empty where nobody noted
+    them."""
     unscored_frames: int = 0
     """Frames at the chapter's end that have no loss."""
     warning: str | None = None

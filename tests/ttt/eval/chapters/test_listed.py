@@ -133,7 +133,9 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path) -> None:
     refuse("no line names an audio file", manifest)
     for wrong, sentence in (
         ({"root": ()}, "root must name a folder or manifest"),
-        ({"root": ""}, "root must name a folder or manifest"),
+        ({}, "root must name a folder or manifest"),
+        ({"cache": "c", "pauses": "cut"}, "pauses has no effect on a cache"),
+        ({"cache": "c", "concatenate_seconds": 9.0}, "concatenate_seconds has no effect on a cac"),
     ):
         with pytest.raises(ValueError, match=sentence):
             ChapterConfig(**wrong)
