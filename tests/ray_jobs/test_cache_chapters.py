@@ -19,12 +19,12 @@ import torch
 
 from ray_jobs import cache_chapters
 from tests.ray_jobs.worker_processes import worker_pids
-from ttt import records
+from ttt import records, storage
 from ttt.eval.chapters.find import find_chapters
 from ttt.eval.config import ChapterConfig
 from ttt.moshi import evaluate_codes, tiny_lm
 from ttt.moshi.chapter_cache.reader import ChapterCache
-from ttt.moshi.codes import encode_recording
+from ttt.moshi.codes import encode_recording, silence_codes
 from ttt.moshi.load import load_mimi
 from ttt.synthetic.voice import utterance
 
@@ -37,7 +37,7 @@ TEXT = (
 HERE = "cluster.num_workers=0"
 
 
-def words(voices: Path, output: Path, *more: str) -> list[str]:
+def words(voices: Path, output: Path | str, *more: str) -> list[str]:
     return [
         *(f"--config={ROOT / 'configs/cache_chapters.yaml'}", f"data.root={voices}"),
         *(f"output={output}", "mimi=tiny", "chapters_per_shard=2", "data.min_seconds=2", *more),
@@ -119,6 +119,31 @@ def test_codes_are_mimis_and_text_is_the_base_models_own(cached: Path, voices: P
         assert cache.read_text(row, 0, chapter.n_frames).tolist() == heard.text[0].tolist()
     assert cache.text is not None
     assert (cache.text.name, cache.text.context, cache.text.chunk) == ("tiny", 20, 16)
+
+
+def test_text_beside_silence_leaves_no_silence_behind(voices: Path, tmp_path: Path) -> None:
+    more = (TEXT.replace("masked", "silence"), "data.speakers=['2']", "min_cached_share=0.3", HERE)
+    assert cache_chapters.main(words(voices, tmp_path / "cache", *more)) == 0
+    assert not (tmp_path / "cache/silence").exists()
+    cache, mimi = ChapterCache.open(tmp_path / "cache"), load_mimi("tiny")
+    (chapter,) = cache.chapters
+    frames = chapter.n_frames
+    silence = silence_codes(mimi.mimi, frames, tmp_path, mimi.weights_sha256)
+    codes = torch.from_numpy(np.ascontiguousarray(cache.read(0, 0, frames).T))[None]
+    streams = {"other_stream": "silence", "silence": torch.from_numpy(silence)}
+    heard = evaluate_codes(tiny_lm(**SHAPE), codes, chunk=16, **streams)
+    assert cache.read_text(0, 0, frames).tolist() == heard.text[0].tolist()
+
+
+def test_a_cache_can_lie_on_any_filesystem(cached: Path, voices: Path) -> None:
+    there = "memory://cache_chapters_test"
+    for _ in range(2):
+        assert cache_chapters.main(words(voices, there, TEXT, HERE)) == 0
+    assert cache_chapters.main(["--verify", there]) == 0
+    for name, one in content(cached).items():
+        folder = ["shards"] if name.startswith("shard-") else []
+        assert storage.read_bytes(storage.join(there, *folder, name)) == one
+    storage.delete(there)
 
 
 def test_what_is_missing_is_made_again_and_verify_encodes_a_sample(

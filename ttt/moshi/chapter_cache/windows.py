@@ -76,6 +76,7 @@ class ChapterWindowPlan:
         self.seed = seed
         self._rows = np.arange(len(n_frames)) if rows is None else np.asarray(rows, np.int64)
         self._lengths = np.asarray(n_frames, np.int64)[self._rows]
+        self._ends: tuple[int, np.ndarray] | None = None
 
     def count(self, shape: ChapterWindowShape) -> int:
         """Windows of an epoch. Raises UserError when no chapter is as long as a window."""
@@ -87,7 +88,7 @@ class ChapterWindowPlan:
                 "shorter windows, or cache longer chapters (data.concatenate_seconds joins those "
                 "of a book)"
             )
-        return int(self._windows_in(shape).sum())
+        return int(self._last_windows(shape)[-1])
 
     def steps(self, shape: ChapterWindowShape) -> int:
         """Steps of an epoch, the last of which need not be full. Raises as `count` does."""
@@ -108,11 +109,11 @@ class ChapterWindowPlan:
         places = batch.step * shape.windows_per_step + dealt
         there = places < count
         numbers = permuted(places[there], count, self.seed, batch.epoch)
-        ends = np.cumsum(self._windows_in(shape))
+        ends = self._last_windows(shape)
         chapter = np.searchsorted(ends, numbers, side="right")
-        in_chapter = self._windows_in(shape)[chapter]
-        nth = numbers - (ends[chapter] - in_chapter)
         lengths, rows = self._lengths[chapter], self._rows[chapter]
+        in_chapter = -(-lengths // shape.frames)
+        nth = numbers - (ends[chapter] - in_chapter)
         surplus = (in_chapter * shape.frames - lengths).astype(np.uint64)
         before = (hashed(self.seed, batch.epoch, rows) % (surplus + np.uint64(1))).astype(np.int64)
         begin = nth * shape.frames - before
@@ -123,8 +124,12 @@ class ChapterWindowPlan:
             array[there] = values
         return ChapterWindows(*found, length=shape.frames)
 
-    def _windows_in(self, shape: ChapterWindowShape) -> np.ndarray:
-        return -(-self._lengths // shape.frames)
+    def _last_windows(self, shape: ChapterWindowShape) -> np.ndarray:
+        """Windows of each chapter and those before it; int64 [chapters]."""
+        # One length of window is kept. The tuple makes the swap atomic.
+        if self._ends is None or self._ends[0] != shape.frames:
+            self._ends = (shape.frames, np.cumsum(-(-self._lengths // shape.frames)))
+        return self._ends[1]
 
 
 def read_windows(
