@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ttt.moshi.training.attention import block_attention, set_attention_block
     from ttt.moshi.training.config import MemoryConfig, MoshiTrainingConfig
-    from ttt.moshi.training.forward import mini_batches_per_checkpoint, sparing, training_nll
+    from ttt.moshi.training.forward import training_nll
     from ttt.moshi.training.freeze import freeze_base, insert_trained, lora_rank
     from ttt.moshi.training.lora import insert_lora, lora_parameters, match_rank
     from ttt.moshi.training.lora_files import load_lora, save_lora
     from ttt.moshi.training.loss import WeightedSum, weighted_nll, weighted_nll_sum
+    from ttt.moshi.training.memory import mini_batches_per_checkpoint, sparing
     from ttt.moshi.training.stages import WindowStage
     from ttt.moshi.training.trainee import MoshiTrainee, WindowBatch
 
@@ -58,10 +59,10 @@ _HOMES = {
     "lora_parameters": "lora",
     "lora_rank": "freeze",
     "match_rank": "lora",
-    "mini_batches_per_checkpoint": "forward",
+    "mini_batches_per_checkpoint": "memory",
     "save_lora": "lora_files",
     "set_attention_block": "attention",
-    "sparing": "forward",
+    "sparing": "memory",
     "training_nll": "forward",
     "weighted_nll": "loss",
     "weighted_nll_sum": "loss",

@@ -32,8 +32,8 @@ class TTTLayersConfig(Config):
     """Frames that share one point of linearisation (ttt_lm 16, video_dit 64 as published)."""
     base_lr: float = 1.0
     """Inner learning rate before the learnt gate (ttt_lm 1.0, video_dit 0.1 as published)."""
-    rope_theta: float = 10_000.0
-    """Base of the rotary embedding of keys and queries inside a mini-batch."""
+    rope_theta: float | None = 10_000.0
+    """Base of the rotary embedding of keys and queries inside a mini-batch; null turns none."""
     gate: float = 0.1
     """Where the gates start; 0 leaves the model's output as it was."""
     attention_context: int | None = None

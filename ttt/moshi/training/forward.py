@@ -1,12 +1,8 @@
 """Moshi over whole windows, as it is trained: the NLL of every code, with gradients.
 
 One pass hears all frames, not a chunk at a time: the same columns, targets and heads as the
-streaming evaluation, and the same numbers. What a window takes is kept small by `sparing`:
-attention in blocks of queries, activations of layers and of groups of mini-batches computed anew in
-the backward pass, depformer and loss in blocks of steps.
-
-Forward and backward belong inside `sparing`, both: what is computed anew must take the way that
-it took before.
+streaming evaluation, and the same numbers. Forward and backward belong inside
+`ttt.moshi.training.sparing`, both: what is computed anew must take the way that it took before.
 
 Shapes: B windows, K tokens per column, Q codebooks of a voice, T frames, S steps, D width of the
 model.
@@ -14,27 +10,19 @@ model.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
 
 import torch
 from moshi.models.lm import LMModel
-from moshi.utils.compile import no_compile
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ttt.errors import UserError
-from ttt.moshi.insert import ttt_layers
 from ttt.moshi.streaming.delays import Delays
 from ttt.moshi.streaming.evaluate import negative_log_likelihood
 from ttt.moshi.streaming.heads import audio_logits
 from ttt.moshi.streaming.streams import Streams
-from ttt.moshi.training.attention import set_attention_block
-from ttt.moshi.training.config import MemoryConfig
 
 
 def training_nll(lm: LMModel, streams: Streams, *, head_block: int | None = None) -> Tensor:
@@ -66,41 +54,6 @@ def training_nll(lm: LMModel, streams: Streams, *, head_block: int | None = None
         for heard, told in blocks
     ]
     return _by_frame(delays, torch.cat(parts, dim=2), streams)
-
-
-@contextmanager
-def sparing(lm: LMModel, memory: MemoryConfig, frames: int) -> Iterator[None]:
-    """Inside, windows of `frames` frames are trained within the memory asked for.
-
-    Nothing is compiled inside, forward or backward: compiled functions would be called with other
-    shapes in the backward pass of what is computed anew. The model is as before afterwards.
-    """
-    layers = [each.layer for each in ttt_layers(lm).values()]
-    configs, checkpointing = [layer.config for layer in layers], lm.transformer.checkpointing
-    try:
-        set_attention_block(lm, memory.attention_block or lm.context)
-        lm.transformer.checkpointing = memory.checkpoint_layers
-        for layer in layers:
-            asked = memory.checkpoint_mini_batches
-            if asked == "auto":
-                asked = mini_batches_per_checkpoint(frames, layer.config.mini_batch_size)
-            layer.config = dataclasses.replace(layer.config, checkpoint_mini_batches=asked)
-        with no_compile():
-            yield
-    finally:
-        set_attention_block(lm, None)
-        lm.transformer.checkpointing = checkpointing
-        for layer, config in zip(layers, configs, strict=True):
-            layer.config = config
-
-
-def mini_batches_per_checkpoint(frames: int, mini_batch_size: int) -> int:
-    """How many mini-batches are best computed anew together: about the square root of all.
-
-    Then as many are kept at once as there are states between groups. 8 to 32 are alike; fewer
-    cost more states than they save.
-    """
-    return max(8, round(math.sqrt(frames / mini_batch_size)))
 
 
 def _hidden(lm: LMModel, columns: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ from ttt.device_errors import is_out_of_memory
 from ttt.errors import UserError
 from ttt.moshi.streaming.streams import Streams
 from ttt.moshi.training.config import MoshiTrainingConfig
-from ttt.moshi.training.forward import sparing, training_nll
+from ttt.moshi.training.forward import training_nll
 from ttt.moshi.training.freeze import freeze_base
 from ttt.moshi.training.loss import weighed
+from ttt.moshi.training.memory import sparing
 from ttt.moshi.training.stages import learning_rates, plan_stages
 from ttt.training.optim import Update
 from ttt.training.schedules import EpochPlan
