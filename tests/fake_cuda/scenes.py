@@ -1,12 +1,14 @@
 """What the product does on a GPU, on the pretended one: a line of JSON per scene.
 
-    python -m tests.fake_cuda.scenes small|published [NAME ...]      (through `start`)
+    python -m tests.fake_cuda.scenes small|mid|published [NAME ...]      (through `start`)
 
-Sizes: `small` for tests; `published` is SNAC 24 kHz and Moshi 7B, with TTT-MLP in 16 layers.
+Sizes: `small` for tests; `published` is SNAC 24 kHz and Moshi 7B, with TTT-MLP in 16 layers; `mid`
+has a Moshi between them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from snac import SNAC
 from torch import Tensor
 
 from benchmarks.moshi_gpu import SHAPE_7B
-from tests.fake_cuda import listening, training
+from tests.fake_cuda import chapters, listening, training
 from tests.fake_cuda.pretended import PretendedCuda, on_card
 from ttt.layers import TTTConfig
 from ttt.moshi import codes, insert_ttt, tiny_lm
@@ -54,17 +56,31 @@ class Size:
     encode: EncodeConfig
     to_encode: tuple[float, ...]
     """Seconds of the clips to encode."""
+    chapter_frames: int
+    """Frames of a window that TTT is trained on."""
 
 
 # Clips of the same length share a batch of a minute.
 PUBLISHED = Size(
-    48, 1024, 4096, 8, 11, SHAPE_7B, range(8, 24), 64, 10, EncodeConfig(), 9 * (6.4,)
+    48, 1024, 4096, 8, 11, SHAPE_7B, range(8, 24), 64, 10, EncodeConfig(), 9 * (6.4,),
+    24_000,
 )  # fmt: skip
 SMALL = Size(
     4, 64, 64, 2, 3,
     {"context": 24, "dim": 64, "num_layers": 3, "num_heads": 4, "depformer_dim": 32},
     range(1, 3), 64, 40, EncodeConfig(chunk_seconds=1, max_batch_seconds=2), (1.0, 3.0),
+    96,
 )  # fmt: skip
+MID = dataclasses.replace(
+    SMALL,
+    moshi={
+        "context": 250, "dim": 512, "num_layers": 8, "num_heads": 8, "card": 2048,
+        "depformer_dim": 256, "depformer_layers": 4,
+    },
+    ttt_layers=range(2, 6),
+    chapter_frames=2_000,
+)  # fmt: skip
+SIZES = {"small": SMALL, "mid": MID, "published": PUBLISHED}
 
 
 class Stage:
@@ -234,6 +250,9 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "resumed": listening.resumed,
     "depformer": lambda stage: listening.depformer(stage, trained=True),
     "depformer_frozen": lambda stage: listening.depformer(stage, trained=False),
+    "whole_chapter": chapters.whole_chapter,
+    "sum_of_layers": chapters.sum_of_layers,
+    "plain_and_sparing": chapters.plain_and_sparing,
     "mixing": listening.mixing,
     "look_ups": look_ups,
 }
@@ -245,7 +264,7 @@ def main(size: str, *names: str) -> None:
     _untorchscripted()
     for name in names or SCENES:
         torch.manual_seed(0)
-        stage = Stage({"small": SMALL, "published": PUBLISHED}[size])
+        stage = Stage(SIZES[size])
         with stage.card:
             counted = SCENES[name](stage)
         print(json.dumps({"scene": name, **counted}), flush=True)

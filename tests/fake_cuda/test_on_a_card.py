@@ -52,6 +52,15 @@ def test_the_limits_hold(limit, played, published):
     assert limit.count(counted) <= (limit.held or limit.reach)
 
 
+def test_a_step_over_a_chapter_takes_the_sum_of_its_layers(played):
+    counted = played["sum_of_layers"]
+    assert counted["summed"] == pytest.approx(counted["counted"], rel=0.01)
+    assert played["whole_chapter"]["whole_bytes"] == played["whole_chapter"]["most_live_bytes"]
+    assert not counted["reads_back"]
+    grows = played["plain_and_sparing"]
+    assert grows["sparing_bytes_per_frame"] < 0.6 * grows["plain_bytes_per_frame"]
+
+
 def test_guesses_that_are_right_by_chance_stand_in_a_row():
     rng = random.Random(0)
     for chance, steps in ((0.5, 4), (0.87, 16), (0.95, 64)):
