@@ -67,7 +67,8 @@ class ReportConfig(Config):
     example_seconds: float = 5.0
     """Length of the passage, from the middle of the clip; 5 s of five players take about 2.5 MB."""
     write_card: bool = True
-    """Put the numbers into the README.md of the export that was measured."""
+    """Put the numbers into the README.md of the export that was measured; an export that was
+    measured without its noise floor keeps the one it has."""
     visqol: bool | Literal["auto"] = "auto"
     """Report ViSQOL, a predicted opinion, beside the verdict; auto does where it is installed (make
     setup METRICS=1)."""

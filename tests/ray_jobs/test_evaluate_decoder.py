@@ -314,7 +314,9 @@ def test_a_floor_has_its_row_in_every_table_and_is_switched_off_by_one_key(
     off = dataclasses.replace(config, noise_floor=False)
     with pytest.raises(UserError, match="noise_floor=True, and now it is False"):
         run_decoder_evaluation(off, resume=True)
+    card_with_floor = (with_floor.export / "README.md").read_bytes()
     run_decoder_evaluation(dataclasses.replace(off, output=str(tmp_path / "off")))
+    assert (with_floor.export / "README.md").read_bytes() == card_with_floor
     without = Evaluated(off, tmp_path / "off", tmp_path / "export").summary()
     assert without["systems"] == evaluated.summary()["systems"]
     assert without["decoder"]["noise_floor"] is None

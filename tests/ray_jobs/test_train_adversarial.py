@@ -100,7 +100,10 @@ def test_training_begins_with_an_export_exactly(
     run, export = tmp_path / "run", taught / "export"
     starts = [f"init_from={export}", f"adversarial.start_from={export / 'discriminators'}"]
     still = ["optim.head_only_lr=1e-30", "optim.peak_lr=1e-30", "optim.weight_decay=0"]
+    capsys.readouterr()
     assert train_decoder.main([*world.overrides(run), *PHASE, *starts, *still]) == 0
+    value = json.loads((run / "checkpoints" / "best.json").read_text())["value"]
+    assert ("at no validation did all guards hold" in capsys.readouterr().out) == (value > 1000)
     first = checkpoint.load(str(run / "checkpoints/step-00000001")).tensors
     exported = Decoder48k.from_pretrained(export).state_dict()
     assert all(torch.equal(first["model"][name], tensor) for name, tensor in exported.items())
@@ -123,6 +126,10 @@ def test_training_begins_with_an_export_exactly(
     (moved / "model.safetensors").write_bytes((export / "model.safetensors").read_bytes()[:-1])
     assert train_decoder.main([*again, f"init_from={moved}"]) == 2
     assert "model.safetensors" in capsys.readouterr().err
+    assert train_decoder.main(again) == 2
+    said = capsys.readouterr().err
+    assert "init_from names other weights than this run was begun with (sha256 " in said
+    assert "then, none now)" in said
 
 
 def test_what_cannot_begin_is_refused_in_one_sentence(

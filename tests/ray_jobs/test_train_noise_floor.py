@@ -191,6 +191,11 @@ def test_the_plan_says_what_folds_cost(
         (["noise_floor={folds: 3, max_windows: 2}"], "at least 1 for each fold, got 2"),
         (["noise_floor={seed: -1}"], "seed must not be negative"),
         (["noise_floor={folds: 8}"], "noise_floor.folds: without fold 1/8, "),
+        (
+            ["noise_floor={folds: 9}"],
+            "noise_floor.folds: without fold 9/9, which has none of the 8 training clips, nothing "
+            "can be fitted: lower noise_floor.folds",
+        ),
         (["data.without_fold=3"], "such as 2/5, got 3"),
         (["data.without_fold=6/5"], "such as 2/5, got 6/5"),
         ([ON_VALIDATION, "data.validation_share=null"], "there is no validation to fit on"),
@@ -203,7 +208,7 @@ def test_what_cannot_be_is_refused_before_the_run(
     words: list[str],
     said: str,
 ) -> None:
-    more = ["data.limit_clips=4"] if "8" in words[0] else []
+    more = ["data.limit_clips=4"] if "8}" in words[0] else []
     assert train_decoder.main([*world.overrides(tmp_path / "run"), *words, *more]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -90,7 +90,8 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
         write_examples(output / "examples", examples)
         page = build_report(summary, clips, examples, plan.decoder.history())
         storage.write_bytes(output / "report.html", page.encode())
-        if plan.decoder.export is not None and config.report.write_card:
+        without_its_floor = floor is None and read_config(folder).noise_floor is not None
+        if plan.decoder.export is not None and config.report.write_card and not without_its_floor:
             readme = storage.join(plan.decoder.export, "README.md")
             storage.write_bytes(readme, card(summary).encode())
     print(_closing_words(config, summary), flush=True)

@@ -20,6 +20,7 @@ from ray_jobs.runtime.connection import require_gpu_here
 from ray_jobs.runtime.progress import Progress
 from ttt import checkpoint
 from ttt.snac.train.adversarial import LOSS, CollapseWarning
+from ttt.snac.train.guards import held
 from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import BatchSource, train
@@ -40,6 +41,8 @@ class Outcome:
     replaced: int
     turned_back: str | None
     """Why, where training went back to its best checkpoint in this process."""
+    unguarded: bool
+    """Whether guards were to choose the best checkpoint, and all of them held at no validation."""
 
     def notes(self) -> list[str]:
         """What a user should know of it, in sentences."""
@@ -48,7 +51,14 @@ class Outcome:
             skipped = f"{self.skipped} steps were skipped (not finite)"
             replaced = f"{self.replaced} damaged clips replaced"
             notes.append(f"{skipped} and {replaced}; metrics.jsonl names them")
-        return notes if self.turned_back is None else [*notes, self.turned_back]
+        if self.turned_back is not None:
+            notes.append(self.turned_back)
+        if self.finished and self.unguarded:
+            notes.append(
+                "at no validation did all guards hold, so the best decoder is that of the lowest "
+                "loss; metrics.jsonl has every validation's rows"
+            )
+        return notes
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,9 @@ def run_loop(
         stop_requested,
     )
     finished = state.epoch > len(plan.epochs)
-    return Outcome(state.step, finished, state.skipped, state.replaced, turns.why)
+    guarded, best = config.validation.best_by == "guarded", state.best_value
+    unguarded = guarded and best is not None and not held(best)
+    return Outcome(state.step, finished, state.skipped, state.replaced, turns.why, unguarded)
 
 
 class _TurnBack(Hook):

@@ -162,7 +162,14 @@ def plan_training(
 
 def _plan_fold(config: TrainConfig, codec: LoadedCodec) -> TrainPlan:
     try:
-        return plan_training(config, codec)
+        fold = plan_training(config, codec)
+        if not len(fold.kept_out_rows):
+            raise UserError(
+                f"which has none of the {len(fold.rows)} training clips, nothing can be fitted: "
+                "lower noise_floor.folds"
+            )
+        kept_out_windows(fold, 1)  # refuses clips that are too short to be heard
+        return fold
     except UserError as error:
         raise UserError(
             f"noise_floor.folds: without fold {config.data.without_fold}, {error}"

@@ -197,6 +197,15 @@ def require_same_plan(folder: str, stored: dict[str, Any], current: dict[str, An
     """
     if "clips_sha256" not in stored:
         current = {key: value for key, value in current.items() if key != "clips_sha256"}
+    then, now = (plan.get("starts_sha256", {}) for plan in (stored, current))
+    for key in sorted(then.keys() | now.keys()):
+        if then.get(key) != now.get(key):
+            was, given = (each.get(key, "none")[:12] for each in (then, now))
+            raise UserError(
+                f"{folder}: {key} names other weights than this run was begun with (sha256 {was} "
+                f"then, {given} now); a resumed run keeps its plan: name the same export, or "
+                "choose another run folder"
+            )
     checkpoint.require_same_plan(folder, as_planned(stored), as_planned(current))
 
 

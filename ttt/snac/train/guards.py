@@ -48,5 +48,10 @@ def guarded_value(result: ValidationResult) -> float:
     return _WITHOUT_GUARDS + result.loss
 
 
+def held(value: float) -> bool:
+    """Whether all guards held at a validation of this `guarded_value`."""
+    return value < _WITHOUT_GUARDS
+
+
 _WITHOUT_GUARDS = 1000.0
 """Above any LSD-HF."""

@@ -74,6 +74,10 @@ def _refuse_collisions(roots: Sequence[Root]) -> None:
     for root in roots:
         for clip in root.listing.inputs:
             other = seen.setdefault(clip.clip_id, clip)
+            if other is not clip and _place(other) == _place(clip):
+                raise UserError(
+                    f"{clip.clip_id}: {_place(clip)} is given twice; name each input once"
+                )
             if other is not clip:
                 raise UserError(
                     f"{clip.clip_id}: two clips have this id, {_place(other)} and {_place(clip)}; "
