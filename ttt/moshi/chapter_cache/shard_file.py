@@ -129,7 +129,7 @@ def shard_schema(header: ShardHeader) -> pa.Schema:
 def shard_header(schema: pa.Schema, uri: str | Path) -> ShardHeader:
     """The header in a shard's or an index's schema.
 
-    Raises UserError when it is absent, or of another format version.
+    Raises UserError when it is absent, damaged, or of another format version.
     """
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     version = metadata.get(_VERSION)
@@ -140,10 +140,15 @@ def shard_header(schema: pa.Schema, uri: str | Path) -> ShardHeader:
             f"{uri}: format version {version}, this program reads {FORMAT_VERSION}; cache again"
         )
     text = metadata.get("ttt.text")
-    return ShardHeader(
-        CodesIdentity(**json.loads(metadata["ttt.codes"])),
-        None if text is None else TextIdentity(**json.loads(text)),
-    )
+    try:
+        return ShardHeader(
+            CodesIdentity(**json.loads(metadata["ttt.codes"])),
+            None if text is None else TextIdentity(**json.loads(text)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{uri}: its schema does not say whose codes and text it holds ({error}); cache again"
+        ) from error
 
 
 def check_columns(schema: pa.Schema, header: ShardHeader, uri: str | Path) -> None:

@@ -119,6 +119,28 @@ def test_damage_is_named(tmp_path: Path) -> None:
         ChapterCache.open(tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    ("metadata", "sentence"),
+    [
+        ({}, r"no ttt\.chapters_version in its schema"),
+        ({"ttt.chapters_version": "2"}, "format version 2, this program reads 1; cache again"),
+        ({"ttt.chapters_version": "1"}, "does not say whose codes and text it holds"),
+        ({"ttt.chapters_version": "1", "ttt.codes": "{"}, "does not say whose codes and text"),
+        ({"ttt.chapters_version": "1", "ttt.codes": '{"a": 1}'}, "does not say whose codes and"),
+    ],
+)
+def test_a_header_that_says_nothing_is_one_sentence(
+    tmp_path: Path, metadata: dict[str, str], sentence: str
+) -> None:
+    write_cache(tmp_path, [4])
+    table = pa.ipc.open_file(Path(index_uri(tmp_path)).read_bytes()).read_all()
+    table = table.replace_schema_metadata(metadata)
+    with pa.ipc.new_file(index_uri(tmp_path), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match=sentence):
+        ChapterCache.open(tmp_path)
+
+
 def test_shards_of_two_mimis_or_compressed_ones_make_no_index(tmp_path: Path) -> None:
     write_cache(tmp_path, [4, 4], per_shard=1)
     path = shard_uri(tmp_path, 1)
