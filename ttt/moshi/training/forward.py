@@ -58,7 +58,7 @@ def training_nll(lm: LMModel, streams: Streams, *, head_block: int | None = None
 
 def _hidden(lm: LMModel, columns: Tensor) -> Tensor:
     """[B, S, D] of columns [B, K, S]: the published `forward_text` without its text logits."""
-    voices = [embed(columns[:, k]) for k, embed in enumerate(lm.emb, start=lm.audio_offset)]
+    voices = (embed(columns[:, k]) for k, embed in enumerate(lm.emb, start=lm.audio_offset))
     heard = functools.reduce(torch.add, voices) + lm.text_emb(columns[:, 0])
     return lm.out_norm(lm.transformer(heard))
 

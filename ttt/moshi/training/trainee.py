@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import torch
 from moshi.models.lm import LMModel
@@ -29,6 +30,10 @@ from ttt.training.optim import Update
 from ttt.training.schedules import EpochPlan
 from ttt.training.trainee import MAIN, Trainee, Validation
 
+if TYPE_CHECKING:  # Training needs no pyarrow, which reading a cache does.
+    from ttt.moshi.chapter_cache.reader import ChapterCache
+    from ttt.moshi.chapter_cache.windows import ChapterBatch
+
 FRAMES, WEIGHT = "frames", "weight"
 """What a step counts: frames in the loss, and the weights of their codes."""
 
@@ -38,7 +43,7 @@ class WindowBatch:
     """A micro-batch of windows, on the CPU."""
 
     ids: Sequence[str]
-    """[B] names of the windows, for messages."""
+    """[B] names of the windows, for messages; empty for a row without one."""
     codes: Tensor
     """[B, Q, S] of any integer type."""
     counted: Tensor
@@ -46,6 +51,25 @@ class WindowBatch:
     padding and not heard; a row without any is left out."""
     text: Tensor | None = None
     """[B, S] text tokens of any integer type, where training is told the own text."""
+
+    @classmethod
+    def of(cls, read: ChapterBatch, cache: ChapterCache) -> Self:
+        """The windows of a micro-batch that was read from `cache`; a row without one has no name
+        and no frames."""
+        windows = read.windows
+        ids = [
+            f"{cache.chapters[row].chapter_id}[{start}:{start + frames}]" if frames else ""
+            for row, start, frames in zip(
+                windows.rows.tolist(), windows.start.tolist(), windows.frames.tolist(), strict=True
+            )
+        ]
+        places = torch.arange(windows.length)
+        return cls(
+            ids,
+            torch.from_numpy(read.codes).transpose(1, 2),
+            places < torch.from_numpy(windows.frames)[:, None],
+            None if read.text is None else torch.from_numpy(read.text),
+        )
 
 
 class MoshiTrainee(Trainee[WindowBatch]):
@@ -143,7 +167,7 @@ class MoshiTrainee(Trainee[WindowBatch]):
         return terms
 
     def item_ids(self, batch: WindowBatch) -> Sequence[str]:
-        return batch.ids
+        return [name for name in batch.ids if name]
 
     @property
     def _first_weight(self) -> float:

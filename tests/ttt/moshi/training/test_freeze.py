@@ -68,6 +68,29 @@ def test_float32_layers_in_a_bfloat16_model_are_close_to_their_export(small_lm, 
     assert not torch.equal(*losses)
 
 
+def test_half_precision_learns_the_same_by_groups(small_lm, speech):
+    """The float32 layers are cast to bfloat16 anew in every group, forward and backward."""
+    lm = prepared(small_lm(None, dtype=torch.bfloat16), ("ttt", "lora"))
+    trained = [p for named in freeze_base(lm).values() for p in named.values()]
+    generator, codes = torch.Generator().manual_seed(7), speech(frames=56)
+    for parameter in trained:
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    memories = (
+        MemoryConfig(attention_block=100),
+        MemoryConfig(checkpoint_layers=True, checkpoint_mini_batches=2, head_block=9),
+    )
+    gradients = []
+    for memory in memories:
+        lm.zero_grad()
+        with sparing(lm, memory, 56):
+            streams = Streams(lm, codes, text_stream="pad")
+            training_nll(lm, streams, head_block=memory.head_block).mean().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in trained]))
+    plain, spared = gradients
+    assert plain.dtype == torch.float32
+    assert (plain - spared).norm() < 0.05 * plain.norm()
+
+
 def test_a_base_model_alone_is_not_trained(small_lm):
     with pytest.raises(UserError, match="nothing is there to be trained: insert TTT layers or"):
         freeze_base(small_lm(None))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.chapter_caches import write_cache
 from tests.ttt.moshi.training.runs import (
     CONFIG,
     LAST,
@@ -25,8 +26,17 @@ from tests.two_ranks import Killed
 from ttt import checkpoint
 from ttt.errors import UserError
 from ttt.moshi import evaluate_codes
-from ttt.moshi.training import MemoryConfig, MoshiTrainee, insert_trained, lora_rank
+from ttt.moshi.chapter_cache.reader import ChapterCache
+from ttt.moshi.chapter_cache.windows import ChapterWindowPlan, ChapterWindowShape, read_windows
+from ttt.moshi.training import (
+    MemoryConfig,
+    MoshiTrainee,
+    WindowBatch,
+    insert_trained,
+    lora_rank,
+)
 from ttt.moshi.training.config import LoRAConfig
+from ttt.training.micro_batches import BatchId
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +181,41 @@ def test_rows_and_batches_without_frames_change_nothing():
     assert again == terms
     empty = learning.accumulate([nothing], counts, step=2, due=["optimizer"])
     assert {name: float(value) for name, value in empty.items()} == dict.fromkeys(terms, 0.0)
+
+
+def test_windows_of_a_cache_are_its_frames(tmp_path):
+    chapters = write_cache(tmp_path, [20, 33, 5], text=True)
+    cache, learning = ChapterCache.open(tmp_path), trainee()
+    plan = ChapterWindowPlan(cache.n_frames, seed=2)
+    shape = ChapterWindowShape(20, 3, 2)
+    places = [BatchId(1, step, micro) for step in range(plan.steps(shape)) for micro in range(2)]
+    batches = [
+        WindowBatch.of(read_windows(cache, plan.windows(shape, at), at, text=True), cache)
+        for at in places
+    ]
+    names = {each.chapter_id: each for each in chapters}
+    heard = 0
+    for batch in batches:
+        for row, name in enumerate(batch.ids):
+            if not name:
+                assert not batch.counted[row].any()
+                continue
+            chapter, _, span = name.removesuffix("]").partition("[")
+            start, stop = map(int, span.split(":"))
+            heard += stop - start
+            assert batch.counted[row].tolist() == [place < stop - start for place in range(20)]
+            codes = batch.codes[row][:, batch.counted[row]]
+            assert torch.equal(codes.T, torch.from_numpy(names[chapter].codes[start:stop]))
+            text = batch.text[row][batch.counted[row]]
+            assert text.tolist() == names[chapter].text[start:stop].tolist()
+    assert heard == 58
+    assert sorted(n for b in batches for n in learning.item_ids(b)) == sorted(
+        name for batch in batches for name in batch.ids if name
+    )
+    counts = learning.denominators(batches)
+    assert counts["frames"] == 58
+    terms = learning.accumulate(batches, counts, step=0, due=["optimizer"])
+    assert all(value.isfinite() and value > 0 for value in terms.values())
 
 
 def test_the_drawn_parameters_follow_from_the_seed():
