@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ttt.config import Config
@@ -35,6 +35,30 @@ class ChapterModelsConfig(Config):
             raise ValueError("baseline is false and ttt is null: there is no model to evaluate")
         if self.ttt is None and self.ttt_weights is not None:
             raise ValueError("ttt_weights needs ttt, the folder of the layers that go into it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerControlsConfig(Config):
+    """Controls of how TTT layers learn: each one set adds a model to the run."""
+
+    updates_off: bool = False
+    """Also with TTT layers that do not learn."""
+    ascent: bool = False
+    """Also with steps that go the other way, up the inner loss."""
+    query_is_key: bool = False
+    """Also with every query replaced by its token's own key."""
+    inner_steps: int | None = None
+    """Also with so many inner steps for each answer, two or more; several times as slow."""
+
+    def __post_init__(self) -> None:
+        if self.inner_steps is not None and self.inner_steps < 2:
+            raise ValueError("inner_steps must be 2 or more, or null: one is what a model does")
+
+    @property
+    def of_inner_loop(self) -> tuple[str, ...]:
+        """The keys that are set of those that change how a layer learns."""
+        names = [field.name for field in fields(InnerControlsConfig)]
+        return tuple(name for name in names if getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)

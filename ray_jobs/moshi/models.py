@@ -13,8 +13,9 @@ from ray_jobs.moshi.config import ChapterModelsConfig
 from ray_jobs.moshi.wanted import Weights, wanted_weights, weights_name
 from ttt.errors import UserError
 from ttt.eval.run import ModelIdentity
+from ttt.layers import InnerControls
 from ttt.moshi.codes import silence_codes
-from ttt.moshi.insert import take_out_ttt, temporal_layers
+from ttt.moshi.insert import take_out_ttt, temporal_layers, ttt_layers
 from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi, outline_moshi
 from ttt.moshi.lora import StoredLora, check_lora, fuse_lora, has_lora, read_lora
 from ttt.moshi.ttt_files import describe_ttt, load_ttt, outline_ttt
@@ -35,8 +36,16 @@ class LoadedModels:
         self._weights: Weights | None = None
         self._mimi: LoadedMimi | None = None
 
-    def moshi(self, weights: Weights) -> LoadedMoshi:
-        """The base model, or the one with TTT layers. Raises UserError when it does not load."""
+    def moshi(self, weights: Weights, inner: InnerControls | None = None) -> LoadedMoshi:
+        """The base model, or the one with TTT layers, which learn as `inner` says until the next
+        call. Raises UserError when it does not load.
+        """
+        moshi = self._loaded(weights)
+        for layer in ttt_layers(moshi.lm).values():
+            layer.layer.controls = inner or InnerControls()
+        return moshi
+
+    def _loaded(self, weights: Weights) -> LoadedMoshi:
         config, name = self._config, weights_name(self._config, weights)
         if self._moshi is not None and self._weights == weights:
             return self._moshi
@@ -91,8 +100,12 @@ class LoadedModels:
         )
 
 
-def outlines(config: ChapterModelsConfig) -> Iterator[tuple[Weights, LMModel | UserError]]:
+def outlines(
+    config: ChapterModelsConfig, inner_steps: int | None = None
+) -> Iterator[tuple[Weights, LMModel | UserError]]:
     """Each model that is asked for, on the meta device, or why it cannot be outlined yet.
+
+    Where a control asks for several inner steps, the TTT layers are those that take them.
 
     Raises UserError for a LoRA or TTT layers that do not fit.
     """
@@ -113,6 +126,8 @@ def outlines(config: ChapterModelsConfig) -> Iterator[tuple[Weights, LMModel | U
             check_lora(lm, lora)
         if weights == "ttt" and config.ttt is not None:
             outline_ttt(lm, config.ttt)
+            for layer in ttt_layers(lm).values():
+                layer.layer.controls = InnerControls(inner_steps=inner_steps or 1)
         yield weights, lm
 
 

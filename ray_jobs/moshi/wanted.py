@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
-from ray_jobs.moshi.config import ChapterModelsConfig
+from ray_jobs.moshi.config import ChapterModelsConfig, InnerControlsConfig
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ttt import storage
 from ttt.eval.config import ChapterConfig
+from ttt.layers import InnerControls
 
 Weights = Literal["baseline", "ttt"]
 C = TypeVar("C", EvaluateChaptersConfig, EvaluatePairsConfig)
@@ -22,6 +23,36 @@ def wanted_weights(config: ChapterModelsConfig) -> list[Weights]:
     """The models that a configuration asks for, the baseline first."""
     wanted: list[Weights] = ["baseline"] if config.baseline else []
     return [*wanted, "ttt"] if config.ttt is not None else wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedModel:
+    """One model of a run: weights, and what a control does to how its TTT layers learn."""
+
+    name: str
+    weights: Weights
+    inner: InnerControls = field(default_factory=InnerControls)
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """The controls in force, for run.json."""
+        return self.inner.described()
+
+
+def named_models(config: ChapterModelsConfig, controls: InnerControlsConfig) -> list[NamedModel]:
+    """The models that a configuration asks for, then one for every control of the inner loop."""
+    plain = [NamedModel(name=name, weights=name) for name in wanted_weights(config)]
+    known = {
+        "updates_off": ("updates-off", InnerControls(updates=False)),
+        "ascent": ("ascent", InnerControls(ascent=True)),
+        "query_is_key": ("query-is-key", InnerControls(query_is_key=True)),
+        "inner_steps": (
+            f"inner-steps-{controls.inner_steps}",
+            InnerControls(inner_steps=controls.inner_steps or 1),
+        ),
+    }
+    chosen = [known[key] for key in controls.of_inner_loop]
+    return plain + [NamedModel(name=f"ttt-{name}", weights="ttt", inner=i) for name, i in chosen]
 
 
 def weights_name(config: ChapterModelsConfig, weights: Weights) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ray_jobs.reports.page import render
-from ray_jobs.reports.words import equivalence_words, p_words, words
+from ray_jobs.reports.words import controlled, equivalence_words, p_words, words
 from ttt.eval.config import BEGINNING_FRAMES
 from ttt.eval.differences import only_models_differ, what_is_compared
 from ttt.eval.figures import LOSS_NAMES, chapter_figures, drawn_pngs, shown_losses
@@ -36,7 +36,9 @@ def page_values(summary: Mapping[str, Any], pictures: Mapping[str, bytes] | None
     Args:
         pictures: PNGs by the names of `ttt.eval.figures`; None draws them.
     """
-    return {**comparison_values(summary, pictures), "beginning_frames": BEGINNING_FRAMES}
+    shown = comparison_values(summary, pictures)
+    held = controlled(summary, {name: name for name in summary["models"]})
+    return {**shown, "beginning_frames": BEGINNING_FRAMES, "controls": held}
 
 
 def comparison_values(

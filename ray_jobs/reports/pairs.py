@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_jobs.reports.page import render
-from ray_jobs.reports.words import headline, interval_words, metric_title, number
+from ray_jobs.reports.words import controlled, headline, interval_words, metric_title, number
 from ttt.eval.differences import only_models_differ, what_is_compared
 from ttt.eval.pairs.find import task_title
 
@@ -40,7 +40,9 @@ def page_values(
         pictures: PNGs by the names of `ttt.eval.pairs.figures`.
         silence: FLAC of what the codes of silence sound like; None leaves it out.
     """
-    return {**comparison_values(summary, pictures), "silence": silence}
+    models = {key: run["model"] for key, run in summary["runs"].items()}
+    shown = comparison_values(summary, pictures)
+    return {**shown, "silence": silence, "controls": controlled(summary, models)}
 
 
 def comparison_values(summary: _Summary, pictures: Mapping[str, bytes]) -> dict[str, Any]:

@@ -93,6 +93,20 @@ def equivalence_words(found: Mapping[str, Any], settled_from: int) -> str:
     return f"Not shown to be equivalent within {margin}: {why}; {difference}."
 
 
+def controlled(summary: Mapping[str, Any], models: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """The comparisons of a control with the model that it controls.
+
+    Args:
+        models: name of records -> name of the model, for comparisons name records.
+    """
+    controls = {model["model"]: model["controls"] for model in summary["run"]["models"]}
+    return [
+        each
+        for each in summary["comparisons"]
+        if controls[models[each["second"]]] != controls[models[each["first"]]]
+    ]
+
+
 def stepped_frames(held: Mapping[str, Any]) -> str:
     """Which frames of a model's `verification` were compared."""
     spans = f"{held['frames']:,} frames in random spans"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.fake_cuda.pretended import PretendedCuda, on_card
-from ttt.layers import TTTConfig, TTTLayer
+from ttt.layers import InnerControls, TTTConfig, TTTLayer
 from ttt.moshi import Evaluation
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import learning_bytes, memory_need, taking_back_bytes
@@ -148,7 +148,7 @@ def ttt_layer(stage: Stage) -> dict[str, Any]:
 def learning(stage: Stage) -> dict[str, Any]:
     """What a TTT layer alone takes while it listens and is taken back, counted and by sum."""
     rows = []
-    for kind, dim, num_heads, batch, steps, dtype in (
+    for kind, dim, num_heads, batch, steps, dtype, *inner_steps in (
         ("mlp", 4096, 32, 1, 64, torch.bfloat16),
         ("mlp", 4096, 32, 8, 64, torch.bfloat16),
         ("mlp", 4096, 32, 1, 1024, torch.bfloat16),
@@ -156,10 +156,13 @@ def learning(stage: Stage) -> dict[str, Any]:
         ("mlp", 256, 4, 3, 48, torch.float64),
         ("linear", 4096, 32, 1, 64, torch.bfloat16),
         ("linear", 4096, 32, 4, 24, torch.float32),
+        ("mlp", 4096, 32, 2, 64, torch.bfloat16, 4),
+        ("linear", 256, 4, 3, 40, torch.float32, 2),
         ("linear", 256, 4, 8, 512, torch.bfloat16),
     ):
         config = TTTConfig(dim=dim, num_heads=num_heads, kind=kind)
         layer = _layer(stage.card, config, dtype)
+        layer.controls = InnerControls(inner_steps=sum(inner_steps) or 1)
         with stage.card, torch.inference_mode():
             x = torch.zeros(batch, steps, dim, device="cuda", dtype=dtype)
             _, state = layer(x[:, : config.mini_batch_size // 2], layer.init_state(batch))
@@ -169,7 +172,7 @@ def learning(stage: Stage) -> dict[str, Any]:
             before = stage.card.live_bytes
             stage.card.clear()
             heard = layer(x, state)[1]
-            listening = stage.card.most_bytes - before
+            listening, launches = stage.card.most_bytes - before, stage.counts()["launches"]
             del state
             before = stage.card.live_bytes
             stage.card.clear()
@@ -177,7 +180,8 @@ def learning(stage: Stage) -> dict[str, Any]:
             taking_back = stage.card.most_bytes - before
             rows.append(
                 {
-                    "layer": f"{kind} {dim} batch {batch} steps {steps} {dtype}",
+                    "layer": f"{kind} {dim} batch {batch} steps {steps} {dtype} {inner_steps}",
+                    "launches": launches,
                     "listening": [listening, room + learning_bytes(layer, batch, steps, dtype)],
                     "taking back": [taking_back, taking_back_bytes(layer, batch)],
                 }

@@ -17,7 +17,7 @@ from tests.fake_cuda.training import MICRO_BATCHES
 
 pytestmark = pytest.mark.timeout(900)  # A minute of one core, and others may want it too.
 
-TABLES = ("own_text_by_chunk",)
+TABLES = ("own_text_by_chunk", "whole_chapter")
 TRIALS = ("mixing", "look_ups")
 """Of the card itself."""
 LISTENING = ("known_text", "own_text", "known_text_ttt", "own_text_ttt")
@@ -25,7 +25,7 @@ LISTENING = ("known_text", "own_text", "known_text_ttt", "own_text_ttt")
 
 @pytest.fixture(scope="module")
 def played() -> dict[str, dict]:
-    """Every scene but the table of chunks, in a process of its own with the card."""
+    """Every scene but the tables, in a process of its own with the card."""
     return _played("small", *(name for name in SCENES if name not in TABLES))
 
 
@@ -55,7 +55,6 @@ def test_the_limits_hold(limit, played, published):
 def test_a_step_over_a_chapter_takes_the_sum_of_its_layers(played):
     counted = played["sum_of_layers"]
     assert counted["summed"] == pytest.approx(counted["counted"], rel=0.01)
-    assert played["whole_chapter"]["whole_bytes"] == played["whole_chapter"]["most_live_bytes"]
     assert not counted["reads_back"]
     grows = played["plain_and_sparing"]
     assert grows["sparing_bytes_per_frame"] < 0.6 * grows["plain_bytes_per_frame"]

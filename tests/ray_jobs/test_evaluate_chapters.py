@@ -31,8 +31,9 @@ from tests.ray_jobs.worker_processes import killing, worker_pids
 from ttt.errors import UserError
 from ttt.eval.chapters.records import ChapterWriter, read_record, read_records, record_path
 from ttt.eval.chapters.run import ORIGINAL_WARNING
-from ttt.layers import TTTConfig
+from ttt.layers import InnerControls, TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt, save_ttt, tiny_lm
+from ttt.moshi.insert import ttt_layers
 from ttt.moshi.lora import StoredLora, fuse_lora, read_lora, write_lora
 from ttt.moshi.original import OriginalEvaluation
 from ttt.moshi.ttt_files import base_fingerprint
@@ -488,7 +489,9 @@ def test_a_prefix_needs_another_speaker(voices: Path) -> None:
     (
         (["data=null"], "set exactly one of data (recordings) and synthetic"),
         (["data=null", "synthetic.frames=9"], "synthetic chapters have no codec"),
-        (["controls.updates_off=true"], "controls.updates_off and controls.reset_every_frames"),
+        (["controls.updates_off=true"], "controls.updates_off, controls.reset_every_frames and"),
+        (["controls.ascent=true"], "those of the inner loop need model.ttt"),
+        (["model.ttt=x", "controls.inner_steps=1"], "inner_steps must be 2 or more, or null"),
         (["model.baseline=false"], "baseline is false and ttt is null"),
         (["chunk=0"], "chunk must be 1 or more"),
         (["codes_cache=s3://b/codes"], "codes_cache must be a folder that all nodes see"),
@@ -621,3 +624,57 @@ def test_a_lora_that_does_not_fit_is_refused_before_anything_starts(
     refuse("config.json is missing")
     path.unlink()
     refuse("not a folder of moshi-finetune's LoRA")
+
+
+INNER = {
+    "ttt": InnerControls(),
+    "ttt-ascent": InnerControls(ascent=True),
+    "ttt-query-is-key": InnerControls(query_is_key=True),
+    "ttt-inner-steps-2": InnerControls(inner_steps=2),
+}
+
+
+def test_controls_of_the_inner_loop_are_models_of_the_run(tmp_path: Path, ttt_folder: Path) -> None:
+    words = (f"model.ttt={ttt_folder / 'good'}", f"output={tmp_path / 'out'}", "verify_spans=1")
+    words += ("synthetic.chapters=5", "synthetic.speakers=5", "model.baseline=false")
+    words += ("controls.ascent=true", "controls.query_is_key=true", "controls.inner_steps=2")
+    ready = made(60, *words)
+    run_chapters(ready)
+    run = read_json(tmp_path / "out" / "run.json")
+    assert {model["model"]: model["controls"] for model in run["models"]} == {
+        "ttt": {},
+        "ttt-ascent": {"step": "ascent"},
+        "ttt-query-is-key": {"query": "key"},
+        "ttt-inner-steps-2": {"inner_steps": 2},
+    }
+    chapter = make_plan(ready).recordings[0]
+    assert ready.synthetic is not None
+    codes = synthetic_chapter(ready.synthetic.language, chapter.seed, chapter.frames)  # type: ignore[union-attr]
+    lm = tiny_lm(**SHAPE)
+    load_ttt(lm, ttt_folder / "good")
+    found = []
+    for model, inner in INNER.items():
+        for layer in ttt_layers(lm).values():
+            layer.layer.controls = inner
+        heard = evaluate_codes(lm, torch.from_numpy(codes)[None], other_stream="masked", chunk=16)
+        record = read_record(record_path(tmp_path / "out" / "records" / model, chapter.chapter_id))
+        assert np.abs(record.nll - heard.nll[0].numpy()).max() < 1e-5, model
+        found.append(record.nll.tobytes())
+    assert len(set(found)) == len(INNER)
+    held = list(read_jsonl(tmp_path / "out" / "verification.jsonl"))
+    assert {line["model"] for line in held} == set(INNER)
+    assert max(line["largest_nll_difference"] for line in held) < 1e-5
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert [(c["first"], c["second"]) for c in summary["comparisons"]] == [
+        ("ttt", name) for name in INNER if name != "ttt"
+    ]
+    assert read_json(tmp_path / "out" / "legacy.json")["model"] == "ttt"
+    page = (tmp_path / "out" / "report.html").read_text()
+    table = page.split("Is it memory? Controls")[1].split("</table>")[0]
+    for compared in summary["comparisons"]:
+        row = table.split(f"{compared['second']} minus ttt")[1].split("</tr>")[0]
+        mean = compared["losses"]["moshi"]["measures"]["mean"]
+        assert f"{mean['mean']:.4f}" in row
+        assert f"{mean['low']:.4f} to {mean['high']:.4f}" in row
+    with pytest.raises(UserError, match=r"made with controls.inner_steps=2, and now it is 3"):
+        run_chapters(made(60, *words, "controls.inner_steps=3"), resume=True)

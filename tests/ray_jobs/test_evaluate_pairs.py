@@ -504,3 +504,42 @@ def test_a_lora_is_scored_and_is_part_of_the_run(tmp_path: Path, roots: dict[str
     assert told[1]["linears"] == 1
     with pytest.raises(UserError, match=r"made with model.lora='.*', and now it is None; choose"):
         run_pairs(config(roots, *words, f"output={outputs[1]}"), resume=True)
+
+
+def test_controls_of_the_inner_loop_are_compared_pair_by_pair(
+    tmp_path: Path, roots: dict[str, Path], ttt_folder: Path
+) -> None:
+    words = (f"model.ttt={ttt_folder}", "tasks.swuggy.max_pairs=6", f"output={tmp_path / 'out'}")
+    words += ("against={masked: {other: masked}}", "controls.updates_off=true")
+    words += ("controls.ascent=true", "controls.query_is_key=true", "controls.inner_steps=2")
+    ready = config(roots, *words)
+    assert "baseline, ttt, ttt-updates-off, ttt-ascent, ttt-query-is-key, ttt-inner-steps-2" in (
+        describe(make_plan(ready))
+    )
+    run_pairs(ready)
+    output = tmp_path / "out"
+    names = ["ttt", "ttt-updates-off", "ttt-ascent", "ttt-query-is-key", "ttt-inner-steps-2"]
+    sums = {name: [r.nll_sum for r in rows(output, f"{name}-paper", "swuggy")] for name in names}
+    assert all(len(found) == 12 for found in sums.values())
+    assert len({tuple(found) for found in sums.values()}) == len(names)
+    summary = read_json(output / "summary.json")
+    compared = {(each["first"], each["second"]) for each in summary["comparisons"]}
+    for setting in ("paper", "masked"):
+        for name in names[1:]:
+            assert (f"ttt-{setting}", f"{name}-{setting}") in compared
+    assert ("baseline-paper", "ttt-paper") in compared
+    assert len(compared) == 2 * len(names) + 1
+    legacy = read_json(output / "legacy.json")
+    assert legacy["run"] == "ttt-paper"  # not the controls that come after it
+    page = (output / "report.html").read_text()
+    table = page.split("Is it memory? Controls")[1].split("</table>")[0]
+    for name in names[1:]:
+        assert f"{name}-paper minus ttt-paper" in table
+    assert "baseline" not in table
+    with pytest.raises(UserError, match=r"made with controls.ascent=True, and now it is False"):
+        run_pairs(config(roots, *words, "controls.ascent=false"), resume=True)
+
+
+def test_a_control_without_ttt_layers_is_refused(roots: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"controls.ascent needs model.ttt: a base model has no"):
+        config(roots, "controls.ascent=true", "output=x")

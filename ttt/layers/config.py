@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from ttt.config import Config
 
@@ -54,3 +54,41 @@ class TTTConfig(Config):
         """Widths along the small model: (d, d) or (d, 4 d, d)."""
         inner = (4 * self.head_dim,) if self.kind == "mlp" else ()
         return (self.head_dim, *inner, self.head_dim)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InnerControls:
+    """What is done to a layer's inner loop on purpose, to see what its effect depends on.
+
+    Whether key-value learning is memory or a linear attention in disguise is the question of
+    arXiv 2602.21204, from which the last three are.
+    """
+
+    updates: bool = True
+    """False: the layer answers with the weights it starts from, whatever it hears."""
+    ascent: bool = False
+    """Steps go the other way, up the loss."""
+    query_is_key: bool = False
+    """Queries are replaced by the tokens' own keys, also where the answer is added to them."""
+    inner_steps: int = 1
+    """Steps for each answer, each gradient taken where the step before has led."""
+
+    def __post_init__(self) -> None:
+        if self.inner_steps < 1:
+            raise ValueError(f"inner_steps must be 1 or more, not {self.inner_steps}")
+        if not self.updates and (self.ascent or self.inner_steps > 1):
+            raise ValueError("without updates there is no step that could be turned or repeated")
+
+    @property
+    def step_sign(self) -> float:
+        """What the inner learning rate is multiplied by."""
+        return (-1.0 if self.ascent else 1.0) if self.updates else 0.0
+
+    def described(self) -> dict[str, Any]:
+        """Those in force, for run.json."""
+        told: dict[str, Any] = {} if self.updates else {"updates": "off"}
+        if self.ascent:
+            told["step"] = "ascent"
+        if self.query_is_key:
+            told["query"] = "key"
+        return told if self.inner_steps == 1 else {**told, "inner_steps": self.inner_steps}

@@ -74,6 +74,8 @@ class TokenRule(NamedTuple):
     """[b, b] minus the token rate of the row's token, for the steps of those up to it; else 0."""
     eps: float
     """Of the layer norm between the small model and its loss."""
+    inner_steps: int = 1
+    """Steps over a mini-batch's tokens for each answer; more than one: `ttt.layers.inner_steps`."""
 
 
 def scan(
@@ -97,9 +99,9 @@ def scan(
         and open mini-batch after the tokens, and the mini-batches committed on the way.
     """
     streams, size = tokens.queries.shape[:2], len(rule.factors)
-    flat = Tokens(*_flattened(tokens))
-    moved = tuple(Affine(*_flattened(affine)) for affine in weights)
-    mini_batch = tuple(Tape(*_flattened(tape)) for tape in mini_batch)
+    flat = Tokens(*flattened(tokens))
+    moved = tuple(Affine(*flattened(affine)) for affine in weights)
+    mini_batch = tuple(Tape(*flattened(tape)) for tape in mini_batch)
     group = checkpoint_mini_batches * size
     if group and torch.is_grad_enabled():
         answers, committed = [], []
@@ -116,23 +118,12 @@ def scan(
         answers, moved, mini_batch, committed = _scan(flat, moved, mini_batch, rule)
     outputs = torch.cat(answers, dim=1) if len(answers) > 1 else answers[0]
     if committed:  # Else they are the weights given, and a mark that keeps them costs nothing.
-        weights = tuple(Affine(*_unflattened(affine, streams)) for affine in moved)
+        weights = tuple(Affine(*unflattened(affine, streams)) for affine in moved)
     return (
-        _normalised(outputs, rule.eps)[0].unflatten(0, streams),
+        normalised(outputs, rule.eps)[0].unflatten(0, streams),
         weights,
         _unflattened_tapes(mini_batch, streams),
         [_unflattened_tapes(each, streams) for each in committed],
-    )
-
-
-def empty_mini_batch(weights: FastWeights) -> MiniBatch:
-    """A mini-batch with no tokens yet."""
-    return tuple(
-        Tape(
-            weight.new_empty(*weight.shape[:2], 0, weight.shape[2]),
-            weight.new_empty(*weight.shape[:2], 0, weight.shape[3]),
-        )
-        for weight, _ in weights
     )
 
 
@@ -149,12 +140,12 @@ def truncate(mini_batch: MiniBatch, tokens: int) -> MiniBatch:
 def commit(weights: FastWeights, batch: MiniBatch, factors: Tensor) -> FastWeights:
     """The weights after a whole mini-batch, moved as its last token is."""
     streams = weights[0].weight.shape[:2]
-    moved = _commit(
-        tuple(Affine(*_flattened(affine)) for affine in weights),
-        tuple(Tape(*_flattened(tape)) for tape in batch),
+    moved = commit_flat(
+        tuple(Affine(*flattened(affine)) for affine in weights),
+        tuple(Tape(*flattened(tape)) for tape in batch),
         factors,
     )
-    return tuple(Affine(*_unflattened(affine, streams)) for affine in moved)
+    return tuple(Affine(*unflattened(affine, streams)) for affine in moved)
 
 
 # -- streams and heads as one dimension: [G, tokens, width] ----------------------------------------
@@ -171,16 +162,17 @@ def _scan(
         now = Tokens(*fields)
         first = last % size
         if last == size:
-            weights = _commit(weights, mini_batch, rule.factors)
+            weights = commit_flat(weights, mini_batch, rule.factors)
             committed.append(mini_batch)
-        steps = _inner_steps(now, weights, rule.eps)
+        steps = gradient_steps(now, weights, rule.eps)
         mini_batch = _extended(mini_batch, steps) if first else steps
         last = first + now.keys.shape[1]
         answers.append(_read(now.queries, weights, mini_batch, rule.factors[first:last, :last]))
     return answers, weights, mini_batch, committed
 
 
-def _commit(weights: FastWeights, batch: MiniBatch, factors: Tensor) -> FastWeights:
+def commit_flat(weights: FastWeights, batch: MiniBatch, factors: Tensor) -> FastWeights:
+    """`commit` of [G, ...]."""
     last = factors[-1:]  # [1, b]
     for_all = last.expand(len(batch[0].steps), 1, -1)
     return tuple(
@@ -200,7 +192,7 @@ def _extended(mini_batch: MiniBatch, tokens: MiniBatch) -> MiniBatch:
     )
 
 
-def _inner_steps(tokens: Tokens, weights: FastWeights, eps: float) -> MiniBatch:
+def gradient_steps(tokens: Tokens, weights: FastWeights, eps: float) -> MiniBatch:
     """The gradient step of each token, all taken at the same weights."""
     first, *later = weights
     # A copy, lest a tape keep the keys and queries of the whole call in memory.
@@ -210,12 +202,21 @@ def _inner_steps(tokens: Tokens, weights: FastWeights, eps: float) -> MiniBatch:
         inputs.append(_gelu(outputs[-1]))
         outputs.append(torch.baddbmm(affine.bias, inputs[-1], affine.weight))
     output = outputs.pop()
-    unit, mean, scale = _normalised(output, eps)
+    unit, mean, scale = normalised(output, eps)
     wanted = torch.addcmul(tokens.offsets, tokens.slopes, unit)
     steps = [_back_through_norm(wanted, output, mean, scale)]
     for affine, output in zip(reversed(later), reversed(outputs), strict=True):
         steps.append(_back_through_gelu(torch.bmm(steps[-1], affine.weight.mT), output))
     return tuple(Tape(*pair) for pair in zip(inputs, reversed(steps), strict=True))
+
+
+def read_flat(queries: Tensor, weights: FastWeights) -> Tensor:
+    """f(queries) [G, m, d], under these very weights."""
+    hidden = queries
+    for depth, affine in enumerate(weights):
+        hidden = _gelu(hidden) if depth else hidden
+        hidden = torch.baddbmm(affine.bias, hidden, affine.weight)
+    return hidden
 
 
 def _read(queries: Tensor, weights: FastWeights, batch: MiniBatch, factors: Tensor) -> Tensor:
@@ -235,13 +236,13 @@ def _read(queries: Tensor, weights: FastWeights, batch: MiniBatch, factors: Tens
     return hidden
 
 
-def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """The layer norm without weight and bias, and the mean and scale it found."""
     return torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
 
 
 def _back_through_norm(gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """The gradient before `_normalised`.
+    """The gradient before `normalised`.
 
     It can be differentiated once, as training through the inner steps does; not twice, since
     torch's second derivative takes mean and scale for constants and says nothing.
@@ -267,13 +268,15 @@ def _back_through_gelu(gradient: Tensor, x: Tensor) -> Tensor:
     return gradient * (0.5 * x * (1 - tanh * tanh) * slope + 0.5 * (1 + tanh))
 
 
-def _flattened(tensors: Sequence[Tensor]) -> list[Tensor]:
+def flattened(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """[B, H, ...] as [G, ...]."""
     return [tensor.flatten(0, 1) for tensor in tensors]
 
 
-def _unflattened(tensors: Sequence[Tensor], streams: torch.Size) -> list[Tensor]:
+def unflattened(tensors: Sequence[Tensor], streams: torch.Size) -> list[Tensor]:
+    """[G, ...] as [B, H, ...]."""
     return [tensor.unflatten(0, streams) for tensor in tensors]
 
 
 def _unflattened_tapes(batch: MiniBatch, streams: torch.Size) -> MiniBatch:
-    return tuple(Tape(*_unflattened(tape, streams)) for tape in batch)
+    return tuple(Tape(*unflattened(tape, streams)) for tape in batch)

@@ -16,11 +16,12 @@ from ttt.layers.fast_weights import (
     FastWeights,
     MiniBatch,
     Tape,
+    TokenRule,
     commit,
-    empty_mini_batch,
     length,
     truncate,
 )
+from ttt.layers.inner_steps import commit_steps, no_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,32 +85,33 @@ class TTTState:
         closed, since_mark = (*self.closed, *committed), self.since_mark + tokens
         return TTTState(weights, mini_batch, self.marked_weights, closed, since_mark)
 
-    def reset(self, rows: Tensor, initial: FastWeights, factors: Tensor) -> TTTState:
+    def reset(self, rows: Tensor, initial: FastWeights, rule: TokenRule) -> TTTState:
         """This state with some rows as if they had heard nothing; see `TTTLayer.reset`."""
         weights = initial
         if not rows.all():
-            if self.open_tokens not in (0, len(factors)):
+            size = len(rule.factors)
+            if self.open_tokens not in (0, size):
                 raise ValueError(
-                    f"single rows can be reset only at a multiple of {len(factors)} tokens, "
+                    f"single rows can be reset only at a multiple of {size} tokens, "
                     f"and {self.open_tokens} more were heard; reset all rows, or wait"
                 )
-            kept = commit(self.weights, self.open, factors) if self.open_tokens else self.weights
+            kept = _committed(self.weights, self.open, rule) if self.open_tokens else self.weights
             chosen = rows.to(kept[0].weight.device).view(-1, 1, 1, 1)
             weights = tuple(
                 Affine(*(torch.where(chosen, *pair) for pair in zip(new, old, strict=True)))
                 for new, old in zip(initial, kept, strict=True)
             )
-        fresh = TTTState(weights, empty_mini_batch(weights))
+        fresh = TTTState(weights, empty_mini_batch(weights, rule.inner_steps))
         return fresh if self.marked_weights is None else fresh.mark()
 
-    def rollback(self, tokens: int, factors: Tensor) -> TTTState:
+    def rollback(self, tokens: int, rule: TokenRule) -> TTTState:
         """The state before the last `tokens` tokens, bit for bit.
 
         Weights of an earlier mini-batch are committed anew from the marked ones: the same sums in
         the same order. Keeping them all instead would take six times the memory.
 
         Args:
-            factors: [b, b] the layer's, of `TokenRule`.
+            rule: the layer's.
 
         Raises:
             ValueError: the tokens reach back beyond the mark.
@@ -127,7 +129,7 @@ class TTTState:
         if len(closed) < len(self.closed) and self.marked_weights is not None:
             weights = self.marked_weights
             for earlier in closed:
-                weights = commit(weights, earlier, factors)
+                weights = _committed(weights, earlier, rule)
         kept = truncate(mini_batch, length(mini_batch) - excess)
         since_mark = self.since_mark - tokens
         return TTTState(weights, kept, self.marked_weights, tuple(closed), since_mark)
@@ -150,14 +152,16 @@ class TTTState:
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> TTTState:
         """The state that `to_tensors` described, exactly."""
-        depths = range(sum(key.startswith("open.") for key in tensors) // len(Tape._fields))
+
+        def count(group: str, fields: int) -> range:
+            return range(sum(key.startswith(f"{group}.") for key in tensors) // fields)
 
         def maps(group: str) -> FastWeights:
-            names = [f"{group}.{depth}" for depth in depths]
+            names = [f"{group}.{depth}" for depth in count("weights", len(Affine._fields))]
             return tuple(Affine(tensors[f"{at}.weight"], tensors[f"{at}.bias"]) for at in names)
 
         def tapes(group: str) -> MiniBatch:
-            names = [f"{group}.{depth}" for depth in depths]
+            names = [f"{group}.{depth}" for depth in count("open", len(Tape._fields))]
             return tuple(Tape(tensors[f"{at}.inputs"], tensors[f"{at}.steps"]) for at in names)
 
         closed_count = sum(
@@ -173,6 +177,25 @@ class TTTState:
             closed=tuple(tapes(f"closed.{number}") for number in range(closed_count)),
             since_mark=max(since_mark, 0),
         )
+
+
+def empty_mini_batch(weights: FastWeights, inner_steps: int = 1) -> MiniBatch:
+    """A mini-batch with no tokens yet, for answers of so many steps each."""
+    if inner_steps > 1:
+        return no_tokens(weights)
+    return tuple(
+        Tape(
+            weight.new_empty(*weight.shape[:2], 0, weight.shape[2]),
+            weight.new_empty(*weight.shape[:2], 0, weight.shape[3]),
+        )
+        for weight, _ in weights
+    )
+
+
+def _committed(weights: FastWeights, batch: MiniBatch, rule: TokenRule) -> FastWeights:
+    if rule.inner_steps > 1:
+        return commit_steps(weights, batch, rule)
+    return commit(weights, batch, rule.factors)
 
 
 _NO_MARK = -1

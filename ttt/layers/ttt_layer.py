@@ -17,34 +17,34 @@ Shapes: B streams, T tokens, H heads, d = dim / H width of a head, b mini_batch_
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttt.errors import UserError
-from ttt.layers.config import TTTConfig
+from ttt.layers.config import InnerControls, TTTConfig
 from ttt.layers.fast_weights import (
     Affine,
     FastWeights,
     TokenRule,
     Tokens,
-    empty_mini_batch,
     scan,
 )
+from ttt.layers.inner_steps import scan_steps
 from ttt.layers.rotary import rotate
-from ttt.layers.state import TTTState
+from ttt.layers.state import TTTState, empty_mini_batch
 
 
 class TTTLayer(nn.Module):
     """One TTT layer: parameters only; what it learns on the way lives in a `TTTState`.
 
-    `updates = False` switches the learning off, so that the layer answers with the weights it
-    starts from whatever it hears (the control experiment).
+    `controls` changes what the inner loop does, for control experiments; to be set between streams.
 
     Parameters carry ttt-lm-pytorch's names; `generator` draws them (None: torch's own). Those that
     the small model starts from and learns by (W, b, its norm, the rates) stay float32 when the
@@ -54,7 +54,7 @@ class TTTLayer(nn.Module):
     def __init__(self, config: TTTConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        self.updates = True
+        self.controls = InnerControls()
         heads, head_dim, bias = config.num_heads, config.head_dim, config.flavour == "video_dit"
         self.q_proj = nn.Linear(config.dim, config.dim, bias=bias)
         self.k_proj = nn.Linear(config.dim, config.dim, bias=bias)
@@ -98,7 +98,7 @@ class TTTLayer(nn.Module):
     def init_state(self, batch: int) -> TTTState:
         """The state of streams that have heard nothing; gradients reach W and b through it."""
         weights = self._initial_weights(batch)
-        return TTTState(weights=weights, open=empty_mini_batch(weights))
+        return TTTState(weights=weights, open=empty_mini_batch(weights, self.controls.inner_steps))
 
     def forward(self, x: Tensor, state: TTTState) -> tuple[Tensor, TTTState]:
         """Listen to more tokens.
@@ -123,13 +123,13 @@ class TTTLayer(nn.Module):
         # The small model computes in its own precision, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
             tokens = self._tokens(x, *projected, state.open_tokens)
-            units, weights, mini_batch, committed = scan(
-                tokens,
-                weights=state.weights,
-                mini_batch=state.open,
-                rule=TokenRule(self._factors(), self._norm_eps),
-                checkpoint_mini_batches=self.config.checkpoint_mini_batches,
-            )
+            given: dict[str, Any] = {"weights": state.weights, "mini_batch": state.open}
+            if self.controls.inner_steps > 1:
+                found = scan_steps(tokens, rule=self._rule(), **given)
+            else:
+                group = self.config.checkpoint_mini_batches
+                found = scan(tokens, rule=self._rule(), checkpoint_mini_batches=group, **given)
+            units, weights, mini_batch, committed = found
             norm_weight, norm_bias = self._norm()
             mixed = torch.addcmul(tokens.queries + norm_bias, norm_weight, units).transpose(1, 2)
             mixed = mixed.to(x.dtype, memory_format=torch.contiguous_format).reshape(x.shape)
@@ -142,7 +142,7 @@ class TTTLayer(nn.Module):
         Raises:
             ValueError: the tokens reach back beyond the state's mark.
         """
-        return state.rollback(tokens, self._factors())
+        return state.rollback(tokens, self._rule())
 
     def reset(self, state: TTTState, rows: Tensor) -> TTTState:
         """The state with some streams as if they had heard nothing.
@@ -154,7 +154,7 @@ class TTTLayer(nn.Module):
             ValueError: only some rows are to go while a mini-batch is under way: all streams
                 share its boundaries, so single rows can be reset only between mini-batches.
         """
-        return state.reset(rows, self._initial_weights(state.batch), self._factors())
+        return state.reset(rows, self._initial_weights(state.batch), self._rule())
 
     def state_bytes(self, batch: int, rollback_tokens: int = 0) -> int:
         """Bytes that a state of `batch` streams holds at most, `rollback_tokens` after its mark."""
@@ -162,7 +162,10 @@ class TTTLayer(nn.Module):
         copies = 2 if rollback_tokens else 1
         tokens = self.config.mini_batch_size + rollback_tokens
         per_head = copies * sum((width_in + 1) * width_out for width_in, width_out in widths)
-        per_head += tokens * sum(width_in + width_out for width_in, width_out in widths)
+        if self.controls.inner_steps > 1:  # The tokens themselves, in place of their gradients.
+            per_head += tokens * 3 * self.config.head_dim
+        else:
+            per_head += tokens * sum(width_in + width_out for width_in, width_out in widths)
         return batch * self.config.num_heads * per_head * self.state_dtype.itemsize
 
     def fast_weight_change(self, state: TTTState) -> Tensor:
@@ -174,6 +177,15 @@ class TTTLayer(nn.Module):
                 moved = moved + (tensor_now - tensor_before).square().sum(dim=(1, 2, 3))
                 start = start + tensor_before.square().sum(dim=(1, 2, 3))
         return (moved / start).sqrt()
+
+    @property
+    def updates(self) -> bool:
+        """Whether the layer learns; set to False it answers with the weights it starts from."""
+        return self.controls.updates
+
+    @updates.setter
+    def updates(self, learns: bool) -> None:
+        self.controls = dataclasses.replace(self.controls, updates=learns)
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -199,6 +211,8 @@ class TTTLayer(nn.Module):
         if config.rope_theta is not None:
             both = rotate(both, open_tokens, config.mini_batch_size, config.rope_theta)
         queries, keys = both
+        if self.controls.query_is_key:
+            queries = keys
         norm_weight, norm_bias = self._norm()
         targets = values - keys  # In the keys' type, the wider one.
         if config.flavour == "video_dit":
@@ -207,7 +221,7 @@ class TTTLayer(nn.Module):
             targets = norm_weight * targets + norm_bias
         gate_weight, gate_bias = self.learnable_ttt_lr_weight, self.learnable_ttt_lr_bias
         gate = F.linear(x.to(dtype), gate_weight[:, 0].to(dtype), gate_bias[:, 0].to(dtype))
-        base_lr = config.base_lr / config.head_dim if self.updates else 0.0
+        base_lr = config.base_lr / config.head_dim * self.controls.step_sign
         rates = base_lr * gate.sigmoid().mT.unsqueeze(-1)  # [B, H, T, 1]
         # 1/2 |w * unit + b - target|^2 has the gradient w * w * unit + w * (b - target).
         pull = rates * norm_weight
@@ -220,6 +234,9 @@ class TTTLayer(nn.Module):
             pair = [self.get_parameter(f"{letter}{number}") for letter in "Wb"]
             maps.append(Affine(*(p.to(self.state_dtype).repeat(batch, 1, 1, 1) for p in pair)))
         return tuple(maps)
+
+    def _rule(self) -> TokenRule:
+        return TokenRule(self._factors(), self._norm_eps, self.controls.inner_steps)
 
     def _factors(self) -> Tensor:
         """[b, b] of `TokenRule`."""

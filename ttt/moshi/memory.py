@@ -108,22 +108,33 @@ def learning_bytes(layer: TTTLayer, batch: int, chunk: int, dtype: torch.dtype) 
     two of them twice where streams and heads are laid in a row; of the model's type the layer's
     input, its projections, its output before and after the norm and the sum. One mini-batch's
     hidden values and their gradients, and one copy of the weights, which are moved while the marked
-    ones and those before the move are still there.
+    ones and those before the move are still there; two more where every answer has its own.
     """
     config, exact = layer.config, layer.state_dtype.itemsize
     of_token = config.dim * (8 * exact + 7 * dtype.itemsize)
-    hidden = 2 * config.num_heads * sum(config.map_widths) * exact
     weights = layer.state_bytes(batch) - _tapes(layer, batch, config.mini_batch_size)
-    return batch * (chunk * of_token + config.mini_batch_size * hidden) + weights
+    copies = 3 if layer.controls.inner_steps > 1 else 1
+    return batch * chunk * of_token + _gradients(layer, batch) + copies * weights
 
 
 def taking_back_bytes(layer: TTTLayer, batch: int) -> int:
     """The most that a TTT layer takes beyond its state while steps are taken back.
 
-    Weights are moved anew from the marked ones: twice theirs, and a mini-batch's scaled inputs.
+    Weights are moved anew from the marked ones: twice theirs, and a mini-batch's scaled inputs;
+    where every answer has its own, once more theirs, and a mini-batch's gradients.
     """
     tapes = _tapes(layer, batch, layer.config.mini_batch_size)
-    return 2 * (layer.state_bytes(batch) - tapes) + tapes
+    weights = layer.state_bytes(batch) - tapes
+    if layer.controls.inner_steps > 1:
+        return 3 * weights + 2 * tapes + _gradients(layer, batch)
+    return 2 * weights + tapes
+
+
+def _gradients(layer: TTTLayer, batch: int) -> int:
+    """One mini-batch's hidden values and their gradients."""
+    config = layer.config
+    hidden = 2 * config.num_heads * sum(config.map_widths) * layer.state_dtype.itemsize
+    return batch * config.mini_batch_size * hidden
 
 
 def _tapes(layer: TTTLayer, batch: int, tokens: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from ray_jobs.config import yaml_tree
 from ray_jobs.config.former_keys import ORIGINAL_KEYS
 from ray_jobs.config.workers import WorkersConfig
-from ray_jobs.moshi.config import ChapterModelsConfig, StreamsConfig
+from ray_jobs.moshi.config import ChapterModelsConfig, InnerControlsConfig, StreamsConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.config import ChapterConfig, LongContextConfig
@@ -40,11 +40,9 @@ class SyntheticDataConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlsConfig(Config):
+class ControlsConfig(InnerControlsConfig):
     """Controls: each one set adds a model to the run, but shuffle_frames, which changes all."""
 
-    updates_off: bool = False
-    """Also with TTT layers that do not learn."""
     reset_every_frames: int | None = None
     """Also with TTT layers that forget after so many frames, again and again."""
     other_prefix_frames: int | None = None
@@ -53,6 +51,7 @@ class ControlsConfig(Config):
     """Cut every chapter into stretches of so many frames and shuffle them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("reset_every_frames", "other_prefix_frames", "shuffle_frames"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -126,10 +125,10 @@ class EvaluateChaptersConfig(Config):
             if not uris.is_local(getattr(self, name) or "."):
                 raise ValueError(f"{name} must be a folder that all nodes see, not a URI")
         controls = self.controls
-        if self.model.ttt is None and (controls.updates_off or controls.reset_every_frames):
+        if self.model.ttt is None and (controls.of_inner_loop or controls.reset_every_frames):
             raise ValueError(
-                "controls.updates_off and controls.reset_every_frames need model.ttt: a base "
-                "model learns nothing that could be switched off"
+                "controls.updates_off, controls.reset_every_frames and those of the inner loop "
+                "need model.ttt: a base model learns nothing that could be switched off"
             )
 
     def _check_preset(self) -> None:
@@ -156,6 +155,9 @@ _ORIGINAL: dict[str, Any] = {
     "group_size": 1,
     "verify_spans": 0,
     "controls.updates_off": False,
+    "controls.ascent": False,
+    "controls.query_is_key": False,
+    "controls.inner_steps": None,
     "controls.reset_every_frames": None,
     "controls.other_prefix_frames": None,
     "controls.shuffle_frames": None,

@@ -11,7 +11,7 @@ from ttt.moshi.memory import memory_need
 def memory_lines(config: EvaluateChaptersConfig) -> list[str]:
     """A line per model, or why it cannot be said."""
     lines = []
-    for weights, lm in outlines(config.model):
+    for weights, lm in outlines(config.model, config.controls.inner_steps):
         if isinstance(lm, UserError):
             lines.append(f"{weights}: not known yet ({lm})")
             continue

@@ -18,8 +18,9 @@ from ray_jobs.moshi.chapters.recordings import (
     place_in_words,
 )
 from ray_jobs.moshi.wanted import (
-    Weights,
+    NamedModel,
     loads_no_model,
+    named_models,
     wanted_weights,
     with_absolute_paths,
     with_absolute_roots,
@@ -36,12 +37,9 @@ _LONGEST_STATE_STEM = 255 - len("..safetensors.12345678.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelVariant:
+class ModelVariant(NamedModel):
     """One model of the run: weights, and what a control does to it."""
 
-    name: str
-    weights: Weights
-    updates: bool = True
     reset_every_frames: int | None = None
     prefix_frames: int | None = None
     shuffle_frames: int | None = None
@@ -49,7 +47,7 @@ class ModelVariant:
     @property
     def controls(self) -> dict[str, Any]:
         """The controls in force, for run.json."""
-        controls: dict[str, Any] = {} if self.updates else {"updates": "off"}
+        controls = super().controls
         if self.reset_every_frames is not None:
             controls["reset_every_frames"] = self.reset_every_frames
         if self.prefix_frames is not None:
@@ -223,11 +221,8 @@ def is_verified(config: EvaluateChaptersConfig, variant: ModelVariant) -> bool:
 
 
 def _variants(config: EvaluateChaptersConfig) -> tuple[ModelVariant, ...]:
-    wanted = wanted_weights(config.model)
-    variants = [ModelVariant(name=name, weights=name) for name in wanted]
-    controls = config.controls
-    if controls.updates_off:
-        variants.append(ModelVariant(name="ttt-updates-off", weights="ttt", updates=False))
+    wanted, controls = wanted_weights(config.model), config.controls
+    variants = [ModelVariant(**vars(each)) for each in named_models(config.model, controls)]
     if controls.reset_every_frames is not None:
         every = controls.reset_every_frames
         variants.append(

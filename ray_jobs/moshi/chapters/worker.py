@@ -35,7 +35,6 @@ from ttt.eval.run import ModelIdentity
 from ttt.files.errors import FileIdentity
 from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.codes import encode_recording
-from ttt.moshi.insert import ttt_layers
 from ttt.moshi.load import LoadedMoshi
 from ttt.numerics import exact_float32
 from ttt.synthetic.chapters import synthetic_chapter
@@ -75,7 +74,7 @@ class ChapterWorker:
                 failures.append((recording.chapter_id, _reason(error)))
         if not chapters:
             return Outcome(failures=tuple(failures))
-        moshi = self._models.moshi(work.variant.weights)
+        moshi = self._models.moshi(work.variant.weights, work.variant.inner)
         try:
             outcome = self._record(work, moshi, chapters)
         except Exception as error:
@@ -92,8 +91,6 @@ class ChapterWorker:
         self, work: WorkItem, moshi: LoadedMoshi, chapters: list[EncodedChapter]
     ) -> Outcome:
         config, variant = self._config, work.variant
-        for layer in ttt_layers(moshi.lm).values():
-            layer.layer.updates = variant.updates
         streams = config.streams
         options = StreamingOptions(
             model=variant.name,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from ray_jobs.config.former_keys import ORIGINAL_KEYS, Alias
 from ray_jobs.config.workers import WorkersConfig
-from ray_jobs.moshi.config import ChapterModelsConfig, StreamsConfig
+from ray_jobs.moshi.config import ChapterModelsConfig, InnerControlsConfig, StreamsConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.config import PairSummaryConfig, StreamSetting
@@ -110,6 +110,8 @@ class EvaluatePairsConfig(Config):
     """Other streams than the preset's; null takes the preset's."""
     against: dict[str, PairStreamsConfig] = field(default_factory=dict)
     """Name -> further streams that every model is scored with, compared pair by pair."""
+    controls: InnerControlsConfig = field(default_factory=InnerControlsConfig)
+    """Controls of how TTT layers learn, compared pair by pair with the layers as they are."""
     codes_cache: str | None = None
     """Folder in which the codes of recordings are kept for other runs; null is output/codes."""
     chunk: int = 64
@@ -164,6 +166,11 @@ class EvaluatePairsConfig(Config):
                     f"against.{name}: another name of letters, digits, - and _ is needed than "
                     f"{names[0]}"
                 )
+        if self.model.ttt is None and self.controls.of_inner_loop:
+            raise ValueError(
+                f"controls.{self.controls.of_inner_loop[0]} needs model.ttt: a base model has no "
+                "inner loop"
+            )
         for name in ("chunk", "batch_items", "batch_frames", "pairs_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")

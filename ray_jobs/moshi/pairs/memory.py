@@ -12,7 +12,7 @@ from ttt.moshi.memory import memory_need
 def memory_lines(config: EvaluatePairsConfig) -> list[str]:
     """A line per model, or why it cannot be said; refuses streams that a model does not have."""
     lines, model = [], config.model
-    for weights, lm in outlines(model):
+    for weights, lm in outlines(model, config.controls.inner_steps):
         if isinstance(lm, UserError):
             lines.append(f"{weights}: not known yet ({lm})")
             continue

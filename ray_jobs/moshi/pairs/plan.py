@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig, PairTaskConfig
 from ray_jobs.moshi.wanted import (
-    Weights,
+    NamedModel,
     loads_no_model,
-    wanted_weights,
+    named_models,
     with_absolute_paths,
 )
 from ttt import storage
@@ -29,7 +29,7 @@ class WorkItem:
     """The unit of dispatch: a shard under one model and one setting of the streams."""
 
     number: int
-    weights: Weights
+    model: NamedModel
     setting: StreamSetting
     task: str
     part: int
@@ -37,7 +37,7 @@ class WorkItem:
 
     def path(self, output: str) -> Path:
         """Its part file."""
-        root = items_root(output, run_key(self.weights, self.setting.name))
+        root = items_root(output, run_key(self.model.name, self.setting.name))
         return part_path(root, self.task, self.part)
 
 
@@ -48,6 +48,7 @@ class Plan:
     given: EvaluatePairsConfig
     """As the user gave it, which is what config.yaml keeps."""
     config: EvaluatePairsConfig
+    models: tuple[NamedModel, ...]
     tasks: tuple[PlannedTask, ...]
     work: tuple[WorkItem, ...]
     """Model by model, setting by setting, task by task."""
@@ -72,18 +73,20 @@ def make_plan(config: EvaluatePairsConfig) -> Plan:
         planned.append(described)
         shards += [(task, at // size, pairs[at : at + size]) for at in range(0, len(pairs), size)]
     work: list[WorkItem] = []
-    for weights in wanted_weights(config.model):
+    models = named_models(config.model, config.controls)
+    for model in models:
         for setting in config.settings:
             work += [
-                WorkItem(len(work) + n, weights, setting, *shard) for n, shard in enumerate(shards)
+                WorkItem(len(work) + n, model, setting, *shard) for n, shard in enumerate(shards)
             ]
-    return Plan(given, config, tuple(planned), tuple(work), tuple(_warnings(config, planned)))
+    warnings = tuple(_warnings(config, planned))
+    return Plan(given, config, tuple(models), tuple(planned), tuple(work), warnings)
 
 
 def describe(plan: Plan) -> str:
     """The plan in words."""
     config, cluster = plan.config, plan.config.cluster
-    models = ", ".join(wanted_weights(config.model))
+    models = ", ".join(model.name for model in plan.models)
     items = 2 * sum(task.pairs for task in plan.tasks)
     settings = len(config.settings)
     lines = [

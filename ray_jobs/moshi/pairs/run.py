@@ -14,7 +14,6 @@ from ray_jobs.moshi.evaluation import Job, Record, Recorded, identities, shared_
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import Plan, WorkItem
 from ray_jobs.moshi.pairs.rows import without_scores
-from ray_jobs.moshi.wanted import wanted_weights
 from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.pairs import build_report, headline_words
 from ray_jobs.runtime.cli import Invocation
@@ -76,10 +75,10 @@ class PairsJob(Job[Plan]):
         return abs(header.samples / header.rate - wanted) < 1 / FRAME_RATE
 
     def describe_run(self, plan: Plan, ask: Ask) -> PairRun:
-        """The models, the baseline first."""
+        """The models, the baseline first, controls last."""
         config = plan.config
         return PairRun(
-            models=identities(ask, wanted_weights(config.model)),
+            models=identities(ask, plan.models),
             settings=config.settings,
             tasks=plan.tasks,
             batch_items=config.batch_items,

@@ -13,7 +13,7 @@ from ray_jobs.moshi.models import LoadedModels
 from ray_jobs.moshi.pairs.config import EvaluatePairsConfig
 from ray_jobs.moshi.pairs.plan import WorkItem
 from ray_jobs.moshi.pairs.rows import EncodedUtterance, Unscored, shard_rows, sides_of
-from ray_jobs.moshi.wanted import Weights
+from ray_jobs.moshi.wanted import NamedModel
 from ray_jobs.runtime.items import Count
 from ttt import storage
 from ttt.audio import Piece, flac_bytes, read_header
@@ -39,11 +39,11 @@ class PairWorker:
         assert config.codes_cache is not None  # The plan has named one.
         self._cache = config.codes_cache
 
-    def identify(self, weights: Weights) -> ModelIdentity:
+    def identify(self, model: NamedModel) -> ModelIdentity:
         """Load the model and say what it is. Raises UserError when it or its streams do not fit."""
-        identity = self._models.identity(weights, weights)
+        identity = self._models.identity(model.name, model.weights, model.controls)
         for setting in self._config.settings:
-            check_streams(self._models.moshi(weights).lm, setting.streams)
+            check_streams(self._models.moshi(model.weights).lm, setting.streams)
         return identity
 
     def identify_codec(self) -> dict[str, str]:
@@ -86,7 +86,8 @@ class PairWorker:
             batch_items=config.batch_items,
             batch_frames=config.batch_frames,
         )
-        lm, count = self._models.moshi(work.weights).lm, partial(self._count, work)
+        lm = self._models.moshi(work.model.weights, work.model.inner).lm
+        count = partial(self._count, work)
         scored = score(lm, recordings, how, silence, on_scored=count)
         return [Unscored("error", each) if isinstance(each, str) else each for each in scored]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ttt.layers import TTTConfig, TTTLayer
+from ttt.layers import InnerControls, TTTConfig, TTTLayer
 
 DIM, HEADS, MINI_BATCH = 32, 4, 8
 
@@ -35,9 +35,31 @@ VARIANTS: dict[str, Callable[..., nn.Module]] = {
 """Every variant of the layer, by name: add one here and the conformance tests hold it too."""
 
 
+def controlled(kind: str, flavour: str, **overrides: object) -> TTTLayer:
+    """A layer of which every control leaves its trace."""
+    layer = build_layer(kind, flavour, **overrides)
+    layer.controls = InnerControls(ascent=flavour == "video_dit", inner_steps=2)
+    return layer
+
+
+CONTROLLED = {
+    f"{kind}-{flavour}-controlled": lambda kind=kind, flavour=flavour, **overrides: controlled(
+        kind, flavour, **overrides
+    )
+    for kind in ("linear", "mlp")
+    for flavour in ("ttt_lm", "video_dit")
+}
+"""Variants whose inner loop is changed on purpose: what is promised of any layer holds for them."""
+
+
 @pytest.fixture(params=VARIANTS)
 def make_layer(request: pytest.FixtureRequest) -> Callable[..., nn.Module]:
     return VARIANTS[request.param]
+
+
+@pytest.fixture(params=VARIANTS | CONTROLLED)
+def make_any_layer(request: pytest.FixtureRequest) -> Callable[..., nn.Module]:
+    return (VARIANTS | CONTROLLED)[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,11 @@ BATCH, LENGTH, DIM = 3, 83, 32
 
 
 @pytest.fixture
+def make_layer(make_any_layer):
+    return make_any_layer
+
+
+@pytest.fixture
 def x():
     return torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64)
 
@@ -66,6 +71,7 @@ def test_any_split_equals_the_whole(make_layer, x, cuts):
 
 def test_rollback_leaves_no_trace(make_layer, x):
     layer = make_layer()
+    whole, _ = listen(layer, x)  # Of which no output depends on what comes later.
     for heard in (0, 5, 8, 16, 19):
         _, state = listen(layer, x[:, :heard])
         state = state.mark()
@@ -74,9 +80,8 @@ def test_rollback_leaves_no_trace(make_layer, x):
             for taken_back in range(guessed + 1):
                 back = layer.rollback(ahead, taken_back)
                 kept = heard + guessed - taken_back
-                expected, _ = listen(layer, x[:, : kept + 20])
                 y, _ = listen(layer, x[:, kept : kept + 20], state=back)
-                assert distance(y, expected[:, kept:]) < 1e-12
+                assert distance(y, whole[:, kept : kept + 20]) < 1e-12
 
 
 def test_rollback_gives_the_same_bits(make_layer, x):
@@ -291,6 +296,7 @@ def make_like(layer):
     """The same parameters in float32."""
     twin = type(layer)(layer.config)
     twin.load_state_dict(layer.state_dict())
+    twin.controls = layer.controls
     return twin.float()
 
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from safetensors import safe_open
-from torch.nn import functional as F
 
+from tests.oracles.slow_ttt import slow_layer
 from ttt.errors import UserError
-from ttt.layers import TTTConfig, TTTLayer, load_reference_parameters
+from ttt.layers import InnerControls, TTTConfig, TTTLayer, load_reference_parameters
+from ttt.layers.fast_weights import scan
+from ttt.layers.inner_steps import no_tokens, scan_steps
 
 KINDS = ("linear", "mlp")
 
@@ -108,73 +110,74 @@ def test_gradients_in_float32_are_those_in_float64(make_layer):
         assert (gradient - exact[name]).abs().max() < 1e-4 * exact[name].abs().max(), name
 
 
-def slow_layer(layer, x):
-    """x [T, dim] -> y [T, dim], head by head and token by token, gradients by autograd."""
-    config = layer.config
-    width, size = config.head_dim, config.mini_batch_size
-    heads = []
-    for head in range(config.num_heads):
-        own = slice(head * width, (head + 1) * width)
-        norm = (layer.ttt_norm_weight[head], layer.ttt_norm_bias[head])
-        names = ("W1", "b1", "W2", "b2") if config.kind == "mlp" else ("W1", "b1")
-        weights = [layer.get_parameter(name)[head] for name in names]
-        sums = [torch.zeros_like(weight) for weight in weights]
-        answers = []
-        for t, token in enumerate(x):
-            place = t % size
-            q, k, v = (
-                F.linear(token, p.weight[own], p.bias[own] if p.bias is not None else None)
-                for p in (layer.q_proj, layer.k_proj, layer.v_proj)
-            )
-            if config.flavour == "video_dit":
-                q, k = q / q.norm(), k / k.norm()
-            if config.rope_theta is not None:
-                q, k = turn(q, place, config.rope_theta), turn(k, place, config.rope_theta)
-            target = v - k
-            if config.flavour == "ttt_lm":
-                falling = torch.tensor(1 / (place + 1), dtype=torch.float32).double()
-                eps, rate = 1e-6, (falling + layer.learnable_token_idx[place]).clamp(min=0)
-            else:
-                target = (target - target.mean()) / (target.std() + 1e-8) * norm[0] + norm[1]
-                eps, rate = 1e-8, 1 / size
-            gate = (
-                layer.learnable_ttt_lr_weight[head, 0] @ token + layer.learnable_ttt_lr_bias[head]
-            )
-            step = config.base_lr * torch.sigmoid(gate) / width
-            outer = torch.is_grad_enabled()  # Else nothing of the graph outlives the token.
-            with torch.enable_grad():
-                own_weights = [w if outer else w.clone().requires_grad_() for w in weights]
-                error = F.layer_norm(small_model(own_weights, k), (width,), *norm, eps) - target
-                loss = 0.5 * error.square().sum()
-                gradients = torch.autograd.grad(loss, own_weights, create_graph=outer)
-            sums = [s + step * g for s, g in zip(sums, gradients, strict=True)]
-            now = [w - rate * s for w, s in zip(weights, sums, strict=True)]
-            answers.append(q + F.layer_norm(small_model(now, q), (width,), *norm, eps))
-            if place == size - 1:
-                weights, sums = now, [torch.zeros_like(weight) for weight in weights]
-        heads.append(torch.stack(answers))
-    return layer.o_proj(layer.post_norm(torch.cat(heads, dim=-1)))
+CONTROLS = {
+    "ascent": InnerControls(ascent=True),
+    "query is key": InnerControls(query_is_key=True),
+    "two steps": InnerControls(inner_steps=2),
+    "five steps": InnerControls(inner_steps=5),
+    "all": InnerControls(ascent=True, query_is_key=True, inner_steps=3),
+}
 
 
-def small_model(weights, x):
-    hidden = x @ weights[0] + weights[1][0]
-    for weight, bias in zip(weights[2::2], weights[3::2], strict=True):
-        hidden = F.gelu(hidden, approximate="tanh") @ weight + bias[0]
-    return hidden
+@pytest.mark.parametrize("controls", CONTROLS.values(), ids=CONTROLS)
+@torch.no_grad()
+def test_a_control_is_what_the_slow_layer_does_under_it(make_layer, controls):
+    layer = make_layer()
+    x = torch.randn(2, 20, layer.config.dim, dtype=torch.float64)
+    plain, _ = layer(x, layer.init_state(2))
+    layer.controls = controls
+    y, _ = layer(x, layer.init_state(2))
+    tolerance = 1e-12 if layer.config.kind == "linear" else 1e-6  # The published gelu's slope.
+    for row in range(2):
+        expected = slow_layer(layer, x[row], controls)
+        assert (expected - y[row]).abs().max() < tolerance
+    assert (y - plain).abs().max() > 1e3 * tolerance
 
 
-def turn(x, place, theta):
-    """Rotary embedding as a product of complex numbers (float32 angles, as published)."""
-    rates = 1.0 / theta ** (torch.arange(0, len(x), 2, dtype=torch.float32) / len(x))
-    angles = place * rates
-    factors = torch.complex(angles.cos().double(), angles.sin().double())
-    return torch.view_as_real(torch.view_as_complex(x.view(-1, 2)) * factors).flatten()
+@torch.no_grad()
+def test_one_step_by_the_way_of_several_is_the_published_layer(make_layer):
+    layer = make_layer()
+    x = torch.randn(2, 43, layer.config.dim, dtype=torch.float64)
+    state = layer.init_state(2)
+    tokens = layer._tokens(x, layer.q_proj(x), layer.k_proj(x), layer.v_proj(x), 0)
+    given = {"weights": state.weights, "rule": layer._rule()}
+    units, weights, _, committed = scan_steps(tokens, mini_batch=no_tokens(state.weights), **given)
+    expected, moved, _, closed = scan(tokens, mini_batch=state.open, **given)
+    assert (units - expected).abs().max() < 1e-12
+    assert len(committed) == len(closed) == 5
+    for one, other in zip(weights, moved, strict=True):
+        for here, there in zip(one, other, strict=True):
+            assert (here - there).abs().max() < 1e-12
+
+
+def test_gradients_through_several_steps_are_the_slow_layers(make_layer):
+    layer = make_layer()
+    layer.controls = InnerControls(inner_steps=2)
+    x = torch.randn(10, layer.config.dim, dtype=torch.float64)
+    found = gradients_of(layer, lambda x: layer(x[None], layer.init_state(1))[0][0], x)
+    expected = gradients_of(layer, lambda x: slow_layer(layer, x, layer.controls), x)
+    tolerance = 1e-12 if layer.config.kind == "linear" else 1e-6
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() < tolerance * gradient.abs().max(), name
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"inner_steps": 0}, "inner_steps must be 1 or more, not 0"),
+        ({"updates": False, "ascent": True}, "without updates there is no step"),
+        ({"updates": False, "inner_steps": 2}, "without updates there is no step"),
+    ],
+)
+def test_controls_that_cannot_be_are_refused(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        InnerControls(**fields)
 
 
 @torch.no_grad()
 def test_with_updates_off_nothing_is_learnt(make_layer):
     layer = make_layer()
-    layer.updates = False
+    layer.controls = InnerControls(updates=False)
     x = torch.randn(2, 30, layer.config.dim, dtype=torch.float64)
     y, state = layer(x, layer.init_state(2))
     assert torch.equal(layer.fast_weight_change(state), torch.zeros(2, dtype=torch.float64))
@@ -182,6 +185,11 @@ def test_with_updates_off_nothing_is_learnt(make_layer):
     other[:, 3] += 1
     y_other, _ = layer(other, layer.init_state(2))
     assert torch.equal(y_other[:, 4:], y[:, 4:])
+    layer.updates = True
+    assert layer.controls == InnerControls()
+    assert not torch.equal(layer(x, layer.init_state(2))[0], y)
+    layer.updates = False
+    assert torch.equal(layer(x, layer.init_state(2))[0], y)
 
 
 @torch.no_grad()

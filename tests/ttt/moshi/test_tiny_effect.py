@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ttt.layers import InnerControls
 from ttt.moshi import evaluate_codes
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.tiny import tiny_arguments
@@ -87,7 +88,7 @@ def test_without_structure_there_is_no_difference(losses: Losses) -> None:
 def test_without_updates_ttt_knows_no_more_than_the_baseline(losses: Losses) -> None:
     lm = load_tiny_effect("ttt")
     for each in ttt_layers(lm).values():
-        each.layer.updates = False
+        each.layer.controls = InnerControls(updates=False)
     late = semantic_loss(lm, _chapters("table")[:6])[:, LATE]
     assert late.mean() > losses["baseline", "table"][:6, LATE].mean() - 0.02
 

@@ -70,11 +70,16 @@ class PairRun(Run):
 
     @property
     def headline(self) -> str:
-        """The last model (ttt, if there is one) under the first setting."""
-        return run_key(self.models[-1].model, self.settings[0].name)
+        """The last of the models without a control (ttt, if there is one), first setting."""
+        plain = [each.model for each in self.models if not each.controls]
+        return run_key(plain[-1], self.settings[0].name)
 
     def reference(self, name: str) -> str | None:
-        """The first key, for every other."""
+        """The first key, for every other; for a control what it controls, under its setting."""
+        model, setting = self.keys[name]
+        if model.controls:
+            alike = [e for e in self.models if (e.ttt is None) == (model.ttt is None)]
+            return run_key(next(e.model for e in alike if not e.controls), setting.name)
         first = self.names[0]
         return None if name == first else first
 
