@@ -84,10 +84,14 @@ class NoiseFloor:
         start, last = first_sample // _BLOCK, (first_sample + max(samples, 1) - 1) // _BLOCK
         blocks = torch.arange(start, last + 1, device=like.device)[:, None] * _BLOCK
         places = blocks + torch.arange(-_HALF, _BLOCK + _HALF, device=like.device)
-        spectra = torch.fft.rfft(white_noise(places, self.seed))
-        filtered = torch.fft.irfft(spectra * self._response.to(like.device), places.shape[1])
+        response = self._response.to(like.device)
+        # Each block by itself: some processors round another last bit where several are together.
+        filtered = [
+            torch.fft.irfft(torch.fft.rfft(block) * response, len(block))[2 * _HALF :]
+            for block in white_noise(places, self.seed)
+        ]
         offset = first_sample - start * _BLOCK
-        return filtered[:, 2 * _HALF :].flatten()[offset : offset + samples].to(like.dtype)
+        return torch.cat(filtered)[offset : offset + samples].to(like.dtype)
 
     @property
     def words(self) -> str:
