@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import traceback
 from dataclasses import asdict
@@ -48,6 +47,7 @@ class ChapterWorker:
         exact_float32()
         self._config, self._count_frames = config, count
         self._models = LoadedModels(config.model, config.cluster.device)
+        self._cache: ChapterCache | None = None
 
     def identify(self, variant: ModelVariant) -> ModelIdentity:
         """Load the model and say what it is. Raises UserError when it cannot be loaded."""
@@ -178,18 +178,19 @@ class ChapterWorker:
             codes = synthetic_chapter(language, recording.seed, recording.frames)
             return codes.astype(np.int16), np.zeros(0, dtype=np.int64)
         if isinstance(recording, CachedRecording):
-            return read_cached(self._cache, recording)
+            return read_cached(self._opened_cache(), recording)
         mimi = self._models.mimi()
         cache, sha256 = self._config.codes_cache, mimi.weights_sha256
         made = encode_recording(mimi.mimi, recording.chapter_id, recording.pieces, cache, sha256)
         return made.codes, made.joins
 
-    @functools.cached_property
-    def _cache(self) -> ChapterCache:
-        data = self._config.data
-        assert data is not None
-        assert data.cache is not None
-        return ChapterCache.open(data.cache)
+    def _opened_cache(self) -> ChapterCache:
+        if self._cache is None:
+            data = self._config.data
+            assert data is not None
+            assert data.cache is not None
+            self._cache = ChapterCache.open(data.cache)
+        return self._cache
 
     def _silence(self, frames: int) -> torch.Tensor | None:
         cache = self._config.codes_cache
