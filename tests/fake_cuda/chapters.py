@@ -6,22 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
-from moshi.models.lm import LMModel
-from moshi.utils.compile import no_compile
-from torch import Tensor
 
-from ttt.codebook_weights import FIRST_CODEBOOK_WEIGHT as FIRST_WEIGHTS
-from ttt.moshi.streaming.delays import ZERO_TOKEN
-from ttt.moshi.streaming.streams import Streams
-from ttt.moshi.training import MemoryConfig, sparing, training_nll, weighted_nll_sum
+from benchmarks.ttt_training import ALL, ours, published
+from ttt.moshi.training import MemoryConfig
 from ttt.moshi.training.freeze import freeze_base
-from ttt.moshi.training.loss import weighed
 
 if TYPE_CHECKING:
     from tests.fake_cuda.scenes import Stage
-
-SPARING = MemoryConfig(checkpoint_layers=True, checkpoint_mini_batches="auto", head_block=250)
-"""All that saves memory; attention in blocks of the model's window."""
 
 
 def whole_chapter(stage: Stage) -> dict[str, Any]:
@@ -61,7 +52,7 @@ def plain_and_sparing(stage: Stage) -> dict[str, Any]:
     lengths = stage.size.chapter_frames // 2, stage.size.chapter_frames
     layers, with_ttt = stage.size.moshi["num_layers"], len(stage.size.ttt_layers)
     found: dict[str, Any] = {}
-    for name, memory in (("plain", None), ("sparing", SPARING)):
+    for name, memory in (("plain", None), ("sparing", ALL)):
         peaks = []
         for frames in lengths:
             stage.size = dataclasses.replace(stage.size, chapter_frames=frames)
@@ -71,7 +62,7 @@ def plain_and_sparing(stage: Stage) -> dict[str, Any]:
 
 
 def _step(
-    stage: Stage, layers: int, with_ttt: int, memory: MemoryConfig | None = SPARING
+    stage: Stage, layers: int, with_ttt: int, memory: MemoryConfig | None = ALL
 ) -> dict[str, Any]:
     """A step of AdamW on one window, its first: gradients and both averages live at its end."""
     stage.size = dataclasses.replace(
@@ -85,25 +76,8 @@ def _step(
     codes = torch.zeros(1, 8, stage.size.chapter_frames, dtype=torch.int64)
     stage.card.clear()
     if memory is None:
-        with no_compile():
-            _published_loss(lm, codes.to(lm.device)).backward()
+        published(lm, codes.to(lm.device), checkpointing=False)
     else:
-        with sparing(lm, memory, stage.size.chapter_frames):
-            streams = Streams(lm, codes, text_stream="pad")
-            nll = training_nll(lm, streams, head_block=memory.head_block)
-            total, weight = weighed(nll, ~nll.isnan(), FIRST_WEIGHTS["moshi"])
-            (total / weight).backward()
+        ours(lm, codes, memory)
     optimizer.step()
     return stage.counts()
-
-
-def _published_loss(lm: LMModel, codes: Tensor) -> Tensor:
-    """The loss by `LMModel.forward`, which holds everything at once."""
-    batch, codebooks, frames = codes.shape
-    text = codes.new_full((batch, 1, frames), lm.text_padding_token_id)
-    other = codes.new_full((batch, lm.n_q - codebooks, frames), ZERO_TOKEN)
-    said = lm(torch.cat([text, codes, other], dim=1))
-    assert said.logits is not None
-    assert said.mask is not None
-    total, weight = weighted_nll_sum(said.logits, codes, said.mask, FIRST_WEIGHTS["moshi"])
-    return total / weight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,37 @@ def whole_file(uri: str | Path) -> Iterator[pa.NativeFile]:
         with pa.OSFile(str(staged), "wb") as sink:
             yield sink
         storage.upload(staged, uri)
+
+
+@contextmanager
+def plain_parquet(uri: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A parquet file to write, complete or absent, whose binary values can be read in place: it is
+    uncompressed and PLAIN, with one page per row group."""
+    with (
+        whole_file(uri) as sink,
+        pq.ParquetWriter(
+            sink,
+            schema,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            data_page_size=2**31 - 1,
+        ) as writer,
+    ):
+        yield writer
+
+
+def refuse_wrong_columns(
+    schema: pa.Schema, wanted: Mapping[str, pa.DataType], uri: str | Path
+) -> None:
+    """Raise UserError that names a file's missing or differently typed columns."""
+    bad = [
+        name
+        for name, kind in wanted.items()
+        if name not in schema.names or schema.field(name).type != kind
+    ]
+    if bad:
+        raise UserError(f"{uri}: columns missing or of another type: {', '.join(bad)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -31,7 +31,7 @@ from ttt.errors import UserError
 from ttt.records import read_json, write_json
 
 TENSORS, CONFIG = "lora.safetensors", "config.json"
-_PARTS = ("lora_A.weight", "lora_B.weight")
+PARTS = ("lora_A.weight", "lora_B.weight")
 _TTT = (".ttt.", ".ttt_layer.", "ssm_gating", "target_generator", "w_down")
 """In the names of what a TTT layer adds: ours, and those of the original code."""
 
@@ -53,7 +53,7 @@ class StoredLora:
             "folder": self.folder,
             "rank": self.rank,
             "scaling": self.scaling,
-            "linears": sum(key.endswith(_PARTS[0]) for key in self.tensors),
+            "linears": sum(key.endswith(PARTS[0]) for key in self.tensors),
             "sha256": self.sha256,
         }
 
@@ -154,27 +154,27 @@ def _fitted(
     base = {name: tensor.shape for name, tensor in lm.named_parameters()}
     wanted: dict[str, torch.Size] = {}
     for name, linear in linears.items():
-        wanted[f"{name}.{_PARTS[0]}"] = torch.Size((stored.rank, linear.in_features))
-        wanted[f"{name}.{_PARTS[1]}"] = torch.Size((linear.out_features, stored.rank))
-    given_pairs = {name: [p for p in _PARTS if f"{name}.{p}" in given] for name in linears}
+        wanted[f"{name}.{PARTS[0]}"] = torch.Size((stored.rank, linear.in_features))
+        wanted[f"{name}.{PARTS[1]}"] = torch.Size((linear.out_features, stored.rank))
+    given_pairs = {name: [p for p in PARTS if f"{name}.{p}" in given] for name in linears}
     names = sorted(name for name, parts in given_pairs.items() if parts)
     if not names:
         raise UserError(f"{stored.folder}: {TENSORS} holds no lora_A and lora_B of this base model")
-    if alone := [name for name in names if len(given_pairs[name]) < len(_PARTS)]:
+    if alone := [name for name in names if len(given_pairs[name]) < len(PARTS)]:
         raise UserError(
             f"{stored.folder}: {TENSORS} has only one of lora_A and lora_B of {alone[0]}"
         )
     known = {**base, **wanted}
     _refuse(stored, "no place for", [key for key in given if key not in known])
     wrong = {key: tensor for key, tensor in given.items() if tensor.shape != known[key]}
-    ranks = {t.shape[0] for key, t in wrong.items() if key.endswith(_PARTS[0]) and t.dim() == 2}
+    ranks = {t.shape[0] for key, t in wrong.items() if key.endswith(PARTS[0]) and t.dim() == 2}
     if other := sorted(ranks - {stored.rank}):
         raise UserError(
             f"{stored.folder}: {CONFIG} says lora_rank {stored.rank}, and {TENSORS} has rank "
             f"{', '.join(map(str, other))}: bring the {CONFIG} that was written beside it"
         )
     _refuse(stored, "another shape for", list(wrong))
-    pairs = {n: (given[f"{n}.{_PARTS[0]}"], given[f"{n}.{_PARTS[1]}"]) for n in sorted(names)}
+    pairs = {n: (given[f"{n}.{PARTS[0]}"], given[f"{n}.{PARTS[1]}"]) for n in sorted(names)}
     return pairs, {key: tensor for key, tensor in given.items() if key in base}
 
 

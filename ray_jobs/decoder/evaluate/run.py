@@ -61,7 +61,8 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
     with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
         with plan.decoder.exporting(output / "decoder") as made:
             Evaluator(Decoder48k.from_pretrained(made), codec)  # refuses another codec's decoder
-            floor = read_config(made).noise_floor if config.noise_floor else None
+            exported = read_config(made)
+            floor = exported.noise_floor if config.noise_floor else None
             measured = {
                 "decoder": FileIdentity.of(made / "model.safetensors").sha256,
                 **({} if floor is None else {"noise_floor": floor.digest}),
@@ -78,19 +79,18 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
             session.workers(EvaluateWorker, bare, str(folder), codec.weights_sha256) as workers,
         ):
             clips, left_out = _measure(plan, workers, (measured, codec.weights_sha256), done)
-            tricks = read_config(folder).tricks
-            levels = trick_levels(tricks, fit([line["systems"] for line in clips]))
+            levels = trick_levels(exported.tricks, fit([line["systems"] for line in clips]))
             scores = score_clips(config, plan.items, clips, levels, workers)
             examples = _render(plan, workers, clips, levels)
         clips = with_scores(_in_order(clips, plan.items), scores)
         _write_lines(output / "results.jsonl", clips)
-        summary = _summary(plan, codec, measured["decoder"], clips, left_out, tricks)
+        summary = _summary(plan, codec, measured["decoder"], clips, left_out, exported.tricks)
         summary["decoder"]["noise_floor"] = None if floor is None else floor.words
         records.write_json(output / "summary.json", summary)
         write_examples(output / "examples", examples)
         page = build_report(summary, clips, examples, plan.decoder.history())
         storage.write_bytes(output / "report.html", page.encode())
-        without_its_floor = floor is None and read_config(folder).noise_floor is not None
+        without_its_floor = floor is None and exported.noise_floor is not None
         if plan.decoder.export is not None and config.report.write_card and not without_its_floor:
             readme = storage.join(plan.decoder.export, "README.md")
             storage.write_bytes(readme, card(summary).encode())

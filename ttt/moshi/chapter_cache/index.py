@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 
 from ttt import storage
 from ttt.errors import UserError
-from ttt.files.errors import reading_column_types
-from ttt.files.parquets import open_parquet, whole_file
+from ttt.files.indexes import read_index, refuse_stale, write_index
+from ttt.files.parquets import open_parquet, refuse_wrong_columns
 from ttt.files.ranged import NO_OFFSET, open_ranged, read_at, value_offsets
 from ttt.files.shards import index_uri, names_of_shards, shards_folder
 from ttt.moshi.chapter_cache.shard_file import (
     ShardHeader,
     bytes_of,
-    check_columns,
+    checked_header,
     shard_header,
     shard_schema,
 )
@@ -33,12 +33,7 @@ def build_index(cache_uri: str | Path) -> None:
     Raises UserError for a shard that is damaged, compressed by another program, or of another Mimi
     or base model than the first.
     """
-    catalogue = read_catalogue(cache_uri)
-    with (
-        whole_file(index_uri(cache_uri)) as sink,
-        pa.ipc.new_file(sink, catalogue.schema) as writer,
-    ):
-        writer.write_table(catalogue)
+    write_index(cache_uri, read_catalogue(cache_uri))
 
 
 def read_catalogue(cache_uri: str | Path) -> pa.Table:
@@ -53,8 +48,7 @@ def read_catalogue(cache_uri: str | Path) -> pa.Table:
     for number, name in enumerate(names_of_shards(cache_uri, JOB)):
         uri = storage.join(shards_folder(cache_uri), name)
         with open_parquet(uri) as shard:
-            this_header = shard_header(shard.schema_arrow, uri)
-            check_columns(shard.schema_arrow, this_header, uri)
+            this_header = checked_header(shard.schema_arrow, uri)
             header = header or this_header
             if this_header != header:
                 raise UserError(
@@ -81,26 +75,10 @@ def load_index(cache_uri: str | Path) -> pa.Table:
             f"{cache_uri}: has no index.arrow, so it is not finished; run its {JOB} again, which "
             "encodes only what is missing"
         )
-    try:
-        if storage.is_local(uri):
-            source = pa.memory_map(str(storage.local_path(uri)))
-        else:
-            source = pa.BufferReader(storage.read_bytes(uri))
-        with reading_column_types():
-            table = pa.ipc.open_file(source).read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{uri}: damaged ({error}); run {JOB} again") from error
-    wanted = _index_schema(shard_header(table.schema, uri))
-    bad = [
-        name
-        for name, kind in wanted.items()
-        if name not in table.schema.names or table.schema.field(name).type != kind
-    ]
-    if bad:
-        raise UserError(f"{uri}: columns missing or of another type: {', '.join(bad)}")
-    known = {name for name, _ in json.loads((table.schema.metadata or {})[b"ttt.shards"])}
-    if new := set(names) - known:
-        raise UserError(f"{uri}: does not know {min(new)}, it is stale; run {JOB} again")
+    mend = f"run {JOB} again"
+    table = read_index(cache_uri, mend)
+    refuse_wrong_columns(table.schema, _index_schema(shard_header(table.schema, uri)), uri)
+    refuse_stale(cache_uri, table, names, mend)
     return table
 
 

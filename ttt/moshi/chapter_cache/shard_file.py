@@ -24,10 +24,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ttt.errors import UserError
-from ttt.files.parquets import whole_file
+from ttt.files.parquets import plain_parquet, refuse_wrong_columns
 
 FORMAT_VERSION = 1
 ROW_GROUP_CHAPTERS = 64
@@ -101,17 +100,7 @@ def write_shard(uri: str | Path, chapters: Sequence[CodedChapter], header: Shard
     """
     schema = shard_schema(header)
     rows = [_row(chapter, header) for chapter in chapters]
-    with (
-        whole_file(uri) as sink,
-        pq.ParquetWriter(
-            sink,
-            schema,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            data_page_size=2**31 - 1,
-        ) as writer,
-    ):
+    with plain_parquet(uri, schema) as writer:
         for at in range(0, len(rows), ROW_GROUP_CHAPTERS):
             group = rows[at : at + ROW_GROUP_CHAPTERS]
             writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=len(group))
@@ -151,15 +140,17 @@ def shard_header(schema: pa.Schema, uri: str | Path) -> ShardHeader:
         ) from error
 
 
+def checked_header(schema: pa.Schema, uri: str | Path) -> ShardHeader:
+    """The header of a shard that has all columns it needs. Raises UserError otherwise."""
+    header = shard_header(schema, uri)
+    check_columns(schema, header, uri)
+    return header
+
+
 def check_columns(schema: pa.Schema, header: ShardHeader, uri: str | Path) -> None:
     """Raises UserError that names a shard's missing or differently typed columns."""
-    bad = [
-        field.name
-        for field in shard_schema(header)
-        if field.name not in schema.names or schema.field(field.name).type != field.type
-    ]
-    if bad:
-        raise UserError(f"{uri}: columns missing or of another type: {', '.join(bad)}")
+    wanted = shard_schema(header)
+    refuse_wrong_columns(schema, {field.name: field.type for field in wanted}, uri)
 
 
 def bytes_of(frames: np.ndarray, header: ShardHeader, column: str) -> np.ndarray:

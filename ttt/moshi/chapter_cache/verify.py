@@ -7,21 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from ttt import retries, storage
+from ttt import retries
 from ttt.errors import UserError
-from ttt.files.parquets import open_parquet
-from ttt.files.shards import names_of_shards, shards_folder
+from ttt.files.verify import broken_shards
 from ttt.moshi.chapter_cache.index import JOB, load_index, read_catalogue
 from ttt.moshi.chapter_cache.shard_file import (
     CODE_TYPE,
     TEXT_TYPE,
     ShardHeader,
     bytes_of,
-    check_columns,
+    checked_header,
     outside,
     sha256_of,
-    shard_header,
 )
 from ttt.moshi.chapter_cache.write_shard import check_manifest
 
@@ -32,31 +31,13 @@ def verify_cache(cache_uri: str | Path) -> list[str]:
     Checks every shard's readability, columns, lengths, ranges of codes and text, joins, digests and
     ids that occur twice; when the shards are sound, the index and the manifest against them.
     """
-    try:
-        names = names_of_shards(cache_uri, JOB)
-    except retries.StorageUnavailable:
-        raise
-    except UserError as error:
-        return [str(error)]
-    problems: list[str] = []
-    first: ShardHeader | None = None
     shard_of: dict[str, str] = {}
-    for name in names:
-        uri = storage.join(shards_folder(cache_uri), name)
-        try:
-            with open_parquet(uri) as shard:
-                header = shard_header(shard.schema_arrow, uri)
-                check_columns(shard.schema_arrow, header, uri)
-                first = first or header
-                if header != first:
-                    problems.append(f"{uri}: its Mimi or base model differs from {names[0]}'s")
-                for group in range(shard.num_row_groups):
-                    broken = _broken_chapters(shard.read_row_group(group), header, name, shard_of)
-                    problems += [f"{uri}: {sentence}" for sentence in broken]
-        except retries.StorageUnavailable:
-            raise
-        except UserError as error:
-            problems.append(str(error))
+
+    def broken(shard: pq.ParquetFile, header: ShardHeader, name: str) -> Iterator[str]:
+        for group in range(shard.num_row_groups):
+            yield from _broken_chapters(shard.read_row_group(group), header, name, shard_of)
+
+    problems = broken_shards(cache_uri, JOB, checked_header, "its Mimi or base model", broken)
     return problems or [*_broken_index(cache_uri), *check_manifest(cache_uri)]
 
 

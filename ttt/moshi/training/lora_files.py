@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from ttt import storage
 from ttt.errors import UserError
+from ttt.moshi.lora import CONFIG, PARTS, TENSORS
 from ttt.moshi.training.config import LORA_TARGETS, LoRATarget
 from ttt.moshi.training.lora import insert_lora, lora_linears
 from ttt.records import read_json, write_json
-
-LORA_FILE, CONFIG_FILE = "lora.safetensors", "config.json"
 
 
 def save_lora(lm: LMModel, folder: str | Path, arguments: Mapping[str, Any]) -> None:
@@ -50,11 +49,11 @@ def save_lora(lm: LMModel, folder: str | Path, arguments: Mapping[str, Any]) -> 
             # The loader casts them; in bfloat16 zeros take half the room.
             shapes = (rank, linear.in_features), (linear.out_features, rank)
             pair = tuple(torch.zeros(shape, dtype=torch.bfloat16) for shape in shapes)
-        for part, tensor in zip(_PARTS, pair, strict=True):
+        for part, tensor in zip(PARTS, pair, strict=True):
             tensors[f"{name}.{part}"] = tensor.detach().cpu().contiguous()
     config = {**arguments, "lora": True, "lora_rank": rank, "lora_scaling": one.scaling}
-    storage.write_bytes(storage.join(folder, LORA_FILE), save(tensors))
-    write_json(storage.join(folder, CONFIG_FILE), config)
+    storage.write_bytes(storage.join(folder, TENSORS), save(tensors))
+    write_json(storage.join(folder, CONFIG), config)
 
 
 def load_lora(lm: LMModel, folder: str | Path) -> tuple[LoRATarget, ...]:
@@ -70,11 +69,11 @@ def load_lora(lm: LMModel, folder: str | Path) -> tuple[LoRATarget, ...]:
     rank, scaling, tensors = _read(folder)
     _check_fit(lm, folder, rank, tensors)
     names: dict[LoRATarget, set[str]] = {target: _names(lm, target) for target in LORA_TARGETS}
-    drawn, moved = (_not_zero(tensors, part) for part in _PARTS)
+    drawn, moved = (_not_zero(tensors, part) for part in PARTS)
     # Where B is zero the pair adds nothing, whatever A is.
     if outside := sorted(moved - set().union(*names.values())):
         raise UserError(
-            f"{folder}: {LORA_FILE} trains {len(outside)} Linears outside of the temporal "
+            f"{folder}: {TENSORS} trains {len(outside)} Linears outside of the temporal "
             f"transformer's {', '.join(LORA_TARGETS)}, the first {outside[0]}; it can be "
             "evaluated, but not trained further here"
         )
@@ -82,32 +81,27 @@ def load_lora(lm: LMModel, folder: str | Path) -> tuple[LoRATarget, ...]:
         target for target in names if names[target] & (drawn | moved)
     )
     if not targets:
-        raise UserError(f"{folder}: all of {LORA_FILE} is zero; train from the base model instead")
+        raise UserError(f"{folder}: all of {TENSORS} is zero; train from the base model instead")
     insert_lora(lm, rank, scaling, targets)
     with torch.no_grad():
         for name, linear in lora_linears(lm).items():
-            linear.lora_A.weight.copy_(tensors[f"{name}.{_PARTS[0]}"])
-            linear.lora_B.weight.copy_(tensors[f"{name}.{_PARTS[1]}"])
+            linear.lora_A.weight.copy_(tensors[f"{name}.{PARTS[0]}"])
+            linear.lora_B.weight.copy_(tensors[f"{name}.{PARTS[1]}"])
     return targets
-
-
-_PARTS = ("lora_A.weight", "lora_B.weight")
 
 
 def _read(folder: str | Path) -> tuple[int, float, dict[str, Tensor]]:
     """Rank, scaling and tensors of a folder."""
     try:
-        config = read_json(storage.join(folder, CONFIG_FILE))
-        tensors = load(storage.read_bytes(storage.join(folder, LORA_FILE)))
+        config = read_json(storage.join(folder, CONFIG))
+        tensors = load(storage.read_bytes(storage.join(folder, TENSORS)))
         return int(config["lora_rank"]), float(config["lora_scaling"]), tensors
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder}: not a folder of LoRA, {LORA_FILE} or {CONFIG_FILE} is missing"
+            f"{folder}: not a folder of LoRA, {TENSORS} or {CONFIG} is missing"
         ) from error
     except KeyError as error:
-        raise UserError(
-            f"{folder}: {CONFIG_FILE} lacks {error}, which LoRA was made with"
-        ) from error
+        raise UserError(f"{folder}: {CONFIG} lacks {error}, which LoRA was made with") from error
     except (SafetensorError, json.JSONDecodeError, ValueError, TypeError) as error:
         raise UserError(f"{folder}: the LoRA cannot be read ({error})") from error
 
@@ -115,18 +109,18 @@ def _read(folder: str | Path) -> tuple[int, float, dict[str, Tensor]]:
 def _check_fit(lm: LMModel, folder: str | Path, rank: int, tensors: dict[str, Tensor]) -> None:
     if ttt := sorted(key for key in tensors if ".ttt." in key):
         raise UserError(
-            f"{folder}: {LORA_FILE} holds TTT layers, the first {ttt[0]}; LoRA and TTT are two "
+            f"{folder}: {TENSORS} holds TTT layers, the first {ttt[0]}; LoRA and TTT are two "
             "files: take them apart, or export both anew"
         )
     wanted: dict[str, tuple[int, ...]] = {}
     for name, linear in _base_linears(lm).items():
-        wanted[f"{name}.{_PARTS[0]}"] = (rank, linear.in_features)
-        wanted[f"{name}.{_PARTS[1]}"] = (linear.out_features, rank)
+        wanted[f"{name}.{PARTS[0]}"] = (rank, linear.in_features)
+        wanted[f"{name}.{PARTS[1]}"] = (linear.out_features, rank)
     given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if wrong := sorted(key for key in wanted | given if wanted.get(key) != given.get(key)):
         first = wrong[0]
         raise UserError(
-            f"{folder}: {LORA_FILE} does not fit this model at rank {rank} in {len(wrong)} "
+            f"{folder}: {TENSORS} does not fit this model at rank {rank} in {len(wrong)} "
             f"tensors, the first {first} ({given.get(first, 'missing')}, not "
             f"{wanted.get(first, 'known')}); load the base it was trained with"
         )

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from ttt import retries, storage
 from ttt.errors import UserError
-from ttt.files.errors import reading_column_types
+from ttt.files.indexes import read_index, refuse_stale
+from ttt.files.parquets import refuse_wrong_columns
 from ttt.files.ranged import (
     PREFIX_BYTES,
     OpenFiles,
@@ -278,28 +279,11 @@ _INDEX_COLUMNS = {
 
 def _load_index(cache_uri: str | Path) -> pa.Table:
     """The index, mapped into memory when it is local: nothing is copied."""
-    uri = index_uri(cache_uri)
-    try:
-        if storage.is_local(uri):
-            source = pa.memory_map(str(storage.local_path(uri)))
-        else:
-            source = pa.BufferReader(storage.read_bytes(uri))
-        with reading_column_types():
-            table = pa.ipc.open_file(source).read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{uri}: damaged ({error}); build the index again") from error
+    mend = "build the index again"
+    table = read_index(cache_uri, mend)
     wanted = {**_INDEX_COLUMNS, **{name: FACT_COLUMNS[name] for name in facts_in(table.schema)}}
-    bad = [
-        name
-        for name, kind in wanted.items()
-        if name not in table.schema.names or table.schema.field(name).type != kind
-    ]
-    if bad:
-        raise UserError(f"{uri}: columns missing or of another type: {', '.join(bad)}")
-    known = [name for name, _ in json.loads((table.schema.metadata or {})[b"ttt.shards"])]
-    new = set(shard_names(cache_uri)) - set(known)
-    if new:
-        raise UserError(f"{uri}: does not know {min(new)}, it is stale; build the index again")
+    refuse_wrong_columns(table.schema, wanted, index_uri(cache_uri))
+    refuse_stale(cache_uri, table, shard_names(cache_uri), mend)
     return table
 
 

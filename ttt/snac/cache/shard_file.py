@@ -25,10 +25,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ttt.errors import UserError
-from ttt.files.parquets import open_parquet, whole_file
+from ttt.files.parquets import open_parquet, plain_parquet, refuse_wrong_columns
 from ttt.snac.geometry import CodeGeometry
 
 FORMAT_VERSION = 1
@@ -97,17 +96,7 @@ def write_shard(
     """
     known = [name for name in FACT_COLUMNS if any(getattr(c, name) is not None for c in clips)]
     schema = shard_schema(ShardHeader(geometry, codec), known)
-    with (
-        whole_file(uri) as sink,
-        pq.ParquetWriter(
-            sink,
-            schema,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            data_page_size=2**31 - 1,
-        ) as writer,
-    ):
+    with plain_parquet(uri, schema) as writer:
         for group in _row_groups(clips, geometry):
             rows = [_row(clip, geometry) for clip in group]
             writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=len(rows))
@@ -162,16 +151,17 @@ def shard_header(schema: pa.Schema, uri: str | Path) -> ShardHeader:
     return ShardHeader(geometry, CodecIdentity(**json.loads(metadata["ttt.codec"])))
 
 
+def checked_header(schema: pa.Schema, uri: str | Path) -> ShardHeader:
+    """The header of a shard that has all columns it needs. Raises UserError otherwise."""
+    header = shard_header(schema, uri)
+    check_columns(schema, header, uri)
+    return header
+
+
 def check_columns(schema: pa.Schema, header: ShardHeader, uri: str | Path) -> None:
     """Raises UserError that names a shard's missing or differently typed columns."""
     wanted = shard_schema(header, facts_in(schema))
-    bad = [
-        field.name
-        for field in wanted
-        if field.name not in schema.names or schema.field(field.name).type != field.type
-    ]
-    if bad:
-        raise UserError(f"{uri}: columns missing or of another type: {', '.join(bad)}")
+    refuse_wrong_columns(schema, {field.name: field.type for field in wanted}, uri)
 
 
 def facts_in(schema: pa.Schema) -> list[str]:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ttt import storage
 from ttt.errors import UserError
+from ttt.files.indexes import write_index
 from ttt.files.parquets import open_parquet, whole_file
 from ttt.files.ranged import NO_OFFSET, open_ranged, read_at, value_offsets
 from ttt.files.shards import index_uri, names_of_shards, shards_folder
@@ -30,18 +31,21 @@ from ttt.snac.cache.shard_file import (
     Clip,
     CodecIdentity,
     ShardHeader,
-    check_columns,
+    checked_header,
     code_columns,
     facts_in,
     interleaved_codes,
     read_shard_table,
-    shard_header,
     shard_schema,
     write_shard,
 )
 from ttt.snac.geometry import CodeGeometry
 
+JOB = "ray_jobs.cache_codes"
+"""What writes such caches, for sentences."""
+
 __all__ = [
+    "JOB",
     "Clip",
     "CodecIdentity",
     "build_index",
@@ -71,11 +75,7 @@ def build_index(cache_uri: str | Path) -> None:
     storage.delete(index_uri(cache_uri))
     with whole_file(codes_uri(cache_uri)) as sink:
         catalogue = read_catalogue(cache_uri, codes_sink=sink)
-    with (
-        whole_file(index_uri(cache_uri)) as sink,
-        pa.ipc.new_file(sink, catalogue.schema) as writer,
-    ):
-        writer.write_table(catalogue)
+    write_index(cache_uri, catalogue)
 
 
 def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) -> pa.Table:
@@ -92,8 +92,7 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
     for number, name in enumerate(shard_names(cache_uri)):
         uri = storage.join(shards_folder(cache_uri), name)
         with open_parquet(uri) as shard:
-            this_header = shard_header(shard.schema_arrow, uri)
-            check_columns(shard.schema_arrow, this_header, uri)
+            this_header = checked_header(shard.schema_arrow, uri)
             header = header or this_header
             if this_header != header:
                 raise UserError(
@@ -121,7 +120,7 @@ def read_catalogue(cache_uri: str | Path, codes_sink: ByteSink | None = None) ->
 
 def shard_names(cache_uri: str | Path) -> list[str]:
     """Names of a cache's shards in order. Raises UserError when there is none, or no cache."""
-    return names_of_shards(cache_uri, "ray_jobs.cache_codes")
+    return names_of_shards(cache_uri, JOB)
 
 
 def codes_uri(cache_uri: str | Path) -> str:

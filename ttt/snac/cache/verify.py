@@ -12,30 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from ttt import retries, storage
-from ttt.errors import UserError
+from ttt import storage
 from ttt.files.errors import reading_column_types
-from ttt.files.parquets import open_parquet
 from ttt.files.ranged import open_seekable
+from ttt.files.verify import broken_shards
 from ttt.snac.cache.gain_copies import factor, stored_gain_db
 from ttt.snac.cache.shard_file import (
     SAMPLE_BYTES,
     ShardHeader,
-    check_columns,
+    checked_header,
     clip_crc32,
     facts_in,
     in_range,
     interleaved_codes,
-    shard_header,
 )
-from ttt.snac.cache.shards import (
-    codes_uri,
-    index_uri,
-    read_catalogue,
-    shard_names,
-    shards_folder,
-)
+from ttt.snac.cache.shards import JOB, codes_uri, index_uri, read_catalogue
 
 
 def verify_cache(cache_uri: str | Path) -> list[str]:
@@ -45,36 +38,15 @@ def verify_cache(cache_uri: str | Path) -> list[str]:
     ids that occur twice, copies against their clips; when the shards are sound, the index and
     codes.bin against them.
     """
-    try:
-        names = shard_names(cache_uri)
-    except retries.StorageUnavailable:
-        raise
-    except UserError as error:
-        return [str(error)]
-    problems: list[str] = []
-    first: ShardHeader | None = None
     shard_of: dict[str, str] = {}
-    for name in names:
-        uri = storage.join(shards_folder(cache_uri), name)
-        try:
-            with open_parquet(uri) as shard:
-                header = shard_header(shard.schema_arrow, uri)
-                check_columns(shard.schema_arrow, header, uri)
-                first = first or header
-                if header != first:
-                    problems.append(f"{uri}: geometry or codec differs from {names[0]}'s")
-                copies = _Copies()
-                for group in range(shard.num_row_groups):
-                    table = shard.read_row_group(group)
-                    broken = [
-                        *_broken_clips(table, header, name, shard_of),
-                        *copies.broken(table),
-                    ]
-                    problems += [f"{uri}: {sentence}" for sentence in broken]
-        except retries.StorageUnavailable:
-            raise
-        except UserError as error:
-            problems.append(str(error))
+
+    def broken(shard: pq.ParquetFile, header: ShardHeader, name: str) -> Iterator[str]:
+        copies = _Copies()
+        for group in range(shard.num_row_groups):
+            table = shard.read_row_group(group)
+            yield from [*_broken_clips(table, header, name, shard_of), *copies.broken(table)]
+
+    problems = broken_shards(cache_uri, JOB, checked_header, "geometry or codec", broken)
     return problems or _broken_index(cache_uri)
 
 
