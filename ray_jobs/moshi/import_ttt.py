@@ -12,7 +12,7 @@ from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ttt.errors import UserError
 from ttt.moshi.load import load_moshi
-from ttt.moshi.lora import check_lora, write_lora
+from ttt.moshi.lora import check_lora
 from ttt.moshi.original_checkpoint import import_original
 from ttt.moshi.original_report import ImportReport
 from ttt.moshi.ttt_files import write_ttt
@@ -67,8 +67,6 @@ def execute(plan: Plan, invocation: Invocation) -> None:
     report, output = plan.report, plan.config.output
     with run_folder.claim(output, plan.config, resume=invocation.resume) as begin:
         begin()
-        if report.lora is not None:
-            write_lora(output, report.lora, report.lora_config)
         write_ttt(
             output,
             plan.tensors,
@@ -76,5 +74,6 @@ def execute(plan: Plan, invocation: Invocation) -> None:
             report.config,
             attention_context=report.attention_context,
             fingerprint=report.fingerprint,
+            beside=None if report.lora is None else (report.lora, report.lora_config),
         )
     print(f"{output}: ready for model.ttt={output}")

@@ -15,7 +15,7 @@ from ttt.errors import UserError
 from ttt.eval.run import ModelIdentity
 from ttt.layers import InnerControls
 from ttt.moshi.codes import silence_codes
-from ttt.moshi.insert import take_out_ttt, temporal_layers, ttt_layers
+from ttt.moshi.insert import attention_window, take_out_ttt, ttt_layers
 from ttt.moshi.load import LoadedMimi, LoadedMoshi, load_mimi, load_moshi, outline_moshi
 from ttt.moshi.lora import StoredLora, check_lora, fuse_lora, has_lora, read_lora
 from ttt.moshi.ttt_files import describe_ttt, load_ttt, outline_ttt
@@ -59,6 +59,7 @@ class LoadedModels:
                 name, device=self._device, dtype=config.dtype, lm_kwargs=config.lm_kwargs
             )
             if (lora := _lora(config)) is not None:
+                lora.require_base(made.fingerprint)
                 fuse_lora(made.lm, lora)
             self._lora = None if lora is None else lora.describe()
             self._moshi, self._is_base_alone = made, True
@@ -93,7 +94,7 @@ class LoadedModels:
             source=moshi.name,
             fingerprint=moshi.fingerprint,
             weights_sha256=moshi.weights_sha256,
-            context=max(int(each.self_attn.context or 0) for each in temporal_layers(moshi.lm)),
+            context=attention_window(moshi.lm),
             ttt=layers,
             lora=self._lora,
             controls=controls or {},

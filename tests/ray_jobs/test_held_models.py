@@ -129,10 +129,22 @@ def test_two_loras_are_refused(held, tmp_path: Path) -> None:
         list(models.outlines(config))
 
 
-def write_pair(folder: Path) -> None:
+def test_a_lora_of_another_base_is_refused(tmp_path: Path) -> None:
+    for base, sentence in ((base_fingerprint(tiny_lm()), None), ("f" * 16, "LoRA belongs to the")):
+        write_pair(tmp_path, base)
+        config = ChapterModelsConfig(weights="tiny", lora=str(tmp_path), dtype="float32")
+        loaded = models.LoadedModels(config, "cpu")
+        if sentence is None:
+            assert loaded.identity("baseline", "baseline").lora is not None
+        else:
+            with pytest.raises(UserError, match=f"{sentence} base model {base}, and this one is"):
+                loaded.moshi("baseline")
+
+
+def write_pair(folder: Path, base: str | None = None) -> None:
     """A LoRA of one Linear."""
     lm, name = tiny_lm(), "transformer.layers.0.gating.linear_in"
     linear = lm.get_submodule(name)
     pair = torch.ones(2, linear.in_features), torch.ones(linear.out_features, 2)
     tensors = {f"{name}.lora_{part}.weight": t for part, t in zip("AB", pair, strict=True)}
-    write_lora(folder, StoredLora(str(folder), tensors, 2, 0.5, ""), {})
+    write_lora(folder, StoredLora(str(folder), tensors, 2, 0.5, "", base), {})

@@ -67,13 +67,14 @@ def insert_unset_ttt(
     lm: LMModel, layers: Sequence[int], config: TTTConfig, attention_context: int | None = None
 ) -> int:
     """`insert_ttt` without drawing: for whoever sets every parameter right after."""
+    return _insert(lm, list(layers), config, attention_context, lambda: unset_ttt(lm, config))
 
-    def unset() -> StreamingTTT:
-        with torch.device("meta"):
-            shapes = StreamingTTT(config)
-        return shapes.to(lm.dtype).to_empty(device=lm.device)
 
-    return _insert(lm, list(layers), config, attention_context, unset)
+def unset_ttt(lm: LMModel, config: TTTConfig) -> StreamingTTT:
+    """A TTT layer in the model's precision whose parameters are still to be set; not inserted."""
+    with torch.device("meta"):
+        shapes = StreamingTTT(config)
+    return shapes.to(lm.dtype).to_empty(device=lm.device)
 
 
 def take_out_ttt(lm: LMModel) -> None:
@@ -120,6 +121,11 @@ def _insert(
 def temporal_layers(lm: LMModel) -> list[StreamingTransformerLayer]:
     """The layers of the temporal transformer, first to last."""
     return [cast(StreamingTransformerLayer, layer) for layer in lm.transformer.layers]
+
+
+def attention_window(lm: LMModel) -> int:
+    """Frames that the model's attention reaches back: the longest window of a layer."""
+    return max(int(layer.self_attn.context or 0) for layer in temporal_layers(lm))
 
 
 def ttt_layers(lm: LMModel) -> dict[int, StreamingTTT]:

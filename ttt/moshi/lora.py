@@ -14,6 +14,7 @@ its place. A Linear without a pair stays as it is, where the published loader wa
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,17 @@ class StoredLora:
     scaling: float
     sha256: str
     """Of the file of the tensors."""
+    base: str | None = None
+    """Fingerprint of the base model that it was trained in; None where the file, as
+    moshi-finetune's, does not say."""
+
+    def require_base(self, fingerprint: str) -> None:
+        """Raise UserError where it was trained in another base model than this one."""
+        if self.base not in (None, fingerprint):
+            raise UserError(
+                f"{self.folder}: this LoRA belongs to the base model {self.base}, and this one is "
+                f"{fingerprint}; load the base model it was trained with"
+            )
 
     def describe(self) -> dict[str, Any]:
         """What identifies it, for run.json."""
@@ -70,12 +82,22 @@ def fuse_lora(lm: LMModel, stored: StoredLora) -> int:
     """
     pairs, whole = _fitted(lm, stored)
     for name, (down, up) in pairs.items():
-        weight = lm.get_submodule(name).get_parameter("weight")
-        down, up = (each.to(weight) for each in (down, up))
-        weight.copy_(weight + stored.scaling * (up @ down))
+        fuse_pair(lm.get_submodule(name).get_parameter("weight"), down, up, stored.scaling)
     for name, tensor in whole.items():
         lm.get_parameter(name).copy_(tensor)
     return len(pairs)
+
+
+@torch.no_grad()
+def fuse_pair(weight: Tensor, down: Tensor, up: Tensor, scaling: float) -> None:
+    """Add scaling * (up @ down) to a weight [out, in], computed in its own type.
+
+    Args:
+        down: lora_A [rank, in].
+        up: lora_B [out, rank].
+    """
+    down, up = (each.to(weight) for each in (down, up))
+    weight.copy_(weight + scaling * (up @ down))
 
 
 def check_lora(lm: LMModel, stored: StoredLora) -> None:
@@ -125,7 +147,16 @@ def read_lora(folder: str | Path) -> StoredLora:
             f"{found[0]}): bring them apart with python -m ray_jobs.import_ttt"
         )
     digest = hashlib.sha256(content).hexdigest()
-    return StoredLora(str(folder), tensors, rank, scaling, digest)
+    return StoredLora(str(folder), tensors, rank, scaling, digest, base_of(content))
+
+
+def base_of(content: bytes) -> str | None:
+    """The fingerprint of the base model that a safetensors file of LoRA names, if it does."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(_BASE)
+
+
+_BASE = "base_fingerprint"
 
 
 def has_lora(folder: str | Path) -> bool:
@@ -133,10 +164,17 @@ def has_lora(folder: str | Path) -> bool:
     return storage.exists(storage.join(folder, TENSORS))
 
 
+def linears_with_lora(lm: LMModel) -> list[str]:
+    """Names of the Linears of a model that have a low-rank part beside them, of any make."""
+    end = ".lora_A"
+    return [name.removesuffix(end) for name, _ in lm.named_modules() if name.endswith(end)]
+
+
 def write_lora(folder: str | Path, stored: StoredLora, config: Mapping[str, Any]) -> None:
     """Write what `read_lora` reads, with the model's `config` beside it."""
     contiguous = {name: tensor.contiguous() for name, tensor in stored.tensors.items()}
-    storage.write_bytes(storage.join(folder, TENSORS), save(contiguous))
+    base = None if stored.base is None else {_BASE: stored.base}
+    storage.write_bytes(storage.join(folder, TENSORS), save(contiguous, base))
     how = {"lora": True, "lora_rank": stored.rank, "lora_scaling": stored.scaling}
     write_json(storage.join(folder, CONFIG), {**config, **how})
 
@@ -145,7 +183,7 @@ def _fitted(
     lm: LMModel, stored: StoredLora
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     """The pairs by their Linear, and the tensors that replace one of the base's."""
-    if any(name.endswith(".lora_A") for name, _ in lm.named_modules()):
+    if linears_with_lora(lm):
         raise UserError(
             f"{stored.folder}: the base model has a LoRA of its own already: name a base without"
         )

@@ -23,8 +23,9 @@ from torch import Tensor
 from ttt import storage
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
+from ttt.moshi import lora
 from ttt.moshi.insert import StreamingTTT, insert_unset_ttt, temporal_layers, ttt_layers
-from ttt.moshi.lora import StoredLora, check_lora, fuse_lora, has_lora, read_lora
+from ttt.moshi.lora import StoredLora, check_lora, fuse_lora, has_lora, read_lora, write_lora
 from ttt.records import read_json, write_json
 
 _TENSORS, _DESCRIPTION = "ttt.safetensors", "ttt.json"
@@ -32,8 +33,14 @@ _FORMAT = 1
 _SAMPLES_PER_TENSOR = 4096
 
 
-def save_ttt(lm: LMModel, folder: str | Path) -> None:
-    """Write the model's TTT layers to `folder` (a path or URI).
+LoraBeside = tuple[StoredLora, Mapping[str, Any]]
+"""A LoRA that was trained together with the layers, and the base model's arguments."""
+
+
+def save_ttt(lm: LMModel, folder: str | Path, *, beside: LoraBeside | None = None) -> None:
+    """Write the model's TTT layers to `folder` (a path or URI), and a LoRA beside them.
+
+    What else training left there before is gone.
 
     Raises:
         UserError: the model has no TTT layers.
@@ -49,6 +56,7 @@ def save_ttt(lm: LMModel, folder: str | Path) -> None:
         next(iter(layers.values())).layer.config,
         attention_context=None if context == lm.context else context,
         fingerprint=base_fingerprint(lm),
+        beside=beside,
     )
 
 
@@ -60,13 +68,15 @@ def write_ttt(
     *,
     attention_context: int | None,
     fingerprint: str | None,
+    beside: LoraBeside | None = None,
 ) -> None:
-    """Write what `load_ttt` reads.
+    """Write what `load_ttt` reads; a folder that has all of it has ttt.json.
 
     Args:
         tensors: all that `insert_ttt` adds, under the names that they have in the model.
         fingerprint: of the base model (`base_fingerprint`); None where it is not known, and then
             no base is refused whose shapes fit.
+        beside: the LoRA that belongs to the layers; one that lay there before is gone.
     """
     description = {
         "format": _FORMAT,
@@ -75,9 +85,24 @@ def write_ttt(
         "attention_context": attention_context,
         "base_fingerprint": fingerprint,
     }
+    clear_trained(folder)
+    if beside is not None:
+        write_lora(folder, *beside)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     storage.write_bytes(storage.join(folder, _TENSORS), save(contiguous))
     write_json(storage.join(folder, _DESCRIPTION), description)
+
+
+def clear_trained(folder: str | Path) -> None:
+    """Delete the TTT layers and the LoRA of a folder, first what says that they are whole.
+
+    A config.json goes with its LoRA alone: without one it may be a model's.
+    """
+    names = [_DESCRIPTION, _TENSORS]
+    if has_lora(folder):
+        names += [lora.TENSORS, lora.CONFIG]
+    for name in names:
+        storage.delete(storage.join(folder, name))
 
 
 def load_ttt(lm: LMModel, folder: str | Path, *, base: str | None = None) -> int:
@@ -95,22 +120,10 @@ def load_ttt(lm: LMModel, folder: str | Path, *, base: str | None = None) -> int
     Raises:
         UserError: files missing or damaged, another base model, or a model that does not fit.
     """
-    stored = _read(folder)
-    fingerprint = base_fingerprint(lm)
-    if stored.fingerprint not in (None, fingerprint, base):
-        raise UserError(
-            f"{folder}: these TTT layers belong to the base model {stored.fingerprint}, and this "
-            f"one is {fingerprint}; load the base model they were trained with"
-        )
-    wanted = ttt_shapes(stored.layers, stored.config)
-    given = {key: tensor.shape for key, tensor in stored.tensors.items()}
-    if wrong := sorted(key for key in wanted | given if wanted.get(key) != given.get(key)):
-        raise UserError(
-            f"{folder}: {_TENSORS} does not fit {_DESCRIPTION} in {len(wrong)} tensors, the first "
-            f"{wrong[0]}; write the folder anew with save_ttt"
-        )
+    stored = read_ttt(folder)
+    check_ttt(lm, stored, base=base)
     if stored.lora is not None:
-        check_lora(lm, stored.lora)
+        check_lora(lm, stored.lora)  # Of whose base the layers' fingerprint speaks.
     changed = insert_unset_ttt(lm, stored.layers, stored.config, stored.context)
     lm.load_state_dict(stored.tensors, strict=False)
     if stored.lora is not None:
@@ -118,12 +131,33 @@ def load_ttt(lm: LMModel, folder: str | Path, *, base: str | None = None) -> int
     return changed
 
 
+def check_ttt(lm: LMModel, stored: StoredTTT, *, base: str | None = None) -> None:
+    """See that TTT layers are of this base model and whole; the arguments are `load_ttt`'s.
+
+    Raises:
+        UserError: another base model, or tensors that are not those of the description.
+    """
+    fingerprint = base_fingerprint(lm)
+    if stored.fingerprint not in (None, fingerprint, base):
+        raise UserError(
+            f"{stored.folder}: these TTT layers belong to the base model {stored.fingerprint}, and "
+            f"this one is {fingerprint}; load the base model they were trained with"
+        )
+    wanted = ttt_shapes(stored.layers, stored.config)
+    given = {key: tensor.shape for key, tensor in stored.tensors.items()}
+    if wrong := sorted(key for key in wanted | given if wanted.get(key) != given.get(key)):
+        raise UserError(
+            f"{stored.folder}: {_TENSORS} does not fit {_DESCRIPTION} in {len(wrong)} tensors, the "
+            f"first {wrong[0]}; write the folder anew with save_ttt"
+        )
+
+
 def outline_ttt(lm: LMModel, folder: str | Path) -> int:
     """Insert layers of the shape in `folder` without looking whose they are: for `outline_moshi`.
 
     Returns and raises what `load_ttt` does.
     """
-    stored = _read(folder)
+    stored = read_ttt(folder)
     if stored.lora is not None:
         check_lora(lm, stored.lora)
     return insert_unset_ttt(lm, stored.layers, stored.config, stored.context)
@@ -135,14 +169,14 @@ def describe_ttt(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: files missing or damaged.
     """
-    stored = _read(folder)
-    lora = {} if stored.lora is None else {"lora": stored.lora.describe()}
+    stored = read_ttt(folder)
+    beside = {} if stored.lora is None else {"lora": stored.lora.describe()}
     return {
         "layers": stored.layers,
         **stored.config.to_dict(),
         "attention_context": stored.context,
         "sha256": hashlib.sha256(stored.content).hexdigest(),
-        **lora,
+        **beside,
     }
 
 
@@ -182,10 +216,16 @@ def _is_ttt(key: str) -> bool:
     return ".ttt." in key
 
 
+def has_ttt(folder: str | Path) -> bool:
+    """Whether a folder holds TTT layers that were written to the end."""
+    return storage.exists(storage.join(folder, _DESCRIPTION))
+
+
 @dataclass(frozen=True, eq=False)
-class _Stored:
+class StoredTTT:
     """What a folder holds."""
 
+    folder: str
     tensors: dict[str, Tensor]
     content: bytes
     """The file of the tensors."""
@@ -199,13 +239,15 @@ class _Stored:
     """Trained together with the layers."""
 
 
-def _read(folder: str | Path) -> _Stored:
+def read_ttt(folder: str | Path) -> StoredTTT:
+    """Read what `write_ttt` wrote. Raises UserError when files are missing or damaged."""
     try:
         description = read_json(storage.join(folder, _DESCRIPTION))
         content = storage.read_bytes(storage.join(folder, _TENSORS))
         if description["format"] != _FORMAT:
             raise ValueError(f"format {description['format']} is not {_FORMAT}")
-        return _Stored(
+        return StoredTTT(
+            str(folder),
             load(content),
             content,
             [int(index) for index in description["layers"]],

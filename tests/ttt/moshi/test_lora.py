@@ -223,6 +223,17 @@ def test_layers_are_loaded_with_the_lora_beside_them(folder, together):
     assert outline_ttt(outline, together) == 1
 
 
+def test_layers_written_over_others_do_not_keep_their_lora(together):
+    lm = base()
+    insert_ttt(lm, [0], TTTConfig(dim=64, num_heads=4))
+    save_ttt(lm, together)
+    assert sorted(path.name for path in together.iterdir()) == ["ttt.json", "ttt.safetensors"]
+    # Where there is no LoRA, a config.json is somebody else's.
+    (together / "config.json").write_text("{}")
+    save_ttt(lm, together)
+    assert (together / "config.json").exists()
+
+
 def test_layers_whose_lora_does_not_fit_leave_the_base_alone(together):
     path = together / "lora.safetensors"
     save_file({**load_file(path), "emb.0.weight": torch.zeros(3, 64)}, path)

@@ -19,7 +19,7 @@ from tests.ttt.moshi.original_files import (
 from ttt.errors import UserError
 from ttt.moshi import import_original, load_ttt, tiny_lm
 from ttt.moshi.insert import ttt_layers
-from ttt.moshi.lora import fuse_lora, write_lora
+from ttt.moshi.lora import fuse_lora
 from ttt.moshi.original_report import FAULTS
 from ttt.moshi.ttt_files import base_fingerprint, write_ttt
 
@@ -37,6 +37,7 @@ def written(folder, tensors, report):
     write_ttt(
         folder, tensors, report.layers, report.config,
         attention_context=report.attention_context, fingerprint=report.fingerprint,
+        beside=report.lora and (report.lora, report.lora_config),
     )  # fmt: skip
 
 
@@ -112,7 +113,6 @@ def test_a_lora_of_the_same_file_comes_beside_the_layers(tmp_path: Path) -> None
     text = "\n".join(report.lines())
     assert "dropped: there twice, with the same values" in text
     written(tmp_path / "out", tensors, report)
-    write_lora(tmp_path / "out", report.lora, report.lora_config)
     lm, fused = tiny_lm(**SHAPE), tiny_lm(**SHAPE)
     load_ttt(lm, tmp_path / "out")
     fuse_lora(fused, report.lora)

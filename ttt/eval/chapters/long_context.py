@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttt.eval.chapters.measures import LOSSES, SLOPES, ChapterMeasures, curve_edges
+from ttt.eval.chapters.measures import LOSSES, SLOPES, ChapterMeasures
 from ttt.eval.config import LongContextConfig
 from ttt.statistics.intervals import (
     Interval,
@@ -30,6 +30,7 @@ from ttt.statistics.intervals import (
     clustered_weighted_interval,
     effective_count,
 )
+from ttt.statistics.position_bins import curve_edges
 
 _TOO_SHORT = "no chapter is long enough"
 

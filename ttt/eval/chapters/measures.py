@@ -12,9 +12,8 @@ A frame's position is its index, counted from 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from ttt.codebook_weights import mixture
 from ttt.eval.chapters.records import ChapterRecord
 from ttt.eval.config import LongContextConfig
+from ttt.statistics.position_bins import edges_within
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,7 +33,6 @@ LOSSES: dict[str, tuple[float, ...]] = {
 }
 _FEWEST_POINTS = 3
 SLOPES = ("slope_per_frame", "slope_per_doubling")
-_FIRST_BIN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ def measure_chapter(
     for name, weights in LOSSES.items():
         loss = np.asarray(weights) @ nll
         values[name] = _values(loss, context, config, lines)
-        edges = _edges_within(len(loss), config.bins_per_octave)
+        edges = edges_within(len(loss), config.bins_per_octave)
         curves[name] = tuple(float(loss[low:high].mean()) for low, high in pairwise(edges))
     details = record.details
     return ChapterMeasures(
@@ -87,13 +86,6 @@ def measure_chapter(
             for name, line in lines.items()
         },
     )
-
-
-def curve_edges(bins_per_octave: int) -> Iterator[int]:
-    """Edges of the curve's bins: 0, 16, then evenly on a logarithmic scale for ever."""
-    yield 0
-    for step in count():
-        yield round(_FIRST_BIN * 2 ** (step / bins_per_octave))
 
 
 def _slope_lines(frames: int, context: int, config: LongContextConfig) -> dict[str, Floats | None]:
@@ -143,12 +135,3 @@ def _values(
     measures["edge"] = float(loss[context - short : context].mean()) if whole else None
     measures["end"] = float(loss[-short:].mean()) if whole else None
     return measures
-
-
-def _edges_within(frames: int, bins_per_octave: int) -> list[int]:
-    edges = []
-    for edge in curve_edges(bins_per_octave):
-        if edge > frames:
-            return edges
-        edges.append(edge)
-    raise AssertionError("curve_edges does not end")

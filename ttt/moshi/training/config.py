@@ -194,6 +194,22 @@ class MemoryConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpansConfig(Config):
+    """Which frames of held-out chapters every validation hears."""
+
+    span_frames: int = 6000
+    """Frames from a chapter's beginning that are heard, 12.5 a second; more than attention reaches
+    back, since the loss beyond that decides. A shorter chapter is heard whole."""
+    most_spans: int = 16
+    """Chapters that are heard at most, speakers taking turns."""
+
+    def __post_init__(self) -> None:
+        for name in ("span_frames", "most_spans"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoshiTrainingConfig(Config):
     """What is trained in a frozen Moshi, on what, and how."""
 

@@ -9,6 +9,7 @@ from torch import nn
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
 from ttt.moshi.insert import StreamingTTT, insert_ttt, temporal_layers, ttt_layers
+from ttt.moshi.lora import linears_with_lora
 from ttt.moshi.training.config import (
     GROUPS,
     Group,
@@ -16,7 +17,7 @@ from ttt.moshi.training.config import (
     MoshiTrainingConfig,
     TTTLayersConfig,
 )
-from ttt.moshi.training.lora import insert_lora, match_rank
+from ttt.moshi.training.lora import insert_lora, lora_parameters, match_rank
 
 TrainedParameters = dict[Group, dict[str, nn.Parameter]]
 """Group -> name in the model -> parameter."""
@@ -30,6 +31,11 @@ def insert_trained(lm: LMModel, config: MoshiTrainingConfig) -> None:
     Raises:
         UserError: what does not fit the model.
     """
+    if present := linears_with_lora(lm):
+        raise UserError(
+            f"the base model has a LoRA of its own in {len(present)} Linears, the first "
+            f"{present[0]}: name a base without, or fuse it into the weights first"
+        )
     generator = torch.Generator().manual_seed(config.seed)
     lora, ttt = config.lora, config.ttt
     if lora is not None:
@@ -60,10 +66,40 @@ def lora_rank(lm: LMModel, config: LoRAConfig) -> int:
     """The rank of the LoRA: as configured, or the one that matches TTT layers in this model."""
     if config.match is None:
         return int(config.rank)
+    return match_rank(lm, config.targets, _ttt_parameters(lm, config.match))
+
+
+def describe_match(lm: LMModel, config: LoRAConfig) -> str | None:
+    """How near the control comes to its TTT layers, in a sentence; None without rank: match.
+
+    Args:
+        lm: the base model, which may be on the meta device.
+    """
+    if config.match is None:
+        return None
+    rank, wanted = lora_rank(lm, config), _ttt_parameters(lm, config.match)
+    count = lora_parameters(lm, rank, config.targets)
+    percent = 100 * (count - wanted) / wanted
+    layers = ", ".join(map(str, config.match.layers))
+    sentence = (
+        f"lora.rank: match takes rank {rank}: {count:,} parameters, and TTT-{config.match.kind} in "
+        f"layers {layers} has {wanted:,} ({percent:+.2f} %)"
+    )
+    if abs(percent) <= _ALIKE_PERCENT:
+        return sentence
+    return (
+        f"{sentence}: more than {_ALIKE_PERCENT:g} % apart, so it is no matched control; fewer "
+        "lora.targets take smaller steps"
+    )
+
+
+_ALIKE_PERCENT = 1.0
+
+
+def _ttt_parameters(lm: LMModel, config: TTTLayersConfig) -> int:
     with torch.device("meta"):
-        layer = StreamingTTT(layer_config(lm, config.match))
-    parameters = sum(parameter.numel() for parameter in layer.parameters())
-    return match_rank(lm, config.targets, len(config.match.layers) * parameters)
+        layer = StreamingTTT(layer_config(lm, config))
+    return len(config.layers) * sum(parameter.numel() for parameter in layer.parameters())
 
 
 def freeze_base(lm: LMModel) -> TrainedParameters:
@@ -77,9 +113,7 @@ def freeze_base(lm: LMModel) -> TrainedParameters:
         UserError: the model has neither TTT layers nor LoRA.
     """
     lm.requires_grad_(False)
-    for layer in ttt_layers(lm).values():
-        if layer.alpha.dtype in (torch.bfloat16, torch.float16):
-            layer.float()
+    widen_ttt(lm)
     found: TrainedParameters = {}
     for group in GROUPS:
         named = {name: each for name, each in lm.named_parameters() if _group(name) == group}
@@ -91,6 +125,13 @@ def freeze_base(lm: LMModel) -> TrainedParameters:
         for parameter in named.values():
             parameter.requires_grad_(True)
     return found
+
+
+def widen_ttt(lm: LMModel) -> None:
+    """Make TTT layers of half precision float32, as they are trained."""
+    for layer in ttt_layers(lm).values():
+        if layer.alpha.dtype in (torch.bfloat16, torch.float16):
+            layer.float()
 
 
 def _group(name: str) -> Group | None:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ttt.errors import UserError
 from ttt.moshi.insert import temporal_layers, ttt_layers
+from ttt.moshi.lora import linears_with_lora
 from ttt.moshi.training.config import LORA_TARGETS, LoRATarget
 
 
@@ -93,6 +94,16 @@ def insert_lora(
     return len(chosen)
 
 
+def take_out_lora(lm: LMModel) -> None:
+    """Leave the Linears as the base has them, without their low-rank parts."""
+    linears: list[nn.Module] = [*lora_linears(lm).values()]
+    for linear in linears:
+        del linear.lora_A, linear.lora_B, linear.scaling
+        linear.__class__ = nn.Linear
+    for block in _gatings(lm):
+        block.__class__ = ActivationGating
+
+
 def match_rank(lm: LMModel, targets: Sequence[LoRATarget], parameters: int) -> int:
     """The rank whose LoRA has the number of parameters nearest to `parameters`; at least 1.
 
@@ -144,7 +155,7 @@ def _check(lm: LMModel, rank: int, targets: Sequence[LoRATarget]) -> None:
     _check_targets(targets)
     if rank < 1:
         raise UserError(f"the rank of LoRA must be 1 or more, not {rank}")
-    if present := list(lora_linears(lm)):
+    if present := linears_with_lora(lm):
         raise UserError(
             f"this model has LoRA in {len(present)} Linears already, the first {present[0]}; load "
             "the base anew"

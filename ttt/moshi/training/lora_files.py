@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from moshi.models.lm import LMModel
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from ttt import storage
 from ttt.errors import UserError
-from ttt.moshi.lora import CONFIG, PARTS, TENSORS
+from ttt.moshi.lora import CONFIG, PARTS, TENSORS, StoredLora, base_of, write_lora
 from ttt.moshi.training.config import LORA_TARGETS, LoRATarget
 from ttt.moshi.training.lora import insert_lora, lora_linears
-from ttt.records import read_json, write_json
+from ttt.moshi.ttt_files import base_fingerprint
+from ttt.records import read_json
 
 
 def save_lora(lm: LMModel, folder: str | Path, arguments: Mapping[str, Any]) -> None:
@@ -32,6 +34,15 @@ def save_lora(lm: LMModel, folder: str | Path, arguments: Mapping[str, Any]) -> 
 
     Args:
         arguments: of the base model, as its config.json has them.
+
+    Raises:
+        UserError: the model has no LoRA.
+    """
+    write_lora(folder, stored_lora(lm), arguments)
+
+
+def stored_lora(lm: LMModel) -> StoredLora:
+    """The model's LoRA as `write_lora` takes it, from no folder yet.
 
     Raises:
         UserError: the model has no LoRA.
@@ -51,9 +62,25 @@ def save_lora(lm: LMModel, folder: str | Path, arguments: Mapping[str, Any]) -> 
             pair = tuple(torch.zeros(shape, dtype=torch.bfloat16) for shape in shapes)
         for part, tensor in zip(PARTS, pair, strict=True):
             tensors[f"{name}.{part}"] = tensor.detach().cpu().contiguous()
-    config = {**arguments, "lora": True, "lora_rank": rank, "lora_scaling": one.scaling}
-    storage.write_bytes(storage.join(folder, TENSORS), save(tensors))
-    write_json(storage.join(folder, CONFIG), config)
+    return StoredLora("", tensors, rank, one.scaling, sha256="", base=base_fingerprint(lm))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedLoRA:
+    """A LoRA of a folder for training to go on from."""
+
+    rank: int
+    scaling: float
+    targets: tuple[LoRATarget, ...]
+    """Those with a pair that is not zero."""
+    tensors: dict[str, Tensor]
+
+    @torch.no_grad()
+    def fill(self, lm: LMModel) -> None:
+        """Give a model's LoRA, inserted as this one, these values."""
+        for name, linear in lora_linears(lm).items():
+            linear.lora_A.weight.copy_(self.tensors[f"{name}.{PARTS[0]}"])
+            linear.lora_B.weight.copy_(self.tensors[f"{name}.{PARTS[1]}"])
 
 
 def load_lora(lm: LMModel, folder: str | Path) -> tuple[LoRATarget, ...]:
@@ -63,10 +90,24 @@ def load_lora(lm: LMModel, folder: str | Path) -> tuple[LoRATarget, ...]:
         The targets that were inserted: those with a pair that is not zero.
 
     Raises:
-        UserError: files missing or damaged, TTT layers or other tensors inside, a pair that does
-            not fit the model or lies outside of the targets; the model is then unchanged.
+        UserError: as `read_trained_lora`; the model is then unchanged.
     """
-    rank, scaling, tensors = _read(folder)
+    found = read_trained_lora(lm, folder)
+    insert_lora(lm, found.rank, found.scaling, found.targets)
+    found.fill(lm)
+    return found.targets
+
+
+def read_trained_lora(lm: LMModel, folder: str | Path) -> TrainedLoRA:
+    """Read the LoRA of a folder for a base model, which is not changed.
+
+    Raises:
+        UserError: files missing or damaged, TTT layers or other tensors inside, a pair that does
+            not fit the model or lies outside of the targets.
+    """
+    stored = _read(folder)
+    stored.require_base(base_fingerprint(lm))
+    rank, tensors = stored.rank, stored.tensors
     _check_fit(lm, folder, rank, tensors)
     names: dict[LoRATarget, set[str]] = {target: _names(lm, target) for target in LORA_TARGETS}
     drawn, moved = (_not_zero(tensors, part) for part in PARTS)
@@ -82,20 +123,15 @@ def load_lora(lm: LMModel, folder: str | Path) -> tuple[LoRATarget, ...]:
     )
     if not targets:
         raise UserError(f"{folder}: all of {TENSORS} is zero; train from the base model instead")
-    insert_lora(lm, rank, scaling, targets)
-    with torch.no_grad():
-        for name, linear in lora_linears(lm).items():
-            linear.lora_A.weight.copy_(tensors[f"{name}.{PARTS[0]}"])
-            linear.lora_B.weight.copy_(tensors[f"{name}.{PARTS[1]}"])
-    return targets
+    return TrainedLoRA(rank, stored.scaling, targets, tensors)
 
 
-def _read(folder: str | Path) -> tuple[int, float, dict[str, Tensor]]:
-    """Rank, scaling and tensors of a folder."""
+def _read(folder: str | Path) -> StoredLora:
     try:
         config = read_json(storage.join(folder, CONFIG))
-        tensors = load(storage.read_bytes(storage.join(folder, TENSORS)))
-        return int(config["lora_rank"]), float(config["lora_scaling"]), tensors
+        content = storage.read_bytes(storage.join(folder, TENSORS))
+        rank, scaling = int(config["lora_rank"]), float(config["lora_scaling"])
+        tensors = load(content)
     except FileNotFoundError as error:
         raise UserError(
             f"{folder}: not a folder of LoRA, {TENSORS} or {CONFIG} is missing"
@@ -104,6 +140,7 @@ def _read(folder: str | Path) -> tuple[int, float, dict[str, Tensor]]:
         raise UserError(f"{folder}: {CONFIG} lacks {error}, which LoRA was made with") from error
     except (SafetensorError, json.JSONDecodeError, ValueError, TypeError) as error:
         raise UserError(f"{folder}: the LoRA cannot be read ({error})") from error
+    return StoredLora(str(folder), tensors, rank, scaling, sha256="", base=base_of(content))
 
 
 def _check_fit(lm: LMModel, folder: str | Path, rank: int, tensors: dict[str, Tensor]) -> None:

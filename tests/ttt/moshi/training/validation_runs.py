@@ -1,0 +1,69 @@
+"""A validation over one process or two. As a script: one rank of two."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import torch
+
+from tests.chapter_caches import write_cache
+from tests.ttt.moshi.training.runs import CONFIG, small_base
+from tests.two_ranks import be_a_rank, run_two_ranks
+from ttt.moshi.chapter_cache.reader import ChapterCache
+from ttt.moshi.training import (
+    ChapterValidation,
+    SpansConfig,
+    choose_spans,
+    freeze_base,
+    hear_span,
+    insert_trained,
+)
+from ttt.training.ranks import Communicator, ProcessGroup
+from ttt.training.trainee import ValidationResult
+
+WINDOW = 12
+LENGTHS = (50, 33, 41, 9, 70, 20, 28)
+"""Of the chapters of speakers 0, 1, 2 in turn; one ends within the window."""
+SPANS = SpansConfig(span_frames=40, most_spans=7)
+HEARING = {"chunk": 7, "text_stream": "own", "other_stream": "masked"}
+
+
+def in_training(dtype=torch.float32):
+    """A small model after some steps."""
+    lm = small_base(dtype=dtype)
+    insert_trained(lm, CONFIG)
+    generator = torch.Generator().manual_seed(5)
+    for named in freeze_base(lm).values():
+        for parameter in named.values():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return lm
+
+
+def validation(folder, lm, spans=None, hear=None, weights="moshi") -> ChapterValidation:
+    cache = ChapterCache.open(folder)
+    if spans is None:
+        spans = choose_spans(cache.chapters, range(len(cache)), SPANS)
+    hear = hear or functools.partial(hear_span, **HEARING)
+    return ChapterValidation(lm, spans, cache.read, hear, weights=weights)
+
+
+def measured(folder: Path, group: Communicator) -> ValidationResult:
+    return validation(folder, in_training())(group, untrained=True)
+
+
+def validate_over_two_ranks(folder: Path) -> None:
+    """Each rank leaves its result in folder/rank-r.json."""
+    write_cache(folder, LENGTHS)
+    run_two_ranks(__file__, folder)
+
+
+def _validate(rank: int, folder: str) -> None:
+    result = measured(Path(folder), ProcessGroup())
+    Path(folder, f"rank-{rank}.json").write_text(json.dumps(dataclasses.asdict(result)))
+
+
+if __name__ == "__main__":
+    be_a_rank(_validate)

@@ -1,0 +1,1 @@
+"""What training leaves, and the model in training as others will hear it."""
