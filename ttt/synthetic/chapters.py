@@ -15,10 +15,8 @@ The acoustic codes are fixed functions of the semantic code of their frame.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -26,9 +24,7 @@ import numpy.typing as npt
 
 from ttt.config import Config
 
-CODEBOOKS = 8
-SYNTHETIC = "synthetic"
-"""Stands where the name of a Mimi would: none made these codes."""
+_CODEBOOKS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +45,6 @@ class SyntheticChapterConfig(Config):
             raise ValueError("cues must be a multiple of cues_per_block, which must be 1 or more")
         if self.card < 2 * self.cues:
             raise ValueError(f"card must be at least {2 * self.cues} to hold cues and answers")
-
-    @property
-    def codes_sha256(self) -> str:
-        """What stands for a Mimi's weights: equal where codes mean the same, whatever their
-        structure."""
-        meaning = replace(self, structure="table").to_dict()
-        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     @property
     def min_lag_frames(self) -> int:
@@ -91,5 +80,5 @@ def synthetic_chapter(
     drawn = rng.integers(config.cues, size=len(cues))
     answers = table[cues] if config.structure == "table" else drawn
     semantic = np.stack([cues, config.cues + answers], axis=1).ravel()[:frames]
-    books = np.arange(CODEBOOKS)[:, None]
+    books = np.arange(_CODEBOOKS)[:, None]
     return (semantic * (2 * books + 1) + 7 * books) % config.card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +116,12 @@ def _weighted(nll, weights):
 
 def test_the_result_does_not_depend_on_the_number_of_ranks(tmp_path):
     validate_over_two_ranks(tmp_path)
-    one = dataclasses.asdict(measured(tmp_path, SingleProcess()))
+    alone = [dataclasses.asdict(measured(tmp_path, SingleProcess(), most)) for most in (7, 1)]
+    assert alone[0] != alone[1]
     for rank in range(2):
-        told = json.loads((tmp_path / f"rank-{rank}.json").read_text())
-        assert told == json.loads(json.dumps(one))
+        *told, stopped = json.loads((tmp_path / f"rank-{rank}.json").read_text())
+        assert told == json.loads(json.dumps(alone))  # With one span rank 1 hears nothing.
+        assert re.fullmatch(r"validation on \d/book/\d: no ears", stopped)
 
 
 def test_layers_are_told_with_their_gates_and_what_they_have_learnt(cache):

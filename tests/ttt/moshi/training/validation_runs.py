@@ -8,19 +8,24 @@ import json
 from pathlib import Path
 
 import torch
+from moshi.models.lm import LMModel
+from torch import Tensor
 
 from tests.chapter_caches import write_cache
 from tests.ttt.moshi.training.runs import CONFIG, small_base
 from tests.two_ranks import be_a_rank, run_two_ranks
+from ttt.errors import UserError
 from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.training import (
     ChapterValidation,
+    HeardSpan,
     SpansConfig,
     choose_spans,
     freeze_base,
     hear_span,
     insert_trained,
 )
+from ttt.training.loop import TrainingStopped
 from ttt.training.ranks import Communicator, ProcessGroup
 from ttt.training.trainee import ValidationResult
 
@@ -50,19 +55,36 @@ def validation(folder, lm, spans=None, hear=None, weights="moshi") -> ChapterVal
     return ChapterValidation(lm, spans, cache.read, hear, weights=weights)
 
 
-def measured(folder: Path, group: Communicator) -> ValidationResult:
-    return validation(folder, in_training())(group, untrained=True)
+def measured(folder: Path, group: Communicator, most_spans: int = 7) -> ValidationResult:
+    cache = ChapterCache.open(folder)
+    config = dataclasses.replace(SPANS, most_spans=most_spans)
+    spans = choose_spans(cache.chapters, range(len(cache)), config)
+    return validation(folder, in_training(), spans)(group, untrained=True)
 
 
 def validate_over_two_ranks(folder: Path) -> None:
-    """Each rank leaves its result in folder/rank-r.json."""
+    """Rank r leaves what it found in folder/rank-r.json: of all spans, of one alone, and why it
+    stopped where rank 1 cannot hear."""
     write_cache(folder, LENGTHS)
     run_two_ranks(__file__, folder)
 
 
 def _validate(rank: int, folder: str) -> None:
-    result = measured(Path(folder), ProcessGroup())
-    Path(folder, f"rank-{rank}.json").write_text(json.dumps(dataclasses.asdict(result)))
+    group = ProcessGroup()
+    told: list[object] = [
+        dataclasses.asdict(measured(Path(folder), group, most_spans)) for most_spans in (7, 1)
+    ]
+
+    def deaf(lm: LMModel, codes: Tensor) -> HeardSpan:
+        if rank:
+            raise UserError("no ears")
+        return hear_span(lm, codes, **HEARING)
+
+    try:
+        validation(folder, in_training(), hear=deaf)(group, untrained=False)
+    except TrainingStopped as error:
+        told.append(str(error))
+    Path(folder, f"rank-{rank}.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-"""Trainings on Ray, whatever is trained: batches, workers, listeners, progress."""
