@@ -14,6 +14,7 @@
     chunk, own_chunk    the same with TTT-MLP in 16 layers, and what these add to the base
     own_text_by_chunk   what a TTT layer adds to a pass of own text by its steps, and with own_text
                         and depformer the rate that follows
+    chapter_by_flavour  one TTT layer of each flavour over 24,000 frames, in passes and in one call
     depformer           128 rows, weights frozen
     save_state          eight full rings of four layers, two of them with TTT, saved
     mimi, mimi_decode   4 s of audio to codes and back
@@ -96,6 +97,7 @@ SCENES = {
     "chunk": "chunk",
     "own_chunk": "own_chunk",
     "own_text_by_chunk": "own_text_by_chunk",
+    "chapter_by_flavour": "chapter_by_flavour",
     "depformer": "depformer_frozen",
     "save_state": "save",
     "mimi": "mimi",
@@ -117,10 +119,14 @@ def main(names: Sequence[str]) -> int:
             _show_places(name, counted)
     print(f"{'':18}launches    ms      GB      ms     at least   per second")
     for name, counted in counts.items():
-        if name != "own_text_by_chunk":
-            print(_row(name, counted))
-        else:
+        if name == "own_text_by_chunk":
             print(f"launches of a TTT layer by steps: {counted['layer']}")
+        elif name == "chapter_by_flavour":
+            print("a TTT layer over a chapter:")
+            for layer, its in counted["layers"].items():
+                print(_row(layer, its))
+        else:
+            print(_row(name, counted))
     if "depformer" in counts:
         _show_rates(counts)
     return _show_limits(counts)

@@ -63,6 +63,39 @@ def own_text_by_chunk(stage: Stage) -> dict[str, Any]:
 
 
 CHUNKS = (16, 24, 32, 48, 64)
+LACT = TTTConfig(
+    dim=4096,
+    num_heads=4,
+    flavour="lact",
+    mini_batch_size=1024,
+    base_lr=0.001,
+    rope_theta=None,
+    momentum=True,
+)
+"""LaCT's layer as its language models have it, of the width of the 7B, in chunks of 82 s."""
+
+
+def chapter_by_flavour(stage: Stage) -> dict[str, Any]:
+    """One layer over a whole chapter, half an hour: in passes, and in one call as in training."""
+    size, found = stage.size, {}
+    dim, heads = (size.moshi[name] for name in ("dim", "num_heads"))
+    for name, config in (
+        ("ttt_lm linear", TTTConfig(dim=dim, num_heads=heads, kind="linear")),
+        ("ttt_lm mlp", TTTConfig(dim=dim, num_heads=heads)),
+        ("lact", dataclasses.replace(LACT, dim=dim)),
+    ):
+        layer = _layer(stage.card, config, torch.bfloat16)
+        with stage.card, torch.inference_mode():
+            x = torch.zeros(1, size.chapter_frames, dim, device="cuda", dtype=torch.bfloat16)
+            layer(x[:, : size.chunk], layer.init_state(1))  # Tables that it keeps are made once.
+            for way, frames in (("passes", size.chunk), ("one call", size.chapter_frames)):
+                stage.card.clear()
+                state = layer.init_state(1)
+                for piece in x.split(frames, dim=1):
+                    _, state = layer(piece, state)
+                counts = stage.counts()
+                found[f"{name}, {way}"] = {k: counts[k] for k in ("launches", "gigabytes")}
+    return {"layers": found, **stage.counts()}
 
 
 def save(stage: Stage) -> dict[str, Any]:
@@ -159,13 +192,23 @@ def learning(stage: Stage) -> dict[str, Any]:
         ("mlp", 4096, 32, 2, 64, torch.bfloat16, 4),
         ("linear", 256, 4, 3, 40, torch.float32, 2),
         ("linear", 256, 4, 8, 512, torch.bfloat16),
+        ("lact", 4096, 4, 1, 64, torch.bfloat16),
+        ("lact", 4096, 4, 1, 3000, torch.float32),
+        ("lact", 4096, 32, 8, 64, torch.bfloat16),
+        ("lact", 256, 4, 3, 48, torch.float64, 3),
     ):
-        config = TTTConfig(dim=dim, num_heads=num_heads, kind=kind)
+        if kind == "lact":
+            config = dataclasses.replace(LACT, dim=dim, num_heads=num_heads)
+        else:
+            config = TTTConfig(dim=dim, num_heads=num_heads, kind=kind)
         layer = _layer(stage.card, config, dtype)
         layer.controls = InnerControls(inner_steps=sum(inner_steps) or 1)
         with stage.card, torch.inference_mode():
             x = torch.zeros(batch, steps, dim, device="cuda", dtype=dtype)
-            _, state = layer(x[:, : config.mini_batch_size // 2], layer.init_state(batch))
+            open_tokens = config.mini_batch_size - min(config.mini_batch_size, steps) // 2
+            opening = torch.zeros(batch, open_tokens, dim, device="cuda", dtype=dtype)
+            _, state = layer(opening, layer.init_state(batch))
+            del opening
             layer(x, state)
             state = state.mark()
             room = layer.state_bytes(batch, rollback_tokens=steps) - state.nbytes

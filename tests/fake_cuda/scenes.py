@@ -247,6 +247,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "memory": listening.memory,
     "learning": listening.learning,
     "ttt_layer": listening.ttt_layer,
+    "chapter_by_flavour": listening.chapter_by_flavour,
     "resumed": listening.resumed,
     "depformer": lambda stage: listening.depformer(stage, trained=True),
     "depformer_frozen": lambda stage: listening.depformer(stage, trained=False),

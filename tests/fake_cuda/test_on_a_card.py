@@ -110,6 +110,14 @@ def test_a_ttt_layer_hands_over_few_operations(played):
     assert launches["8 heads, 4 mini-batches"] <= 5 * 24 + 21
 
 
+def test_a_lact_layer_hands_over_fewer(played):
+    """42 for each of two passes, none of which ends a chunk, and nothing for each mini-batch."""
+    layers = played["chapter_by_flavour"]["layers"]
+    assert layers["lact, passes"]["launches"] <= 2 * 42
+    assert 2 * layers["lact, passes"]["launches"] < layers["ttt_lm mlp, passes"]["launches"]
+    assert not played["chapter_by_flavour"]["reads_back"]
+
+
 def test_ttt_layers_add_few_launches_to_a_pass(played):
     """24 for each of the chunk's 4 mini-batches, 28 for a pass, in every layer (here 2 of 3)."""
     counted = played["chunk"]

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.oracles.slow_lact import slow_lact
 from ttt.layers import InnerControls, TTTLayer
 
 
 def slow_layer(layer: TTTLayer, x: Tensor, controls: InnerControls | None = None) -> Tensor:
-    """x [T, dim] -> y [T, dim]."""
+    """x [T, dim] -> y [T, dim], of any flavour."""
+    if layer.config.flavour == "lact":
+        return slow_lact(layer, x, controls)
     config, controls = layer.config, controls or InnerControls()
     width, size = config.head_dim, config.mini_batch_size
     heads = []

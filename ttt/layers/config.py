@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, get_args
 
 from ttt.config import Config
+
+Flavour = Literal["ttt_lm", "video_dit", "lact"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,15 +19,21 @@ class TTTConfig(Config):
     num_heads: int
     """Heads, each with a small model of its own; must divide dim into even widths."""
     kind: Literal["linear", "mlp"] = "mlp"
-    """The small model: one affine map, or two with a GELU between and four times the width."""
-    flavour: Literal["ttt_lm", "video_dit"] = "ttt_lm"
-    """Which published layer to be: ttt-lm-pytorch's, or ttt-video-dit's made causal."""
+    """The small model: one affine map, or an MLP, which is two with a GELU between and four times
+    the width, and in lact a SwiGLU of the same width."""
+    flavour: Flavour = "ttt_lm"
+    """Which published layer to be: ttt-lm-pytorch's, ttt-video-dit's made causal, or LaCT's, whose
+    tokens are answered by what the chunks before their own have taught."""
     mini_batch_size: int = 16
-    """Tokens that share one point of linearisation (ttt_lm 16, video_dit 64 as published)."""
+    """Tokens that share one point of linearisation (ttt_lm 16, video_dit 64, lact 2,048 as
+    published)."""
     base_lr: float = 1.0
-    """Inner learning rate before the learnt gate (ttt_lm 1.0, video_dit 0.1 as published)."""
+    """Inner learning rate before the learnt gate (ttt_lm 1.0, video_dit 0.1, lact 0.001 as
+    published)."""
     rope_theta: float | None = 10_000.0
-    """Base of the rotary embedding of keys and queries; None turns none of them."""
+    """Base of the rotary embedding of keys and queries; None turns none of them, as lact asks."""
+    momentum: bool = False
+    """lact: steps go on in the direction of those before, by a learnt share (published: on)."""
     checkpoint_mini_batches: int = 0
     """Mini-batches computed anew together in the backward pass to save memory; 0 keeps them all."""
 
@@ -40,20 +48,68 @@ class TTTConfig(Config):
             )
         if self.checkpoint_mini_batches < 0:
             raise ValueError("checkpoint_mini_batches must be 0 (keep all) or more")
-        for field, choices in (("kind", ("linear", "mlp")), ("flavour", ("ttt_lm", "video_dit"))):
+        for field, choices in (("kind", ("linear", "mlp")), ("flavour", get_args(Flavour))):
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} must be one of {choices}, not {getattr(self, field)!r}")
+        check_flavour(self)
+
+    def stored(self) -> dict[str, Any]:
+        """`to_dict` without what only another flavour has: what identifies the layer."""
+        tree = self.to_dict()
+        return tree if self.flavour == "lact" else {k: tree[k] for k in tree if k not in LACT_KEYS}
 
     @property
     def head_dim(self) -> int:
         """Width of one head."""
         return self.dim // self.num_heads
 
+
+class FlavourKeys(Protocol):
+    """What `check_flavour` looks at."""
+
     @property
-    def map_widths(self) -> tuple[int, ...]:
-        """Widths along the small model: (d, d) or (d, 4 d, d)."""
-        inner = (4 * self.head_dim,) if self.kind == "mlp" else ()
-        return (self.head_dim, *inner, self.head_dim)
+    def kind(self) -> str: ...
+    @property
+    def flavour(self) -> str: ...
+    @property
+    def mini_batch_size(self) -> int: ...
+    @property
+    def rope_theta(self) -> float | None: ...
+    @property
+    def momentum(self) -> bool: ...
+
+
+def check_flavour(keys: FlavourKeys) -> None:
+    """Raise a ValueError that says all that does not go with the flavour."""
+    problems = []
+    if keys.flavour != "lact":
+        problems += [
+            f"{name} belongs to flavour lact: leave it out with {keys.flavour}"
+            for name in LACT_KEYS
+            if getattr(keys, name)
+        ]
+    else:
+        if keys.kind != "mlp":
+            problems.append(f"kind must be mlp with flavour lact, not {keys.kind}")
+        if keys.rope_theta is not None:
+            problems.append(
+                "rope_theta must be null with flavour lact: positions count from 0 in every "
+                "chunk, and no query is answered by keys of its own chunk"
+            )
+        if keys.mini_batch_size > LONGEST_CHUNK:
+            problems.append(
+                f"mini_batch_size must be at most {LONGEST_CHUNK:,} with flavour lact, not "
+                f"{keys.mini_batch_size:,}: in a longer chunk there would be frames that "
+                "attention has lost and the fast weights have not seen yet"
+            )
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+LACT_KEYS = ("momentum",)
+"""Keys that only lact has."""
+LONGEST_CHUNK = 2048
+"""Tokens of a chunk, below the 3,000 frames of Moshi's attention."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +127,8 @@ class InnerControls:
     query_is_key: bool = False
     """Queries are replaced by the tokens' own keys, also where the answer is added to them."""
     inner_steps: int = 1
-    """Steps for each answer, each gradient taken where the step before has led."""
+    """Steps for each answer, in lact for each chunk, each gradient taken where the step before has
+    led."""
 
     def __post_init__(self) -> None:
         if self.inner_steps < 1:

@@ -1,16 +1,15 @@
-"""The small model inside a TTT layer: how it learns from tokens and answers them.
+"""The small model of TTT-Linear and TTT-MLP: how it learns from tokens and answers them.
 
-Every head of a TTT layer owns a small model f (one affine map, or two with a GELU between) that
+Every head of such a layer owns a small model f (one affine map, or two with a GELU between) that
 learns from each token: a key k and a target give the loss 1/2 |LN(f(k)) - target|^2. Tokens come in
 mini-batches. All gradients of a mini-batch are taken at the weights it started with, and token t
 is read with the steps of the mini-batch's tokens up to t:
 
     weights at t = weights at start - token_rate[t] * sum over j <= t of rate[j] * gradient[j]
 
-A mini-batch is committed, its last token's sum folded into the weights, when the next token
-arrives. Until then it is kept as tapes (each map's inputs and scaled gradients), from which the
-sums are formed without ever building a gradient matrix (the dual form). Cutting a tape short takes
-tokens back.
+At a commit the last token's sum is folded into the weights. Until then a mini-batch is kept as
+tapes (each map's inputs and scaled gradients), from which the sums are formed without ever building
+a gradient matrix (the dual form).
 
 Source: Sun et al., "Learning to (Learn at Test Time)", 2407.04620, sections 2.4 and 2.5.
 
@@ -24,14 +23,14 @@ mini-batch, i -> o the widths of one affine map, d the width of a head.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+
+from ttt.layers.inner_loop import InnerLoop
 
 
 class Affine(NamedTuple):
@@ -50,7 +49,7 @@ class Tape(NamedTuple):
 
 FastWeights = tuple[Affine, ...]
 """The small model: its affine maps, first to last."""
-MiniBatch = tuple[Tape, ...]
+Tapes = tuple[Tape, ...]
 """The tokens of one mini-batch: a tape for each affine map."""
 
 
@@ -67,112 +66,52 @@ class Tokens(NamedTuple):
     offsets: Tensor
 
 
-class TokenRule(NamedTuple):
-    """What all tokens of a layer have in common."""
+@dataclass(frozen=True, eq=False)
+class DualForm(InnerLoop):
+    """One gradient step for each token, none of which is ever built as a matrix.
+
+    Answers are what the layer norm is given, before it: see `normalised`.
+    """
 
     factors: Tensor
     """[b, b] minus the token rate of the row's token, for the steps of those up to it; else 0."""
     eps: float
     """Of the layer norm between the small model and its loss."""
-    inner_steps: int = 1
-    """Steps over a mini-batch's tokens for each answer; more than one: `ttt.layers.inner_steps`."""
 
+    @property
+    def size(self) -> int:
+        """Tokens of a whole mini-batch."""
+        return len(self.factors)
 
-def scan(
-    tokens: Tokens,
-    *,
-    weights: FastWeights,
-    mini_batch: MiniBatch,
-    rule: TokenRule,
-    checkpoint_mini_batches: int = 0,
-) -> tuple[Tensor, FastWeights, MiniBatch, list[MiniBatch]]:
-    """Learn from tokens and answer their queries, a mini-batch at a time.
-
-    Args:
-        weights: at the start of the open mini-batch.
-        mini_batch: the open mini-batch, 0 to b tokens.
-        checkpoint_mini_batches: this many are computed anew together in the backward pass,
-            which then keeps only the weights between such groups; 0 keeps everything.
-
-    Returns:
-        f(queries) [B, H, T, d] as the layer norm leaves it before its weight and bias, the weights
-        and open mini-batch after the tokens, and the mini-batches committed on the way.
-    """
-    streams, size = tokens.queries.shape[:2], len(rule.factors)
-    flat = Tokens(*flattened(tokens))
-    moved = tuple(Affine(*flattened(affine)) for affine in weights)
-    mini_batch = tuple(Tape(*flattened(tape)) for tape in mini_batch)
-    group = checkpoint_mini_batches * size
-    if group and torch.is_grad_enabled():
-        answers, committed = [], []
-        ends = range(group - mini_batch[0].inputs.shape[1] % size, flat.keys.shape[1], group)
-        for start, end in itertools.pairwise([0, *ends, flat.keys.shape[1]]):
-            span = Tokens(*(each[:, start:end] for each in flat))
-            answer, moved, mini_batch, finished = cast(
-                tuple[list[Tensor], FastWeights, MiniBatch, list[MiniBatch]],
-                checkpoint(_scan, span, moved, mini_batch, rule, use_reentrant=False),
+    def no_tokens(self, weights: FastWeights) -> Tapes:
+        """A tape for each map."""
+        return tuple(
+            Tape(
+                weight.new_empty(*weight.shape[:2], 0, weight.shape[2]),
+                weight.new_empty(*weight.shape[:2], 0, weight.shape[3]),
             )
-            answers += answer
-            committed += finished
-    else:
-        answers, moved, mini_batch, committed = _scan(flat, moved, mini_batch, rule)
-    outputs = torch.cat(answers, dim=1) if len(answers) > 1 else answers[0]
-    if committed:  # Else they are the weights given, and a mark that keeps them costs nothing.
-        weights = tuple(Affine(*unflattened(affine, streams)) for affine in moved)
-    return (
-        normalised(outputs, rule.eps)[0].unflatten(0, streams),
-        weights,
-        _unflattened_tapes(mini_batch, streams),
-        [_unflattened_tapes(each, streams) for each in committed],
-    )
+            for weight, _ in weights
+        )
+
+    def kept(self, tokens: Tokens, weights: FastWeights) -> Tapes:
+        """The tokens' gradient steps."""
+        return gradient_steps(tokens, weights, self.eps)
+
+    def answer(self, tokens: Tokens, weights: FastWeights, batch: Tapes) -> Tensor:
+        """f(queries), each query seeing the steps of its own token and of those before it."""
+        last, count = batch[0].inputs.shape[1], tokens.queries.shape[1]
+        return _read(tokens.queries, weights, batch, self.factors[last - count : last, :last])
+
+    def commit(self, weights: FastWeights, batch: Tapes) -> FastWeights:
+        """The weights moved as the mini-batch's last token is."""
+        return commit_steps(weights, batch, self.factors)
 
 
-def length(mini_batch: MiniBatch) -> int:
-    """Tokens in a mini-batch."""
-    return mini_batch[0].inputs.shape[2]
+# -- all of them of [G, tokens, width] -------------------------------------------------------------
 
 
-def truncate(mini_batch: MiniBatch, tokens: int) -> MiniBatch:
-    """The mini-batch's first tokens."""
-    return tuple(Tape(tape.inputs[:, :, :tokens], tape.steps[:, :, :tokens]) for tape in mini_batch)
-
-
-def commit(weights: FastWeights, batch: MiniBatch, factors: Tensor) -> FastWeights:
-    """The weights after a whole mini-batch, moved as its last token is."""
-    streams = weights[0].weight.shape[:2]
-    moved = commit_flat(
-        tuple(Affine(*flattened(affine)) for affine in weights),
-        tuple(Tape(*flattened(tape)) for tape in batch),
-        factors,
-    )
-    return tuple(Affine(*unflattened(affine, streams)) for affine in moved)
-
-
-# -- streams and heads as one dimension: [G, tokens, width] ----------------------------------------
-
-
-def _scan(
-    tokens: Tokens, weights: FastWeights, mini_batch: MiniBatch, rule: TokenRule
-) -> tuple[list[Tensor], FastWeights, MiniBatch, list[MiniBatch]]:
-    size, count = len(rule.factors), tokens.keys.shape[1]
-    answers, committed, last = [], [], mini_batch[0].inputs.shape[1]
-    ends = [*range(size - last % size, count, size), count]
-    lengths = [end - start for start, end in itertools.pairwise([0, *ends])]
-    for fields in zip(*(each.split(lengths, dim=1) for each in tokens), strict=True):
-        now = Tokens(*fields)
-        first = last % size
-        if last == size:
-            weights = commit_flat(weights, mini_batch, rule.factors)
-            committed.append(mini_batch)
-        steps = gradient_steps(now, weights, rule.eps)
-        mini_batch = _extended(mini_batch, steps) if first else steps
-        last = first + now.keys.shape[1]
-        answers.append(_read(now.queries, weights, mini_batch, rule.factors[first:last, :last]))
-    return answers, weights, mini_batch, committed
-
-
-def commit_flat(weights: FastWeights, batch: MiniBatch, factors: Tensor) -> FastWeights:
-    """`commit` of [G, ...]."""
+def commit_steps(weights: FastWeights, batch: Tapes, factors: Tensor) -> FastWeights:
+    """The weights after the steps of tokens, as their last one asks."""
     last = factors[-1:]  # [1, b]
     for_all = last.expand(len(batch[0].steps), 1, -1)
     return tuple(
@@ -184,15 +123,7 @@ def commit_flat(weights: FastWeights, batch: MiniBatch, factors: Tensor) -> Fast
     )
 
 
-def _extended(mini_batch: MiniBatch, tokens: MiniBatch) -> MiniBatch:
-    """The mini-batch with more tokens at its end."""
-    return tuple(
-        Tape(torch.cat([old.inputs, new.inputs], dim=1), torch.cat([old.steps, new.steps], dim=1))
-        for old, new in zip(mini_batch, tokens, strict=True)
-    )
-
-
-def gradient_steps(tokens: Tokens, weights: FastWeights, eps: float) -> MiniBatch:
+def gradient_steps(tokens: Tokens, weights: FastWeights, eps: float) -> Tapes:
     """The gradient step of each token, all taken at the same weights."""
     first, *later = weights
     # A copy, lest a tape keep the keys and queries of the whole call in memory.
@@ -210,7 +141,7 @@ def gradient_steps(tokens: Tokens, weights: FastWeights, eps: float) -> MiniBatc
     return tuple(Tape(*pair) for pair in zip(inputs, reversed(steps), strict=True))
 
 
-def read_flat(queries: Tensor, weights: FastWeights) -> Tensor:
+def read(queries: Tensor, weights: FastWeights) -> Tensor:
     """f(queries) [G, m, d], under these very weights."""
     hidden = queries
     for depth, affine in enumerate(weights):
@@ -219,7 +150,7 @@ def read_flat(queries: Tensor, weights: FastWeights) -> Tensor:
     return hidden
 
 
-def _read(queries: Tensor, weights: FastWeights, batch: MiniBatch, factors: Tensor) -> Tensor:
+def _read(queries: Tensor, weights: FastWeights, batch: Tapes, factors: Tensor) -> Tensor:
     """f(queries), each query seeing the steps of its own token and of those before it.
 
     Args:
@@ -266,17 +197,3 @@ def _back_through_gelu(gradient: Tensor, x: Tensor) -> Tensor:
     tanh = torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x))
     slope = 0.79788456 + 0.1070322243 * x * x
     return gradient * (0.5 * x * (1 - tanh * tanh) * slope + 0.5 * (1 + tanh))
-
-
-def flattened(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """[B, H, ...] as [G, ...]."""
-    return [tensor.flatten(0, 1) for tensor in tensors]
-
-
-def unflattened(tensors: Sequence[Tensor], streams: torch.Size) -> list[Tensor]:
-    """[G, ...] as [B, H, ...]."""
-    return [tensor.unflatten(0, streams) for tensor in tensors]
-
-
-def _unflattened_tapes(batch: MiniBatch, streams: torch.Size) -> MiniBatch:
-    return tuple(Tape(*unflattened(tape, streams)) for tape in batch)

@@ -1,27 +1,21 @@
 """What a TTT layer has learnt so far: a value that can be marked, taken back, saved and restored.
 
-Shapes: B streams, H heads, n tokens kept, i -> o the widths of one affine map.
+Weights and mini-batches are what `ttt.layers.inner_loop` says, of any flavour: tuples of named
+tuples of tensors [B, H, ...], B streams and H heads.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ttt.layers.fast_weights import (
-    Affine,
-    FastWeights,
-    MiniBatch,
-    Tape,
-    TokenRule,
-    commit,
-    length,
-    truncate,
-)
-from ttt.layers.inner_steps import commit_steps, no_tokens
+from ttt.layers.fast_weights import Affine, Tape
+from ttt.layers.inner_loop import InnerLoop, MiniBatch, Weights, length, truncate
+from ttt.layers.swiglu import Matrix, Taught
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +24,15 @@ class TTTState:
 
     States are values: a layer returns a new one and leaves the old one as it was. `mark` names the
     place that `rollback` can go back to. From there on, one copy of the weights and the
-    tapes of the mini-batches committed since are kept; without a mark, nothing but the weights and
+    mini-batches committed since are kept; without a mark, nothing but the weights and
     the open mini-batch.
     """
 
-    weights: FastWeights
+    weights: Weights
     """The weights at the start of the open mini-batch, float32 (float64 in a float64 layer)."""
     open: MiniBatch
     """The tokens not committed yet, at most a whole mini-batch."""
-    marked_weights: FastWeights | None = None
+    marked_weights: Weights | None = None
     """`weights` as they were at the mark; None when no mark was set."""
     closed: tuple[MiniBatch, ...] = ()
     """The mini-batches committed since the mark, oldest first."""
@@ -48,7 +42,7 @@ class TTTState:
     @property
     def batch(self) -> int:
         """Number of streams."""
-        return self.weights[0].weight.shape[0]
+        return len(self.weights[0][0])
 
     @property
     def open_tokens(self) -> int:
@@ -59,13 +53,13 @@ class TTTState:
     def nbytes(self) -> int:
         """Bytes of all distinct tensors of the state."""
         marked = self.marked_weights or ()
-        pairs = (
+        parts = (
             *self.weights,
             *marked,
             *self.open,
-            *(tape for each in self.closed for tape in each),
+            *(part for each in self.closed for part in each),
         )
-        distinct = {id(tensor): tensor for pair in pairs for tensor in pair}
+        distinct = {id(tensor): tensor for part in parts for tensor in part}
         return sum(tensor.nbytes for tensor in distinct.values())
 
     def mark(self) -> TTTState:
@@ -75,7 +69,7 @@ class TTTState:
     def after(
         self,
         tokens: int,
-        weights: FastWeights,
+        weights: Weights,
         mini_batch: MiniBatch,
         committed: Sequence[MiniBatch],
     ) -> TTTState:
@@ -85,33 +79,33 @@ class TTTState:
         closed, since_mark = (*self.closed, *committed), self.since_mark + tokens
         return TTTState(weights, mini_batch, self.marked_weights, closed, since_mark)
 
-    def reset(self, rows: Tensor, initial: FastWeights, rule: TokenRule) -> TTTState:
+    def reset(self, rows: Tensor, initial: Weights, loop: InnerLoop) -> TTTState:
         """This state with some rows as if they had heard nothing; see `TTTLayer.reset`."""
         weights = initial
         if not rows.all():
-            size = len(rule.factors)
+            size = loop.size
             if self.open_tokens not in (0, size):
                 raise ValueError(
                     f"single rows can be reset only at a multiple of {size} tokens, "
                     f"and {self.open_tokens} more were heard; reset all rows, or wait"
                 )
-            kept = _committed(self.weights, self.open, rule) if self.open_tokens else self.weights
-            chosen = rows.to(kept[0].weight.device).view(-1, 1, 1, 1)
+            kept = loop.committed(self.weights, self.open) if self.open_tokens else self.weights
+            chosen = rows.to(kept[0][0].device).view(-1, 1, 1, 1)
             weights = tuple(
-                Affine(*(torch.where(chosen, *pair) for pair in zip(new, old, strict=True)))
+                type(new)(*(torch.where(chosen, *pair) for pair in zip(new, old, strict=True)))
                 for new, old in zip(initial, kept, strict=True)
             )
-        fresh = TTTState(weights, empty_mini_batch(weights, rule.inner_steps))
+        fresh = TTTState(weights, loop.no_tokens(weights))
         return fresh if self.marked_weights is None else fresh.mark()
 
-    def rollback(self, tokens: int, rule: TokenRule) -> TTTState:
+    def rollback(self, tokens: int, loop: InnerLoop) -> TTTState:
         """The state before the last `tokens` tokens, bit for bit.
 
         Weights of an earlier mini-batch are committed anew from the marked ones: the same sums in
         the same order. Keeping them all instead would take six times the memory.
 
         Args:
-            rule: the layer's.
+            loop: the layer's.
 
         Raises:
             ValueError: the tokens reach back beyond the mark.
@@ -129,7 +123,7 @@ class TTTState:
         if len(closed) < len(self.closed) and self.marked_weights is not None:
             weights = self.marked_weights
             for earlier in closed:
-                weights = _committed(weights, earlier, rule)
+                weights = loop.committed(weights, earlier)
         kept = truncate(mini_batch, length(mini_batch) - excess)
         since_mark = self.since_mark - tokens
         return TTTState(weights, kept, self.marked_weights, tuple(closed), since_mark)
@@ -138,14 +132,14 @@ class TTTState:
         """The state as a flat dict (`weights.0.weight`, `open.1.steps`, ...) for saving."""
         marked = self.marked_weights is not None
         tensors = {"since_mark": torch.tensor(self.since_mark if marked else _NO_MARK)}
-        groups: dict[str, Sequence[Affine | Tape]] = {"weights": self.weights, "open": self.open}
+        groups: dict[str, Weights | MiniBatch] = {"weights": self.weights, "open": self.open}
         # Until a commit the marked weights are the weights themselves, and stored once.
         if self.marked_weights is not None and self.closed:
             groups["marked_weights"] = self.marked_weights
         groups |= {f"closed.{number}": batch for number, batch in enumerate(self.closed)}
-        for group, pairs in groups.items():
-            for depth, pair in enumerate(pairs):
-                for field, tensor in pair._asdict().items():
+        for group, parts in groups.items():
+            for depth, part in enumerate(parts):
+                for field, tensor in part._asdict().items():
                     tensors[f"{group}.{depth}.{field}"] = tensor.contiguous()
         return tensors
 
@@ -153,49 +147,29 @@ class TTTState:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> TTTState:
         """The state that `to_tensors` described, exactly."""
 
-        def count(group: str, fields: int) -> range:
-            return range(sum(key.startswith(f"{group}.") for key in tensors) // fields)
+        def read(group: str) -> Weights | MiniBatch:
+            found: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in tensors.items():
+                if key.startswith(f"{group}."):
+                    depth, field = key.removeprefix(f"{group}.").split(".")
+                    found.setdefault(int(depth), {})[field] = tensor
+            return tuple(_KINDS[frozenset(found[n])](**found[n]) for n in range(len(found)))
 
-        def maps(group: str) -> FastWeights:
-            names = [f"{group}.{depth}" for depth in count("weights", len(Affine._fields))]
-            return tuple(Affine(tensors[f"{at}.weight"], tensors[f"{at}.bias"]) for at in names)
-
-        def tapes(group: str) -> MiniBatch:
-            names = [f"{group}.{depth}" for depth in count("open", len(Tape._fields))]
-            return tuple(Tape(tensors[f"{at}.inputs"], tensors[f"{at}.steps"]) for at in names)
-
-        closed_count = sum(
-            key.startswith("closed.") and key.endswith(".0.steps") for key in tensors
-        )
+        closed_count = len({key.split(".")[1] for key in tensors if key.startswith("closed.")})
         since_mark = int(tensors["since_mark"])
-        weights = maps("weights")
+        weights = read("weights")
         marked = None if since_mark == _NO_MARK else weights
         return cls(
             weights=weights,
-            open=tapes("open"),
-            marked_weights=maps("marked_weights") if closed_count else marked,
-            closed=tuple(tapes(f"closed.{number}") for number in range(closed_count)),
+            open=read("open"),
+            marked_weights=read("marked_weights") if closed_count else marked,
+            closed=tuple(read(f"closed.{number}") for number in range(closed_count)),
             since_mark=max(since_mark, 0),
         )
 
 
-def empty_mini_batch(weights: FastWeights, inner_steps: int = 1) -> MiniBatch:
-    """A mini-batch with no tokens yet, for answers of so many steps each."""
-    if inner_steps > 1:
-        return no_tokens(weights)
-    return tuple(
-        Tape(
-            weight.new_empty(*weight.shape[:2], 0, weight.shape[2]),
-            weight.new_empty(*weight.shape[:2], 0, weight.shape[3]),
-        )
-        for weight, _ in weights
-    )
-
-
-def _committed(weights: FastWeights, batch: MiniBatch, rule: TokenRule) -> FastWeights:
-    if rule.inner_steps > 1:
-        return commit_steps(weights, batch, rule)
-    return commit(weights, batch, rule.factors)
-
-
+_KINDS: dict[frozenset[str], Any] = {
+    frozenset(kind._fields): kind for kind in (Affine, Tape, Matrix, Taught)
+}
+"""What states are made of, by the names of its fields."""
 _NO_MARK = -1

@@ -106,6 +106,7 @@ def _insert(
         raise UserError(f"dim={config.dim} of the TTT layers must be the model's, {lm.dim}")
     if attention_context is not None and attention_context < 1:
         raise UserError(f"attention_context must be 1 or more, not {attention_context}")
+    _check_chunk(lm, chosen, config, attention_context)
     for index in chosen:
         base = temporal_layers(lm)[index]
         inserted = make()
@@ -233,6 +234,25 @@ def _check_layers(lm: LMModel, chosen: list[int]) -> None:
     parts = _streaming_parts(lm)
     if any(part.is_streaming or part._cached_children is not None for part in parts):
         raise UserError("this model has streamed already: insert TTT before it first streams")
+
+
+def _check_chunk(
+    lm: LMModel, chosen: list[int], config: TTTConfig, attention_context: int | None
+) -> None:
+    if config.flavour != "lact":
+        return
+    layers = enumerate(temporal_layers(lm))
+    contexts = [
+        (index in chosen and attention_context) or layer.self_attn.context
+        for index, layer in layers
+    ]
+    reach = max(int(context or config.mini_batch_size) for context in contexts)
+    if config.mini_batch_size > reach:
+        raise UserError(
+            f"mini_batch_size={config.mini_batch_size} of lact layers must be at most the {reach} "
+            "frames that attention reaches back: in a longer chunk there would be frames that "
+            "attention has lost and the fast weights have not seen yet"
+        )
 
 
 def _streaming_parts(lm: LMModel) -> list[StreamingModule[Any]]:

@@ -114,27 +114,20 @@ def learning_bytes(layer: TTTLayer, batch: int, chunk: int, dtype: torch.dtype) 
     of_token = config.dim * (8 * exact + 7 * dtype.itemsize)
     weights = layer.state_bytes(batch) - _tapes(layer, batch, config.mini_batch_size)
     copies = 3 if layer.controls.inner_steps > 1 else 1
-    return batch * chunk * of_token + _gradients(layer, batch) + copies * weights
+    return batch * chunk * of_token + layer.learning_bytes(batch) + copies * weights
 
 
 def taking_back_bytes(layer: TTTLayer, batch: int) -> int:
     """The most that a TTT layer takes beyond its state while steps are taken back.
 
     Weights are moved anew from the marked ones: twice theirs, and a mini-batch's scaled inputs;
-    where every answer has its own, once more theirs, and a mini-batch's gradients.
+    where gradients are taken only then, once more theirs, and a mini-batch's gradients.
     """
     tapes = _tapes(layer, batch, layer.config.mini_batch_size)
     weights = layer.state_bytes(batch) - tapes
-    if layer.controls.inner_steps > 1:
-        return 3 * weights + 2 * tapes + _gradients(layer, batch)
+    if layer.learns_at_commit:
+        return 3 * weights + 2 * tapes + layer.learning_bytes(batch)
     return 2 * weights + tapes
-
-
-def _gradients(layer: TTTLayer, batch: int) -> int:
-    """One mini-batch's hidden values and their gradients."""
-    config = layer.config
-    hidden = 2 * config.num_heads * sum(config.map_widths) * layer.state_dtype.itemsize
-    return batch * config.mini_batch_size * hidden
 
 
 def _tapes(layer: TTTLayer, batch: int, tokens: int) -> int:

@@ -81,7 +81,7 @@ def write_ttt(
     description = {
         "format": _FORMAT,
         "layers": list(layers),
-        "config": config.to_dict(),
+        "config": config.stored(),
         "attention_context": attention_context,
         "base_fingerprint": fingerprint,
     }
@@ -173,7 +173,7 @@ def describe_ttt(folder: str | Path) -> dict[str, Any]:
     beside = {} if stored.lora is None else {"lora": stored.lora.describe()}
     return {
         "layers": stored.layers,
-        **stored.config.to_dict(),
+        **stored.config.stored(),
         "attention_context": stored.context,
         "sha256": hashlib.sha256(stored.content).hexdigest(),
         **beside,

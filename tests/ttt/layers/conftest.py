@@ -1,6 +1,7 @@
 """The layers that the conformance tests hold to their promises, and the reference values."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,31 +26,46 @@ def build_layer(kind: str, flavour: str, **overrides: object) -> TTTLayer:
     return layer
 
 
-VARIANTS: dict[str, Callable[..., nn.Module]] = {
-    f"{kind}-{flavour}": lambda kind=kind, flavour=flavour, **overrides: build_layer(
-        kind, flavour, **overrides
-    )
+def build_lact(**overrides: object) -> TTTLayer:
+    """A layer of the flavour lact."""
+    return build_layer("mlp", "lact", **{"rope_theta": None, "base_lr": 0.3, **overrides})
+
+
+AFFINE: dict[str, Callable[..., TTTLayer]] = {
+    f"{kind}-{flavour}": partial(build_layer, kind, flavour)
     for kind in ("linear", "mlp")
     for flavour in ("ttt_lm", "video_dit")
 }
+LACT: dict[str, Callable[..., TTTLayer]] = {
+    "lact": build_lact,
+    "lact-momentum": partial(build_lact, momentum=True),
+}
+VARIANTS = AFFINE | LACT
 """Every variant of the layer, by name: add one here and the conformance tests hold it too."""
 
 
-def controlled(kind: str, flavour: str, **overrides: object) -> TTTLayer:
+def controlled(build: Callable[..., TTTLayer], ascent: bool, **overrides: object) -> TTTLayer:
     """A layer of which every control leaves its trace."""
-    layer = build_layer(kind, flavour, **overrides)
-    layer.controls = InnerControls(ascent=flavour == "video_dit", inner_steps=2)
+    layer = build(**overrides)
+    layer.controls = InnerControls(ascent=ascent, inner_steps=2)
     return layer
 
 
 CONTROLLED = {
-    f"{kind}-{flavour}-controlled": lambda kind=kind, flavour=flavour, **overrides: controlled(
-        kind, flavour, **overrides
-    )
-    for kind in ("linear", "mlp")
-    for flavour in ("ttt_lm", "video_dit")
+    f"{name}-controlled": partial(controlled, build, not name.endswith("ttt_lm"))
+    for name, build in VARIANTS.items()
 }
 """Variants whose inner loop is changed on purpose: what is promised of any layer holds for them."""
+
+
+@pytest.fixture(params=AFFINE)
+def make_affine_layer(request: pytest.FixtureRequest) -> Callable[..., TTTLayer]:
+    return AFFINE[request.param]
+
+
+@pytest.fixture(params=LACT)
+def make_lact_layer(request: pytest.FixtureRequest) -> Callable[..., TTTLayer]:
+    return LACT[request.param]
 
 
 @pytest.fixture(params=VARIANTS)

@@ -1,4 +1,4 @@
-"""TTT-Linear and TTT-MLP against the published layers and against a slow one, token by token."""
+"""TTT layers of all flavours against slow ones; TTT-Linear and TTT-MLP against the published."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from safetensors import safe_open
 from tests.oracles.slow_ttt import slow_layer
 from ttt.errors import UserError
 from ttt.layers import InnerControls, TTTConfig, TTTLayer, load_reference_parameters
-from ttt.layers.fast_weights import scan
-from ttt.layers.inner_steps import no_tokens, scan_steps
+from ttt.layers.flavour import Projected
+from ttt.layers.inner_steps import SeveralSteps
 
 KINDS = ("linear", "mlp")
 
@@ -67,14 +67,17 @@ def test_parameters_of_another_layer_are_refused(golden_ttt, kind):
 
 @pytest.mark.parametrize("rope_theta", [10_000.0, None])
 @torch.no_grad()
-def test_equals_a_slow_layer_that_knows_only_the_definition(make_layer, rope_theta):
-    layer = make_layer(rope_theta=rope_theta)
+def test_equals_a_slow_layer_that_knows_only_the_definition(make_affine_layer, rope_theta):
+    layer = make_affine_layer(rope_theta=rope_theta)
     x = torch.randn(2, 27, layer.config.dim, dtype=torch.float64)
     y, _ = layer(x, layer.init_state(2))
-    # The layer's gelu derivative has the reference's shortened constants: not exact for the MLP.
-    tolerance = 1e-12 if layer.config.kind == "linear" else 1e-6
     for row in range(2):
-        assert (slow_layer(layer, x[row]) - y[row]).abs().max() < tolerance
+        assert (slow_layer(layer, x[row]) - y[row]).abs().max() < tolerance_of(layer)
+
+
+def tolerance_of(layer):
+    """The gelu's derivative has the reference's shortened constants: not exact for TTT-MLP."""
+    return 1e-6 if layer.config.kind == "mlp" and layer.config.flavour != "lact" else 1e-12
 
 
 def gradients_of(layer, forward, x):
@@ -91,7 +94,7 @@ def test_gradients_through_the_inner_steps_are_the_slow_layers(make_layer):
     x = torch.randn(19, layer.config.dim, dtype=torch.float64)
     found = gradients_of(layer, lambda x: layer(x[None], layer.init_state(1))[0][0], x)
     expected = gradients_of(layer, lambda x: slow_layer(layer, x), x)
-    tolerance = 1e-12 if layer.config.kind == "linear" else 1e-6  # As for the outputs.
+    tolerance = tolerance_of(layer)
     for name, gradient in expected.items():
         assert gradient.abs().max() > 0, name
         assert (found[name] - gradient).abs().max() < tolerance * gradient.abs().max(), name
@@ -127,7 +130,7 @@ def test_a_control_is_what_the_slow_layer_does_under_it(make_layer, controls):
     plain, _ = layer(x, layer.init_state(2))
     layer.controls = controls
     y, _ = layer(x, layer.init_state(2))
-    tolerance = 1e-12 if layer.config.kind == "linear" else 1e-6  # The published gelu's slope.
+    tolerance = tolerance_of(layer)
     for row in range(2):
         expected = slow_layer(layer, x[row], controls)
         assert (expected - y[row]).abs().max() < tolerance
@@ -135,28 +138,35 @@ def test_a_control_is_what_the_slow_layer_does_under_it(make_layer, controls):
 
 
 @torch.no_grad()
-def test_one_step_by_the_way_of_several_is_the_published_layer(make_layer):
-    layer = make_layer()
+def test_one_step_by_the_way_of_several_is_the_published_layer(make_affine_layer):
+    layer = make_affine_layer()
     x = torch.randn(2, 43, layer.config.dim, dtype=torch.float64)
-    state = layer.init_state(2)
-    tokens = layer._tokens(x, layer.q_proj(x), layer.k_proj(x), layer.v_proj(x), 0)
-    given = {"weights": state.weights, "rule": layer._rule()}
-    units, weights, _, committed = scan_steps(tokens, mini_batch=no_tokens(state.weights), **given)
-    expected, moved, _, closed = scan(tokens, mini_batch=state.open, **given)
-    assert (units - expected).abs().max() < 1e-12
-    assert len(committed) == len(closed) == 5
-    for one, other in zip(weights, moved, strict=True):
-        for here, there in zip(one, other, strict=True):
-            assert (here - there).abs().max() < 1e-12
+    state, flavour = layer.init_state(2), layer.flavour
+    projected = Projected(layer.q_proj(x), layer.k_proj(x), layer.v_proj(x))
+    tokens = flavour.tokens(layer, layer.controls, x, projected, 0)
+    published = flavour.loop(layer, layer.controls)
+    one = SeveralSteps(published.factors, published.eps, inner_steps=1)
+    found = one.hear(tokens, state.weights, one.no_tokens(state.weights))
+    expected = published.hear(tokens, state.weights, state.open)
+    outputs = (flavour.output(layer, tokens, each.answers) for each in (found, expected))
+    assert distance(*outputs) < 1e-12
+    assert len(found.committed) == len(expected.committed) == 5
+    for here, there in zip(found.weights, expected.weights, strict=True):
+        for pair in zip(here, there, strict=True):
+            assert distance(*pair) < 1e-12
+
+
+def distance(one, other):
+    return (one - other).abs().max()
 
 
 def test_gradients_through_several_steps_are_the_slow_layers(make_layer):
     layer = make_layer()
     layer.controls = InnerControls(inner_steps=2)
-    x = torch.randn(10, layer.config.dim, dtype=torch.float64)
+    x = torch.randn(18, layer.config.dim, dtype=torch.float64)
     found = gradients_of(layer, lambda x: layer(x[None], layer.init_state(1))[0][0], x)
     expected = gradients_of(layer, lambda x: slow_layer(layer, x, layer.controls), x)
-    tolerance = 1e-12 if layer.config.kind == "linear" else 1e-6
+    tolerance = tolerance_of(layer)
     for name, gradient in expected.items():
         assert (found[name] - gradient).abs().max() < tolerance * gradient.abs().max(), name
 
@@ -200,7 +210,9 @@ def test_the_change_of_the_fast_weights_is_per_stream_and_relative(make_layer):
     change = layer.fast_weight_change(state)
     start = torch.cat([p.flatten() for n, p in layer.named_parameters() if n[0] in "Wb"])
     for row in range(2):
-        now = torch.cat([t[row].flatten() for affine in state.weights for t in affine])
+        maps = [each._asdict() for each in state.weights]
+        now = [t[row].flatten() for each in maps for n, t in each.items() if n != "velocity"]
+        now = torch.cat(now)
         assert change[row].item() == pytest.approx(((now - start).norm() / start.norm()).item())
     _, first = layer(x[:, :8], layer.init_state(2))
     assert torch.equal(layer.fast_weight_change(first), torch.zeros(2, dtype=torch.float64))

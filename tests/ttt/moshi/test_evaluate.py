@@ -28,7 +28,7 @@ def stepped(lm, codes):
     return negative_log_likelihood(reference.audio_logits, codes), reference.text
 
 
-@pytest.mark.parametrize("ttt", [None, "linear", "mlp"])
+@pytest.mark.parametrize("ttt", [None, "linear", "mlp", "lact"])
 @pytest.mark.parametrize("padding_bias", [0.0, 2.5])
 def test_own_text_by_the_chunk_equals_stepping_past_four_windows(
     small_lm, speech, ttt, padding_bias

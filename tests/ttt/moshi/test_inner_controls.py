@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.ttt.conftest import KINDS
 from ttt.layers import InnerControls, TTTConfig
 from ttt.moshi import Evaluation, evaluate_codes, insert_ttt
 from ttt.moshi.insert import ttt_layers
@@ -16,12 +17,15 @@ CONTROLS = {
 }
 
 
-@pytest.fixture(params=["linear ttt_lm", "mlp ttt_lm", "linear video_dit", "mlp video_dit"])
+@pytest.fixture(
+    params=["linear ttt_lm", "mlp ttt_lm", "linear video_dit", "mlp video_dit", "mlp lact"]
+)
 def exact_lm(request, small_lm):
     """A float64 model whose layers learn strongly enough to change the text that it chooses."""
     kind, flavour = request.param.split()
     lm = small_lm(ttt=None, exact=True)
-    config = TTTConfig(dim=64, num_heads=4, mini_batch_size=8, kind=kind, flavour=flavour)
+    own = KINDS["lact"] if flavour == "lact" else {"kind": kind, "flavour": flavour}
+    config = TTTConfig(dim=64, num_heads=4, mini_batch_size=8, **own)
     insert_ttt(lm, (1, 2), config, gate=0.8, generator=torch.Generator().manual_seed(4))
     return lm
 

@@ -1,8 +1,11 @@
 """TTT layers inside the published model: what they change, what they must not, and streaming."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from tests.ttt.conftest import KINDS
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt, tiny_lm
@@ -11,6 +14,7 @@ from ttt.moshi.streaming.delays import Delays
 
 CONTEXT = 12
 CONFIG = TTTConfig(dim=64, num_heads=4, mini_batch_size=8)
+LACT = TTTConfig(dim=64, num_heads=4, mini_batch_size=13, flavour="lact", rope_theta=None)
 
 
 def base(**overrides):
@@ -78,10 +82,10 @@ def test_ttt_comes_between_attention_and_feed_forward():
 
 
 @pytest.mark.parametrize(("build", "tolerance"), [(with_ttt, 1e-5), (exact, 1e-12)])
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_streaming_equals_the_whole_past_three_windows(build, tolerance, kind):
-    lm = build(config=TTTConfig(dim=64, num_heads=4, mini_batch_size=8, kind=kind))
+    lm = build(config=TTTConfig(dim=64, num_heads=4, mini_batch_size=8, **KINDS[kind]))
     tokens = speech(lm)
     whole = lm(tokens).text_logits[:, 0]
     with lm.streaming(2):
@@ -214,6 +218,8 @@ def test_the_attention_context_is_set_in_the_named_layers_alone():
         ([2, 1, 2], CONFIG, None, r"layers \[2\] are named more than once"),
         ([1], TTTConfig(dim=128, num_heads=4), None, "dim=128 of the TTT layers must be"),
         ([1], CONFIG, 0, "attention_context must be 1 or more, not 0"),
+        ([1], LACT, None, "mini_batch_size=13 of lact layers must be at most the 12 frames that"),
+        ([0, 1, 2, 3], dataclasses.replace(LACT, mini_batch_size=9), 8, "at most the 8 frames"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_changes_nothing(layers, config, context, sentence):

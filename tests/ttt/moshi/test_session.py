@@ -50,7 +50,7 @@ def assert_same(one, other, tolerance):
 
 
 @pytest.mark.parametrize("chunking", CHUNKINGS)
-@pytest.mark.parametrize("ttt", [None, "linear", "mlp"])
+@pytest.mark.parametrize("ttt", [None, "linear", "mlp", "lact"])
 @pytest.mark.parametrize(("exact", "tolerance"), [(False, 1e-5), (True, 1e-12)])
 @torch.no_grad()
 def test_any_chunking_equals_the_models_own_forward(
@@ -168,7 +168,7 @@ def test_single_steps_can_be_taken_back_to_the_mark(small_lm, speech):
             session.rollback(10)
 
 
-@pytest.mark.parametrize("ttt", [None, "linear", "mlp"])
+@pytest.mark.parametrize("ttt", [None, "linear", "mlp", "lact"])
 @pytest.mark.parametrize("cut", [0, 1, 5, 16, 31])
 @torch.no_grad()
 def test_a_saved_session_goes_on_bit_for_bit(small_lm, speech, ttt, cut):

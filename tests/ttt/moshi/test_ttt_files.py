@@ -38,6 +38,22 @@ def test_a_loaded_model_is_the_saved_one(trained, tmp_path):
     assert torch.equal(lm(tokens).text_logits, trained(tokens).text_logits)
 
 
+@torch.no_grad()
+def test_lact_layers_are_loaded_as_saved(tmp_path):
+    lm, again = base(), base()
+    config = TTTConfig(
+        dim=64, num_heads=4, flavour="lact", mini_batch_size=8, rope_theta=None, momentum=True
+    )
+    insert_ttt(lm, [0, 2], config, generator=torch.Generator().manual_seed(1))
+    save_ttt(lm, tmp_path)
+    assert json.loads((tmp_path / "ttt.json").read_text())["config"]["momentum"]
+    assert describe_ttt(tmp_path)["flavour"] == "lact"
+    load_ttt(again, tmp_path)
+    assert ttt_layers(again)[2].layer.config == config
+    tokens = torch.randint(40, (1, 17, 30))
+    assert torch.equal(lm(tokens).text_logits, again(tokens).text_logits)
+
+
 def test_only_the_ttt_tensors_are_kept(trained, tmp_path):
     save_ttt(trained, tmp_path)
     added = sum(p.numel() for each in ttt_layers(trained).values() for p in each.parameters())

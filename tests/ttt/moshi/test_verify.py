@@ -53,7 +53,7 @@ def test_spans_fit_a_short_recording(small_lm, speech):
     assert torch.tensor(found.largest_nll_difference) < 1e-5
 
 
-@pytest.mark.parametrize("ttt", [None, "linear", "mlp"])
+@pytest.mark.parametrize("ttt", [None, "linear", "mlp", "lact"])
 @pytest.mark.parametrize("options", [{}, {"text_stream": "pad"}])
 def test_a_state_that_drifts_between_spans_is_seen(small_lm, speech, monkeypatch, ttt, options):
     lm, codes = small_lm(ttt), speech(frames=FRAMES)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ttt.codebook_weights import CodebookWeights
 from ttt.config import Config
+from ttt.layers.config import Flavour, check_flavour
 
 Group = Literal["ttt", "gate", "lora"]
 GROUPS: tuple[Group, ...] = ("ttt", "gate", "lora")
@@ -23,17 +24,25 @@ class TTTLayersConfig(Config):
     layers: tuple[int, ...]
     """Layers of the temporal transformer, counted from 0."""
     kind: Literal["linear", "mlp"] = "mlp"
-    """The small model that learns while it listens: one affine map, or two with a GELU between."""
-    flavour: Literal["ttt_lm", "video_dit"] = "ttt_lm"
-    """Which published layer to be: ttt-lm-pytorch's, or ttt-video-dit's made causal."""
+    """The small model that learns while it listens: one affine map, or an MLP (two with a GELU
+    between, in lact a SwiGLU)."""
+    flavour: Flavour = "ttt_lm"
+    """Which published layer to be: ttt-lm-pytorch's, ttt-video-dit's made causal, or LaCT's, whose
+    frames are answered by what the chunks before their own have taught."""
     num_heads: int | None = None
-    """Heads, each with a small model of its own; null takes as many as attention has."""
+    """Heads, each with a small model of its own; null takes as many as attention has (lact 4 as
+    published)."""
     mini_batch_size: int = 16
-    """Frames that share one point of linearisation (ttt_lm 16, video_dit 64 as published)."""
+    """Frames that share one point of linearisation (ttt_lm 16, video_dit 64, lact 2,048 as
+    published, and there no more)."""
     base_lr: float = 1.0
-    """Inner learning rate before the learnt gate (ttt_lm 1.0, video_dit 0.1 as published)."""
+    """Inner learning rate before the learnt gate (ttt_lm 1.0, video_dit 0.1, lact 0.001 as
+    published)."""
     rope_theta: float | None = 10_000.0
-    """Base of the rotary embedding of keys and queries inside a mini-batch; null turns none."""
+    """Base of the rotary embedding of keys and queries inside a mini-batch; null turns none, as
+    lact asks."""
+    momentum: bool = False
+    """lact: steps go on in the direction of those before, by a learnt share (published: on)."""
     gate: float = 0.1
     """Where the gates start; 0 leaves the model's output as it was."""
     attention_context: int | None = None
@@ -46,6 +55,7 @@ class TTTLayersConfig(Config):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
+        check_flavour(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,3 +245,10 @@ class MoshiTrainingConfig(Config):
             raise ValueError("ttt and lora are both null: there is nothing to train")
         if not self.stages:
             raise ValueError("stages must name at least one")
+        longest, ttt = max(stage.frames for stage in self.stages), self.ttt
+        if ttt is not None and ttt.flavour == "lact" and longest <= ttt.mini_batch_size:
+            raise ValueError(
+                f"ttt.mini_batch_size {ttt.mini_batch_size} is no shorter than the longest windows "
+                f"of stages, {longest} frames: with flavour lact their frames would be answered "
+                "before anything is learnt; lower it or lengthen the windows"
+            )

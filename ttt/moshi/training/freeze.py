@@ -57,6 +57,7 @@ def layer_config(lm: LMModel, config: TTTLayersConfig) -> TTTConfig:
             mini_batch_size=config.mini_batch_size,
             base_lr=config.base_lr,
             rope_theta=config.rope_theta,
+            momentum=config.momentum,
         )
     except ValueError as error:
         raise UserError(f"ttt: {error}") from error

@@ -66,10 +66,14 @@ def sparing(lm: LMModel, memory: MemoryConfig, frames: int) -> Iterator[None]:
 def mini_batches_per_checkpoint(frames: int, mini_batch_size: int) -> int:
     """How many mini-batches are best computed anew together: about the square root of all.
 
-    Then as many are kept at once as there are states between groups. 8 to 32 are alike; fewer
-    cost more states than they save.
+    Then as many are kept at once as there are states between groups. 8 to 32 mini-batches of 16
+    are alike; groups of fewer frames cost more states than they save.
     """
-    return max(8, round(math.sqrt(frames / mini_batch_size)))
+    fewest = math.ceil(_FEWEST_FRAMES / mini_batch_size)
+    return max(fewest, round(math.sqrt(frames / mini_batch_size)))
+
+
+_FEWEST_FRAMES = 128
 
 
 class _GroupedTTTLayer(TTTLayer):

@@ -27,6 +27,7 @@ STAGES = (
     WindowStageConfig(frames=3000, steps=10, frames_per_step=3000),
 )
 TTT = TTTLayersConfig(layers=(1, 2))
+LACT = TTTLayersConfig(layers=(1, 2), flavour="lact", mini_batch_size=375, rope_theta=None)
 
 
 def test_it_imports_no_torch() -> None:
@@ -46,6 +47,13 @@ BAD: tuple[tuple[type, dict[str, Any], str], ...] = (
     (TTTLayersConfig, {"layers": (1, 1)}, "layers must name one or more, each once, got"),
     (TTTLayersConfig, {"layers": (1,), "base_lr": 0.0}, "base_lr must be above 0, got 0.0"),
     (TTTLayersConfig, {"layers": (1,), "num_heads": 0}, "num_heads must be above 0, got 0"),
+    (TTTLayersConfig, {"layers": (1,), "momentum": True}, "momentum belongs to flavour lact"),
+    (
+        TTTLayersConfig,
+        {"layers": (1,), "flavour": "lact", "rope_theta": None, "mini_batch_size": 4096},
+        "mini_batch_size must be at most 2,048 with flavour lact, not 4,096: in a longer chunk",
+    ),
+    (TTTLayersConfig, {"layers": (1,), "flavour": "lact"}, "rope_theta must be null with flavour"),
     (LoRAConfig, {"rank": "match"}, "rank: match and match belong together"),
     (LoRAConfig, {"match": TTT}, "rank: match and match belong together"),
     (LoRAConfig, {"rank": 0}, "rank must be match, 1 or more, got 0"),
@@ -71,6 +79,11 @@ BAD: tuple[tuple[type, dict[str, Any], str], ...] = (
     (MoshiOptimConfig, {"max_skipped_in_row": 0}, "max_skipped_in_row must be at least 1"),
     (MoshiTrainingConfig, {"stages": STAGES}, "ttt and lora are both null: there is nothing"),
     (MoshiTrainingConfig, {"stages": (), "ttt": TTT}, "stages must name at least one"),
+    (
+        MoshiTrainingConfig,
+        {"stages": STAGES[:1], "ttt": LACT},
+        "ttt.mini_batch_size 375 is no shorter than the longest windows of stages, 375 frames",
+    ),
 )
 
 

@@ -1,6 +1,7 @@
 """The training forward: the evaluation's numbers, and each way to save memory against the plain."""
 
 import contextlib
+import functools
 from collections import Counter
 
 import pytest
@@ -58,29 +59,34 @@ def trained_on(lm, codes, memory, **streams):
 
 
 @pytest.fixture(scope="module")
-def plain(small_lm, speech):
-    lm = frozen(small_lm("mlp", exact=True))
-    return trained_on(lm, speech(frames=FRAMES), PLAIN, text_stream="pad")
+def plain_of(small_lm, speech):
+    @functools.cache
+    def plain(kind):
+        lm = frozen(small_lm(kind, exact=True))
+        return trained_on(lm, speech(frames=FRAMES), PLAIN, text_stream="pad")
+
+    return plain
 
 
+@pytest.mark.parametrize("kind", ("mlp", "lact"))
 @pytest.mark.parametrize("name", OPTIONS)
-def test_each_way_to_save_memory_is_the_plain_one(small_lm, speech, plain, name):
-    lm = frozen(small_lm("mlp", exact=True))
+def test_each_way_to_save_memory_is_the_plain_one(small_lm, speech, plain_of, name, kind):
+    lm, (expected, wanted) = frozen(small_lm(kind, exact=True)), plain_of(kind)
     nll, gradients = trained_on(lm, speech(frames=FRAMES), OPTIONS[name], text_stream="pad")
-    assert (nll - plain[0]).abs().max() < 1e-10
-    assert gradients.keys() == plain[1].keys()
+    assert (nll - expected).abs().max() < 1e-10
+    assert gradients.keys() == wanted.keys()
     for key, gradient in gradients.items():
-        assert (gradient - plain[1][key]).abs().max() < 1e-10, key
+        assert (gradient - wanted[key]).abs().max() < 1e-10, key
         assert gradient.any(), key
 
 
-def test_a_window_one_frame_shorter_gives_other_numbers(small_lm, speech, plain):
+def test_a_window_one_frame_shorter_gives_other_numbers(small_lm, speech, plain_of):
     lm = frozen(small_lm("mlp", exact=True, context=11))
     nll, _ = trained_on(lm, speech(frames=FRAMES), ALL, text_stream="pad")
-    assert (nll - plain[0]).abs().max() > 1e-3
+    assert (nll - plain_of("mlp")[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", (None, "linear", "mlp"))
+@pytest.mark.parametrize("kind", (None, "linear", "mlp", "lact"))
 @pytest.mark.parametrize("text", ("pad", "masked", "given"))
 def test_it_is_the_streaming_evaluation(small_lm, speech, kind, text):
     lm = small_lm(kind)
@@ -175,7 +181,15 @@ def test_checkpoints_compute_anew_and_blocks_keep_attention_small(small_lm, spee
 
 
 @pytest.mark.parametrize(
-    "frames, size, group", ((24_000, 16, 39), (16, 16, 8), (3_000, 16, 14), (24_000, 64, 19))
+    "frames, size, group",
+    (
+        (24_000, 16, 39),
+        (16, 16, 8),
+        (3_000, 16, 14),
+        (24_000, 64, 19),
+        (24_000, 1024, 5),
+        (3_000, 2048, 1),
+    ),
 )
 def test_groups_of_mini_batches_follow_the_square_root(frames, size, group):
     assert mini_batches_per_checkpoint(frames, size) == group
