@@ -8,6 +8,7 @@ AUDIO is a folder of recordings. RECIPE, as it stands in git, is one of
     level        configs/train_level_tiny_cpu.yaml on clips and two copies of each at other levels:
                  band levels in the loss, and a noise floor fitted on three folds
     adversarial  configs/train_adversarial_tiny_cpu.yaml
+    longer       plain with twice the epochs at the last length: about the time of adversarial
 
 Each fold caches, trains and evaluates with the commands a user types: the tiny codec, on the clips
 of the other four folds; of those it holds a fifth out, which choose its best checkpoint and the
@@ -39,12 +40,18 @@ class Recipe:
     """The configuration of the training."""
     caching: tuple[str, ...] = ()
     """Words for the caching of what it trains on."""
+    changes: tuple[str, ...] = ()
+    """Words that change its configuration."""
 
 
 RECIPES = {
     "plain": Recipe("configs/train_tiny_cpu.yaml"),
     "level": Recipe("configs/train_level_tiny_cpu.yaml", ("input.gain_copies_db={}",)),
     "adversarial": Recipe("configs/train_adversarial_tiny_cpu.yaml"),
+    "longer": Recipe(
+        "configs/train_tiny_cpu.yaml",
+        changes=("curriculum.epochs=18", "curriculum.stages.3.last_epoch=18"),
+    ),
 }
 FOLDS = 5
 SEED = 0
@@ -120,7 +127,7 @@ def _run(folder: Path, recipe: Recipe) -> None:
         _job(
             *("train_decoder", "--config", recipe.training, "--resume-if-begun"),
             *(f"data.train={cache}", f"run={run}", "data.validation_share=0.2"),
-            "cluster.num_workers=0",
+            *("cluster.num_workers=0", *recipe.changes),
         )
     if not (evaluation / "summary.json").exists():
         _job(

@@ -10,6 +10,8 @@ import pytest
 import soundfile
 
 from benchmarks import recorded
+from ray_jobs.config.load import load_config
+from ray_jobs.decoder.train_config import TrainConfig
 from ttt import records
 from ttt.snac.cache.inputs import ClipInput, QualityConfig
 from ttt.snac.evaluate import Evaluator
@@ -55,3 +57,11 @@ def test_the_clips_of_all_folds_are_judged_at_once(
     printed = capsys.readouterr().out
     assert "The same + hiss, level from validation" in printed
     assert "6 clips" in printed
+
+
+@pytest.mark.parametrize("name", recorded.RECIPES)
+def test_every_recipe_is_a_configuration_that_loads(name: str) -> None:
+    recipe, given = recorded.RECIPES[name], ["data.train=cache", "run=run"]
+    config = load_config(TrainConfig, recipe.training, [*given, *recipe.changes])
+    as_it_stands = load_config(TrainConfig, recipe.training, given)
+    assert (config == as_it_stands) == (not recipe.changes)
