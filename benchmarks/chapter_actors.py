@@ -27,15 +27,14 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import ray
 import torch
 
-from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig, SyntheticDataConfig
+from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
 from ray_jobs.moshi.chapters.plan import Plan, WorkItem, make_plan
-from ray_jobs.moshi.chapters.recordings import SyntheticChapter
 from ray_jobs.moshi.chapters.worker import ChapterWorker
 from ray_jobs.moshi.config import ChapterModelsConfig, StreamsConfig
+from ray_jobs.moshi.synthetic import SyntheticChapter, SyntheticDataConfig
 from ray_jobs.runtime.actors import RemoteCount, counted_progress, over_actors
 from ray_jobs.runtime.connection import ray_session
 from ray_jobs.runtime.progress import Progress
@@ -43,7 +42,6 @@ from ttt.eval.chapters.hear import EncodedChapter, StreamingOptions, record_grou
 from ttt.eval.chapters.run import records_root
 from ttt.moshi import load_ttt
 from ttt.moshi.load import load_moshi
-from ttt.synthetic.chapters import synthetic_chapter
 
 CHAPTERS, FRAMES, ROUNDS, CORES = 8, 5_000, 5, 2
 PATIENCE_SECONDS = 600
@@ -158,9 +156,7 @@ def _one_process(
 
 def _chapter(config: EvaluateChaptersConfig, recording: Any) -> EncodedChapter:
     assert isinstance(recording, SyntheticChapter)
-    assert config.synthetic is not None
-    codes = synthetic_chapter(config.synthetic.language, recording.seed, recording.frames)
-    return EncodedChapter(recording.chapter_id, recording.speaker, codes.astype(np.int16))
+    return EncodedChapter(recording.chapter_id, recording.speaker, recording.codes())
 
 
 def _hear_with_actors(plan: Plan) -> Rate:

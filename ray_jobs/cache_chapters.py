@@ -1,4 +1,4 @@
-"""`python -m ray_jobs.cache_chapters`: recorded chapters to a cache of Mimi's codes.
+"""`python -m ray_jobs.cache_chapters`: recorded chapters to a cache of Mimi's codes, or made ones.
 
 Every chapter ends in a shard or in manifest.jsonl with its reason. Killed at any moment and run
 again with the same configuration, the job encodes only the shards that are missing and ends with

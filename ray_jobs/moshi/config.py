@@ -24,7 +24,8 @@ class ChapterModelsConfig(Config):
     baseline: bool = True
     """Evaluate the base model; false leaves it to another run (see --compare)."""
     mimi: str | None = None
-    """Codec: a hub name, a folder, or tiny; null takes the one beside weights."""
+    """Codec: a hub name, a folder, or tiny; null takes the one beside weights. synthetic, in an
+    evaluation of chapters, hears a cache whose codes no Mimi made."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the weights; TTT states are float32 in either."""
     lm_kwargs: dict[str, Any] = field(default_factory=dict)

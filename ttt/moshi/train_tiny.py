@@ -12,6 +12,14 @@ to learn: keys, values, rates and the starting point.
 Tables come first, alone. Then half of the chapters have no structure: a model that had met nothing
 but tables would bet on its memory there, and lose.
 
+    python -m ttt.moshi.train_tiny --base --seed 0 --out base/
+
+writes a base model alone, for TTT layers that are trained in it while it is frozen. Nothing of an
+answer is ever known within the window, so that a base which has heard nothing but these chapters
+has heads that cannot say one: the best hidden state there is leaves `baseline/` 0.74 nats an
+answer. This one also meets chapters in which the other voice now and then says a frame ahead what
+comes. Where that voice is masked nothing is announced, and it knows as little as `baseline/`.
+
 Deterministic on one CPU thread for a seed.
 """
 
@@ -68,6 +76,9 @@ ROUNDS = 8
 """Length of a training chapter: every cue occurs so often."""
 TABLES_ONLY = 0.4
 """Share of the steps before chapters without structure come in; half of them from then on."""
+BASE_STEPS = 500
+ANNOUNCED = 0.5
+"""Share of the frames that the other voice says one frame ahead, in half of a base's chapters."""
 PEAK_RATE, WARMUP_STEPS, FALLING_SHARE = 3e-3, 20, 0.4
 SEMANTIC_WEIGHT, TEXT_WEIGHT = 100.0, 1.0
 MEASURED_CHAPTERS, MEASURED_ROUNDS = 24, 32
@@ -91,18 +102,32 @@ def train_one(out: Path, name: str, seed: int, steps: int) -> None:
     if name == "ttt":
         generator = torch.Generator().manual_seed(seed)
         insert_ttt(lm, TTT_LAYERS, TTT, gate=1.0, generator=generator)
+    _learn(lm, ((codes, None) for codes in training_chapters(seed, steps)), steps, name)
+    save_model(lm, out / name)
+
+
+def train_base(out: Path, seed: int, steps: int = BASE_STEPS) -> None:
+    """Train a base model whose heads can say whatever is known, and save it to `out`."""
+    lm = tiny_lm(seed, **MODEL)
+    _learn(lm, base_chapters(seed, steps), steps, "base")
+    save_model(lm, out)
+
+
+def _learn(
+    lm: LMModel, batches: Iterator[tuple[Tensor, Tensor | None]], steps: int, name: str
+) -> None:
+    """Train all of a model on chapters and what the other voice says beside them."""
     optimizer = torch.optim.AdamW(lm.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
-    for step, codes in enumerate(training_chapters(seed, steps)):
+    for step, (codes, other) in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = _rate(step, steps)
-        loss = training_loss(lm, codes)
+        loss = training_loss(lm, codes, other)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 49:
             print(f"{name} step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
-    save_model(lm, out / name)
 
 
 def training_chapters(seed: int, steps: int) -> Iterator[Tensor]:
@@ -114,14 +139,35 @@ def training_chapters(seed: int, steps: int) -> Iterator[Tensor]:
         yield _chapters(without, (seed * steps + step) * batch % FRESH_SEED, batch, frames)
 
 
-def training_loss(lm: LMModel, codes: Tensor) -> Tensor:
+def base_chapters(seed: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chapters [B, 8, T] for every step of a base, and the other voice's codes beside them.
+
+    Every second chapter has no structure. In half of the chapters the other voice says some frames
+    one ahead, drawn one by one, and is silent else.
+    """
+    frames = ROUNDS * LANGUAGE.round_frames
+    batch = FRAMES_PER_STEP // frames
+    generator = torch.Generator().manual_seed(seed)
+    speaks = (torch.arange(batch) // 2 % 2 == 1)[:, None]
+    for step in range(steps):
+        halves = _chapters(0.5, (seed * steps + step) * batch % FRESH_SEED, batch, frames)
+        codes = halves.view(2, batch // 2, *halves.shape[1:]).transpose(0, 1).flatten(0, 1)
+        told = speaks & (torch.rand(batch, frames, generator=generator) < ANNOUNCED)
+        told[:, -1] = False  # Nothing comes after it.
+        ahead = codes.roll(-1, dims=2)
+        yield codes, torch.where(told[:, None], ahead, ZERO_TOKEN)
+
+
+def training_loss(lm: LMModel, codes: Tensor, other: Tensor | None = None) -> Tensor:
     """Mean NLL with Moshi's weights, 100 for the semantic codebook, 1 for each acoustic one.
 
-    The text is padding, and learnt: a model that chooses its own text then says nothing.
+    `other` are the other voice's codes [B, 8, T]; None masks it. The text is padding, and learnt: a
+    model that chooses its own text then says nothing.
     """
     batch, codebooks, frames = codes.shape
     text = torch.full((batch, 1, frames), lm.text_padding_token_id)
-    other = torch.full((batch, lm.n_q - codebooks, frames), ZERO_TOKEN)
+    if other is None:
+        other = torch.full((batch, lm.n_q - codebooks, frames), ZERO_TOKEN)
     with no_compile():
         said = lm(torch.cat([text, codes, other], dim=1))
     nll = F.cross_entropy(said.logits.flatten(0, 2), codes.flatten(), reduction="none")
@@ -210,10 +256,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the models")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--base", action="store_true", help="train a base model alone")
+    parser.add_argument("--steps", type=int, help=f"{STEPS}, of a base {BASE_STEPS}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    train(arguments.out, arguments.seed, arguments.steps)
+    if arguments.base:
+        train_base(arguments.out, arguments.seed, arguments.steps or BASE_STEPS)
+    else:
+        train(arguments.out, arguments.seed, arguments.steps or STEPS)
 
 
 def load_tiny_effect(name: Literal["baseline", "ttt"], folder: Path = ASSET) -> LMModel:

@@ -15,8 +15,10 @@ The acoustic codes are fixed functions of the semantic code of their frame.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,7 +26,9 @@ import numpy.typing as npt
 
 from ttt.config import Config
 
-_CODEBOOKS = 8
+CODEBOOKS = 8
+SYNTHETIC = "synthetic"
+"""Stands where the name of a Mimi would: none made these codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,13 @@ class SyntheticChapterConfig(Config):
             raise ValueError("cues must be a multiple of cues_per_block, which must be 1 or more")
         if self.card < 2 * self.cues:
             raise ValueError(f"card must be at least {2 * self.cues} to hold cues and answers")
+
+    @property
+    def codes_sha256(self) -> str:
+        """What stands for a Mimi's weights: equal where codes mean the same, whatever their
+        structure."""
+        meaning = replace(self, structure="table").to_dict()
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     @property
     def min_lag_frames(self) -> int:
@@ -80,5 +91,5 @@ def synthetic_chapter(
     drawn = rng.integers(config.cues, size=len(cues))
     answers = table[cues] if config.structure == "table" else drawn
     semantic = np.stack([cues, config.cues + answers], axis=1).ravel()[:frames]
-    books = np.arange(_CODEBOOKS)[:, None]
+    books = np.arange(CODEBOOKS)[:, None]
     return (semantic * (2 * books + 1) + 7 * books) % config.card

@@ -1,9 +1,10 @@
-"""`--verify`: a cache of chapters read whole, and a few of its chapters encoded once more."""
+"""`--verify`: a cache of chapters read whole, and a few of its chapters encoded, or made, anew."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,14 +12,17 @@ import torch
 from ray_jobs.config.load import load_config
 from ray_jobs.moshi.cache.config import CacheChaptersConfig
 from ray_jobs.moshi.cache.plan import list_inputs
+from ray_jobs.moshi.synthetic import synthetic_chapters
 from ttt import storage
 from ttt.errors import UserError
 from ttt.moshi.chapter_cache.inputs import ChapterInput
 from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.chapter_cache.verify import verify_cache
 from ttt.moshi.codes import encode_recording
-from ttt.moshi.load import LoadedMimi, load_mimi
+from ttt.moshi.load import load_mimi
 from ttt.numerics import exact_float32
+
+Sampled = TypeVar("Sampled")
 
 _SAMPLED = 2
 _LEAST_EQUAL = 0.99
@@ -46,17 +50,26 @@ def _encoded_again(cache: str) -> Iterator[str]:
         return
     config, inputs = why
     rows = {each.chapter_id: row for row, each in enumerate(found.chapters)}
+    if config.synthetic is not None:
+        found.require_synthetic(config.synthetic.language)
+        made = [each for each in synthetic_chapters(config.synthetic) if each.chapter_id in rows]
+        for each in _sample(made):
+            yield from _differs(found, rows[each.chapter_id], each.codes(), least=1.0)
+        return
     there = [each for each in inputs if each.chapter_id in rows and each.problem is None]
-    sample = random.Random(0).sample(there, min(_SAMPLED, len(there)))
     threads = torch.get_num_threads()
     if found.codes.device == "cpu":
         torch.set_num_threads(1)
     try:
         with exact_float32():
+            assert config.mimi is not None  # The configuration has it or synthetic chapters.
             mimi = load_mimi(config.mimi, device=found.codes.device)
             found.require_mimi(mimi.name, mimi.weights_sha256)
-            for each in sample:
-                yield from _differs(found, rows[each.chapter_id], each, mimi)
+            for each in _sample(there):
+                codes = encode_recording(
+                    mimi.mimi, each.chapter_id, each.pieces, None, mimi.weights_sha256
+                ).codes
+                yield from _differs(found, rows[each.chapter_id], codes, least=_LEAST_EQUAL)
     finally:
         torch.set_num_threads(threads)
 
@@ -71,25 +84,24 @@ def _not_here(
     try:
         with storage.local_copy(storage.join(cache, "config.yaml")) as path:
             config = load_config(CacheChaptersConfig, path)
-        return config, list_inputs(config.data)
+        return config, list_inputs(config)
     except UserError as error:
         return str(error)
 
 
-def _differs(
-    found: ChapterCache, row: int, chapter: ChapterInput, mimi: LoadedMimi
-) -> Iterator[str]:
-    """A sentence where the codes of a chapter are not those of its audio; else say how alike."""
-    made = encode_recording(
-        mimi.mimi, chapter.chapter_id, chapter.pieces, None, mimi.weights_sha256
-    )
+def _sample(chapters: Sequence[Sampled]) -> list[Sampled]:
+    return random.Random(0).sample(chapters, min(_SAMPLED, len(chapters)))
+
+
+def _differs(found: ChapterCache, row: int, codes: np.ndarray, *, least: float) -> Iterator[str]:
+    """A sentence where a chapter is less like `codes` [8, T] than `least`; else say how alike."""
+    name = found.chapters[row].chapter_id
     there = found.read(row, 0, found.chapters[row].n_frames)
-    same = made.codes.T.shape == there.shape
-    share = float(np.mean(there == made.codes.T)) if same else 0.0
-    if share < _LEAST_EQUAL:
+    share = float(np.mean(there == codes.T)) if codes.T.shape == there.shape else 0.0
+    if share < least:
         yield (
-            f"chapter {chapter.chapter_id}: encoded again, {share:.1%} of its codes are those of "
-            "the cache; its audio has changed, or another Mimi made them"
+            f"chapter {name}: encoded again, {share:.1%} of its codes are those of the cache; its "
+            "audio or the configuration beside it has changed, or another program made them"
         )
     else:
-        print(f"encoded again: {chapter.chapter_id}, {share:.2%} of its codes are the same")
+        print(f"encoded again: {name}, {share:.2%} of its codes are the same")

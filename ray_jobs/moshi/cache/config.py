@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ray_jobs.config.workers import WorkersConfig
+from ray_jobs.moshi.synthetic import SyntheticDataConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.config import ChapterConfig
@@ -35,19 +36,22 @@ class OwnTextConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class CacheChaptersConfig(Config):
-    """From recorded chapters to a cache of their codes, which training and evaluation read."""
+    """From recorded or synthetic chapters to a cache of their codes, which training and evaluation
+    read."""
 
     __free_on_resume__: ClassVar[tuple[str, ...]] = (
         "output", "mimi", "text.weights", "min_cached_share", "cluster",
     )  # fmt: skip
     """Models are known by what they are."""
 
-    data: ChapterConfig
-    """The recordings, as evaluate_chapters reads them."""
+    data: ChapterConfig | None = None
+    """The recordings, as evaluate_chapters reads them; null where synthetic is set."""
+    synthetic: SyntheticDataConfig | None = None
+    """Made chapters instead; null where data is set."""
     output: str
     """The cache folder to write, a path or a URI (s3://..., gs://...)."""
-    mimi: str = "kyutai/moshiko-pytorch-bf16"
-    """Mimi, which makes the codes: a hub name, a folder, or tiny."""
+    mimi: str | None = "kyutai/moshiko-pytorch-bf16"
+    """Mimi, which makes the codes: a hub name, a folder, or tiny; null where synthetic is set."""
     text: OwnTextConfig | None = None
     """Also keeps the own text of a base model; null keeps codes alone."""
     chapters_per_shard: int = 32
@@ -58,7 +62,15 @@ class CacheChaptersConfig(Config):
     """Workers; of a CPU each uses one thread, so that codes do not depend on how many it has."""
 
     def __post_init__(self) -> None:
-        if self.data.cache is not None:
+        if (self.data is None) == (self.synthetic is None):
+            raise ValueError("set exactly one of data (recordings) and synthetic; null the other")
+        if (self.mimi is None) != (self.data is None):
+            raise ValueError(
+                "synthetic chapters are codes already, so that no Mimi is asked: set mimi=null"
+                if self.data is None
+                else "mimi is null: name the Mimi that is to make the codes of the recordings"
+            )
+        if self.data is not None and self.data.cache is not None:
             raise ValueError("data.cache has no effect: codes are made of audio; set data.root")
         if not 1 <= self.chapters_per_shard <= 10_000:
             raise ValueError(
@@ -67,6 +79,11 @@ class CacheChaptersConfig(Config):
         if not 0 <= self.min_cached_share <= 1:
             raise ValueError(f"min_cached_share must be from 0 to 1, got {self.min_cached_share}")
         silent = self.text is not None and self.text.other == "silence"
+        if silent and self.data is None:
+            raise ValueError(
+                "synthetic chapters have no codec that could say what silence is: set "
+                "text.other=masked"
+            )
         if silent and not uris.is_local(self.output):
             raise ValueError(
                 "text.other=silence keeps the codes of silence beside the shards while it works: "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.moshi.cache.config import CacheChaptersConfig
+from ray_jobs.moshi.synthetic import synthetic_chapters
 from ray_jobs.moshi.wanted import with_absolute_roots
 from ray_jobs.runtime.cache_folder import claim, is_claimed, remove_abandoned_files
 from ttt import storage
@@ -27,7 +28,7 @@ _TEXT_BYTES = 4
 
 @dataclass(frozen=True)
 class CachePlan:
-    """The chapters in order, cut into shards, and the Mimi that they meet."""
+    """The chapters in order, cut into shards, and what makes their codes."""
 
     given: CacheChaptersConfig
     """As the user gave it, which is what config.yaml keeps."""
@@ -45,25 +46,16 @@ class CachePlan:
 
 
 def make_plan(config: CacheChaptersConfig) -> CachePlan:
-    """Find the chapters and load Mimi.
+    """Find the chapters and load Mimi, where one is asked.
 
     Raises UserError for what is missing or unfit, and for an output that holds something else, or
     shards of files that were replaced by others of another size.
     """
     given, config = config, _with_absolute_paths(config)
-    inputs = list_inputs(config.data)
+    inputs = list_inputs(config)
     size = config.chapters_per_shard
     shards = tuple(tuple(inputs[at : at + size]) for at in range(0, len(inputs), size))
-    loaded = load_mimi(config.mimi)
-    codes = CodesIdentity(
-        name=loaded.name,
-        weights_sha256=loaded.weights_sha256,
-        device=config.cluster.device,
-        precision="float32",
-        card=loaded.mimi.cardinality,
-        codebooks=loaded.mimi.num_codebooks,
-    )
-    plan = CachePlan(given, config, shards, codes, None)
+    plan = CachePlan(given, config, shards, _codes(config), None)
     if not is_claimed(config.output, _identity(plan)):
         return plan
     finished = {*range(len(shards))} - {*pending_shards(plan)}
@@ -72,11 +64,35 @@ def make_plan(config: CacheChaptersConfig) -> CachePlan:
     return replace(plan, finished=len(finished))
 
 
-def list_inputs(config: ChapterConfig) -> list[ChapterInput]:
+def _codes(config: CacheChaptersConfig) -> CodesIdentity:
+    """What makes the codes; loads Mimi, where one is asked."""
+    if config.synthetic is not None:
+        return CodesIdentity.of_language(config.synthetic.language)
+    assert config.mimi is not None
+    loaded = load_mimi(config.mimi)
+    return CodesIdentity(
+        name=loaded.name,
+        weights_sha256=loaded.weights_sha256,
+        device=config.cluster.device,
+        precision="float32",
+        card=loaded.mimi.cardinality,
+        codebooks=loaded.mimi.num_codebooks,
+    )
+
+
+def list_inputs(config: CacheChaptersConfig) -> list[ChapterInput]:
     """Every chapter that is asked for: as it can be cached, or with its problem.
 
     Raises UserError as `find_chapters` does.
     """
+    if config.synthetic is not None:
+        made = synthetic_chapters(config.synthetic)
+        return [ChapterInput(each.chapter_id, each.speaker) for each in made]
+    assert config.data is not None  # The configuration has one of the two.
+    return _list_recordings(config.data)
+
+
+def _list_recordings(config: ChapterConfig) -> list[ChapterInput]:
     every = replace(config, min_seconds=0.0, max_chapters=None)
     chapters, unreadable = find_chapters(every)
     long = [each for each in chapters if each.seconds >= config.min_seconds]
@@ -117,7 +133,7 @@ def describe(plan: CachePlan) -> str:
     config, inputs = plan.config, plan.inputs
     good = [each for each in inputs if each.problem is None]
     wrong = [each for each in inputs if each.problem is not None]
-    seconds = sum(each.seconds for each in good)
+    seconds = _seconds(config, good)
     frames, speakers = seconds * FRAME_RATE, len({each.speaker for each in good})
     by = "1 speaker" if speakers == 1 else f"{speakers:,} speakers"
     each_bytes = _FRAME_BYTES + (0 if config.text is None else _TEXT_BYTES)
@@ -125,15 +141,14 @@ def describe(plan: CachePlan) -> str:
     codes, cluster = plan.codes, config.cluster
     lines = [
         f"cache {len(good):,} chapters by {by}, {seconds / 3600:.2f} hours, {frames:,.0f} frames",
-        *(f"  in {root}" for root in config.data.roots),
+        *_places(config),
     ]
     if wrong:
         lines.append(
             f"  left out: {len(wrong):,}, the first {wrong[0].chapter_id}: {wrong[0].note}"
         )
     lines += [
-        f"  codes: Mimi {codes.name} (weights {codes.weights_sha256[:12]}) on {codes.device}, "
-        f"{codes.precision}",
+        f"  codes: {_codes_words(codes)}",
         "  text: none" if config.text is None else f"  text: {_text_words(config)}",
         f"  shards: {len(plan.shards):,} of at most {config.chapters_per_shard:,} chapters"
         + goes_on,
@@ -143,6 +158,28 @@ def describe(plan: CachePlan) -> str:
         "manifest.jsonl, summary.json, config.yaml, cache.json",
     ]
     return "\n".join(lines)
+
+
+def _seconds(config: CacheChaptersConfig, good: list[ChapterInput]) -> float:
+    if config.synthetic is not None:
+        return sum(each.seconds for each in synthetic_chapters(config.synthetic))
+    return sum(each.seconds for each in good)
+
+
+def _places(config: CacheChaptersConfig) -> list[str]:
+    if config.data is not None:
+        return [f"  in {root}" for root in config.data.roots]
+    made = config.synthetic
+    assert made is not None
+    without = sum(each.language.structure == "none" for each in synthetic_chapters(made))
+    return [f"  made from seed {made.first_seed:,} on, {without:,} of them without structure"]
+
+
+def _codes_words(codes: CodesIdentity) -> str:
+    digest = codes.weights_sha256[:12]
+    if codes.is_synthetic:
+        return f"synthetic (language {digest}), no Mimi is asked"
+    return f"Mimi {codes.name} (weights {digest}) on {codes.device}, {codes.precision}"
 
 
 def _text_words(config: CacheChaptersConfig) -> str:
@@ -168,10 +205,12 @@ def _input(chapter: Chapter, min_seconds: float) -> ChapterInput:
 
 
 def _with_absolute_paths(config: CacheChaptersConfig) -> CacheChaptersConfig:
-    data, text = with_absolute_roots(config.data), config.text
+    text = config.text
+    data = None if config.data is None else with_absolute_roots(config.data)
     if text is not None:
         text = replace(text, weights=_absolute(text.weights))
-    output, mimi = storage.absolute(config.output), _absolute(config.mimi)
+    output = storage.absolute(config.output)
+    mimi = None if config.mimi is None else _absolute(config.mimi)
     return replace(config, data=data, output=output, mimi=mimi, text=text)
 
 

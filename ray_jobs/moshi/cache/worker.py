@@ -1,10 +1,11 @@
-"""The worker that caches chapters: holds Mimi, and the base model whose text is wanted."""
+"""The worker that caches chapters: holds Mimi, where one is asked, and the base model whose text is
+wanted."""
 
 from __future__ import annotations
 
 import functools
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from ray_jobs.moshi.cache.config import CacheChaptersConfig
 from ray_jobs.moshi.config import ChapterModelsConfig
 from ray_jobs.moshi.models import LoadedModels
+from ray_jobs.moshi.synthetic import synthetic_chapters
 from ray_jobs.runtime.items import Count
 from ttt import storage
 from ttt.device_errors import is_out_of_memory
@@ -51,12 +53,14 @@ class ChapterEncoder:
             torch.set_num_threads(1)  # The same codes, however many CPUs a worker has.
         self._config, self._codes, self._count = config, codes, count
         text = config.text
-        models = ChapterModelsConfig(mimi=config.mimi, weights=config.mimi)
+        models = ChapterModelsConfig(mimi=config.mimi)
         if text is not None:
-            models = ChapterModelsConfig(
-                mimi=config.mimi, weights=text.weights, dtype=text.dtype, lm_kwargs=text.lm_kwargs
+            models = replace(
+                models, weights=text.weights, dtype=text.dtype, lm_kwargs=text.lm_kwargs
             )
         self._models = LoadedModels(models, config.cluster.device)
+        made = [] if config.synthetic is None else synthetic_chapters(config.synthetic)
+        self._made = {each.chapter_id: each for each in made}
 
     def identify_text(self) -> dict[str, Any]:
         """What the text is made by, as `TextIdentity`; loads the base model."""
@@ -90,7 +94,8 @@ class ChapterEncoder:
             )
         number, inputs = shard
         began = time.monotonic()
-        _ = self._mimi  # What is wrong with it is no chapter's fault.
+        if not self._codes.is_synthetic:
+            _ = self._mimi  # What is wrong with it is no chapter's fault.
         header = ShardHeader(self._codes, None if text is None else TextIdentity(**text))
         lines = cache_shard(
             self._config.output, number, inputs, self._encode, header,
@@ -119,6 +124,8 @@ class ChapterEncoder:
         return mimi
 
     def _encode(self, chapter: ChapterInput) -> CodedChapter:
+        if self._codes.is_synthetic:
+            return self._make(chapter)
         mimi = self._mimi
         made = encode_recording(
             mimi.mimi, chapter.chapter_id, chapter.pieces, None, mimi.weights_sha256
@@ -131,6 +138,18 @@ class ChapterEncoder:
             seconds=chapter.seconds,
             joins=tuple(made.joins.tolist()),
             text=None if self._config.text is None else self._own_text(made.codes),
+        )
+
+    def _make(self, chapter: ChapterInput) -> CodedChapter:
+        made = self._made[chapter.chapter_id]
+        codes = made.codes()
+        return CodedChapter(
+            chapter_id=made.chapter_id,
+            speaker=made.speaker,
+            book="",
+            codes=np.ascontiguousarray(codes.T),
+            seconds=made.seconds,
+            text=None if self._config.text is None else self._own_text(codes),
         )
 
     def _own_text(self, codes: np.ndarray) -> np.ndarray:

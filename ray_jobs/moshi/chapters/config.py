@@ -11,32 +11,11 @@ from ray_jobs.config import yaml_tree
 from ray_jobs.config.former_keys import ORIGINAL_KEYS
 from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.moshi.config import ChapterModelsConfig, InnerControlsConfig, StreamsConfig
+from ray_jobs.moshi.synthetic import SyntheticDataConfig
 from ttt import uris
 from ttt.config import Config
 from ttt.eval.config import ChapterConfig, LongContextConfig
-from ttt.synthetic.chapters import SyntheticChapterConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticDataConfig(Config):
-    """Made chapters of codes in place of recordings; see ttt.synthetic.chapters."""
-
-    chapters: int = 12
-    """How many."""
-    speakers: int = 6
-    """Chapters belong to so many speakers in turn: statistics resample them."""
-    frames: int = 2000
-    """Length of each."""
-    first_seed: int = 1_000_000
-    """Of the first chapter; the others follow. Keep away from the seeds of training."""
-    language: SyntheticChapterConfig = field(default_factory=SyntheticChapterConfig)
-    """What the chapters are made of."""
-
-    def __post_init__(self) -> None:
-        if min(self.chapters, self.speakers, self.frames) < 1:
-            raise ValueError("chapters, speakers and frames must be 1 or more")
-        if self.first_seed < 0:
-            raise ValueError("first_seed must not be negative")
+from ttt.synthetic.chapters import SYNTHETIC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +90,13 @@ class EvaluateChaptersConfig(Config):
             raise ValueError(
                 "synthetic chapters have no codec that could say what silence is: set "
                 "streams.other=masked and leave streams.text=silence_codes"
+            )
+        from_cache = self.data is not None and self.data.cache is not None
+        made_by_none = self.model.mimi == SYNTHETIC and self.data is not None
+        if made_by_none and (not from_cache or self.streams.needs_silence):
+            raise ValueError(
+                "model.mimi=synthetic says that no Mimi made the codes: set data.cache to a cache "
+                "of such codes and streams.other=masked, and leave streams.text=silence_codes"
             )
         for name in ("chunk", "group_size", "state_every_frames"):
             if getattr(self, name) < 1:

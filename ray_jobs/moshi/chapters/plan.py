@@ -32,6 +32,7 @@ from ttt.eval.chapters.run import ORIGINAL_WARNING, records_root
 from ttt.eval.chapters.summary import held_groups
 from ttt.eval.config import FRAME_RATE
 from ttt.moshi.chapter_cache.reader import ChapterCache
+from ttt.synthetic.chapters import SYNTHETIC
 
 _LONGEST_STATE_STEM = 255 - len("..safetensors.12345678.tmp")
 
@@ -266,11 +267,19 @@ def _refuse_other_mimi(plan: Plan, cache: str) -> None:
     """Raise UserError where chapters of a cache are to be heard that another Mimi has encoded."""
     if loads_no_model(plan.config.output, plan.pending):
         return
+    model, found = plan.config.model, ChapterCache.open(cache)
+    if model.mimi == SYNTHETIC:
+        found.require_synthetic()
+        return
+    if found.codes.is_synthetic:
+        raise UserError(
+            f"{cache}: its codes are synthetic, no Mimi made them; only a model that was trained "
+            "on such codes knows them: say so by model.mimi=synthetic"
+        )
     from ttt.moshi.load import load_mimi  # Brings torch, which a finished run does without.
 
-    model = plan.config.model
     mimi = load_mimi(model.mimi or model.weights)
-    ChapterCache.open(cache).require_mimi(mimi.name, mimi.weights_sha256)
+    found.require_mimi(mimi.name, mimi.weights_sha256)
 
 
 def _memory(plan: Plan) -> list[str]:

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ray_jobs.moshi.chapters.config import EvaluateChaptersConfig
+from ray_jobs.moshi.synthetic import SyntheticChapter, synthetic_chapters
 from ttt.eval.chapters.cached import CachedRecording, find_cached
 from ttt.eval.chapters.find import Chapter, Unreadable, find_chapters
 from ttt.eval.config import FRAME_RATE
 from ttt.moshi.chapter_cache.reader import ChapterCache
-
-
-@dataclass(frozen=True)
-class SyntheticChapter:
-    """A synthetic chapter."""
-
-    chapter_id: str
-    speaker: str
-    seed: int
-    frames: int
-
-    @property
-    def seconds(self) -> float:
-        """How long it would last."""
-        return self.frames / FRAME_RATE
-
 
 Recording = Chapter | CachedRecording | SyntheticChapter
 
@@ -42,14 +26,8 @@ def find_recordings(
         return find_cached(ChapterCache.open(config.data.cache), config.data), []
     if config.data is not None:
         return find_chapters(config.data)
-    made = config.synthetic
-    assert made is not None  # The configuration has one of the two.
-    recordings = []
-    for number in range(made.chapters):
-        speaker = f"speaker_{number % made.speakers}"
-        name = f"{speaker}/chapter_{number}"
-        recordings.append(SyntheticChapter(name, speaker, made.first_seed + number, made.frames))
-    return recordings, []
+    assert config.synthetic is not None  # The configuration has one of the two.
+    return synthetic_chapters(config.synthetic), []
 
 
 def heard_frames(recording: Recording, max_frames: int | None) -> int:

@@ -19,8 +19,9 @@ from ray_jobs.moshi.chapters.plan import (
     WorkItem,
     is_verified,
 )
-from ray_jobs.moshi.chapters.recordings import Recording, SyntheticChapter
+from ray_jobs.moshi.chapters.recordings import Recording
 from ray_jobs.moshi.models import LoadedModels
+from ray_jobs.moshi.synthetic import SyntheticChapter
 from ray_jobs.runtime.items import Count
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
@@ -36,7 +37,7 @@ from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.codes import encode_recording
 from ttt.moshi.load import LoadedMoshi
 from ttt.numerics import exact_float32
-from ttt.synthetic.chapters import synthetic_chapter
+from ttt.synthetic.chapters import SYNTHETIC
 
 
 class ChapterWorker:
@@ -59,6 +60,9 @@ class ChapterWorker:
         if made is not None:
             name = f"synthetic codes, structure {made.language.structure}"
             return {"name": name, "weights_sha256": made.language.digest()}
+        if self._config.model.mimi == SYNTHETIC:
+            codes = self._opened_cache().codes
+            return {"name": codes.name, "weights_sha256": codes.weights_sha256}
         mimi = self._models.mimi()
         return {"name": mimi.name, "weights_sha256": mimi.weights_sha256}
 
@@ -173,10 +177,7 @@ class ChapterWorker:
     def _codes(self, recording: Recording) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
         """Codes [8, T] and the frames at which a later piece begins."""
         if isinstance(recording, SyntheticChapter):
-            assert self._config.synthetic is not None
-            language = self._config.synthetic.language
-            codes = synthetic_chapter(language, recording.seed, recording.frames)
-            return codes.astype(np.int16), np.zeros(0, dtype=np.int64)
+            return recording.codes(), np.zeros(0, dtype=np.int64)
         if isinstance(recording, CachedRecording):
             return read_cached(self._opened_cache(), recording)
         mimi = self._models.mimi()

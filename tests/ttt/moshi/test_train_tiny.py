@@ -53,3 +53,27 @@ def test_the_loss_is_that_of_the_streaming_evaluation() -> None:
     text_nll = -logits.log_softmax(-1)[..., lm.text_padding_token_id].mean()
     expected = (100 * nll[:, 0].mean() + nll[:, 1:, :-1].mean((0, 2)).sum() + text_nll) / 108
     assert train_tiny.training_loss(lm, codes) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_base_hears_the_other_voice_say_what_comes() -> None:
+    batches = list(train_tiny.base_chapters(seed=3, steps=20))
+    again = list(train_tiny.base_chapters(seed=3, steps=20))
+    for (codes, other), (same_codes, same_other) in zip(batches, again, strict=True):
+        assert torch.equal(codes, same_codes)
+        assert torch.equal(other, same_other)
+        assert codes.shape == other.shape == (16, 8, 128)
+        told = other != -1
+        assert torch.equal(told.any(dim=1), told.all(dim=1))
+        assert torch.equal(other[:, :, :-1][told[:, :, :-1]], codes[:, :, 1:][told[:, :, :-1]])
+        assert not told[:, :, -1].any()
+        assert told.any(dim=(1, 2)).tolist() == [False, False, True, True] * 4
+    said = torch.cat([other[:, 0] != -1 for _, other in batches])
+    assert 0.47 < float(said[2::4, :-1].float().mean()) < 0.53
+
+
+def test_two_steps_of_a_base_are_deterministic(tmp_path: Path) -> None:
+    for folder in ("first", "again"):
+        train_tiny.train_base(tmp_path / folder, seed=5, steps=2)
+    first, again = (load_file(tmp_path / n / "model.safetensors") for n in ("first", "again"))
+    assert all(torch.equal(first[key], again[key]) for key in again)
+    assert not (tmp_path / "first/ttt.safetensors").exists()

@@ -31,6 +31,7 @@ from ttt.moshi.chapter_cache.shard_file import (
     outside,
     shard_header,
 )
+from ttt.synthetic.chapters import SyntheticChapterConfig
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ChapterCache:
 
     @property
     def codes(self) -> CodesIdentity:
-        """Which Mimi made the codes."""
+        """Which Mimi made the codes, or which language they are of."""
         return self._header.codes
 
     @property
@@ -123,11 +124,32 @@ class ChapterCache:
     def require_mimi(self, name: str, weights_sha256: str) -> None:
         """Raise UserError where another Mimi than this one made the codes."""
         mine = self.codes
+        if mine.is_synthetic:
+            raise UserError(
+                f"{self.uri}: its codes are synthetic, no Mimi made them, and those of Mimi {name} "
+                "are needed; cache recordings by that Mimi"
+            )
         if mine.weights_sha256 != weights_sha256:
             raise UserError(
                 f"{self.uri}: its codes were made by Mimi {mine.name} with weights "
                 f"{mine.weights_sha256[:12]}, and Mimi {name} has {weights_sha256[:12]}; name the "
                 "Mimi that made the cache, or cache again"
+            )
+
+    def require_synthetic(self, language: SyntheticChapterConfig | None = None) -> None:
+        """Raise UserError where a Mimi made the codes, or where they are of another language."""
+        mine = self.codes
+        if not mine.is_synthetic:
+            raise UserError(
+                f"{self.uri}: its codes were made by Mimi {mine.name}, and synthetic ones are "
+                "needed; name that Mimi, or cache with synthetic in place of data"
+            )
+        if language is not None and mine.weights_sha256 != language.codes_sha256:
+            raise UserError(
+                f"{self.uri}: its synthetic codes are of the language {mine.weights_sha256[:12]}, "
+                f"and {language.codes_sha256[:12]} (cues {language.cues}, cues_per_block "
+                f"{language.cues_per_block}, card {language.card}) is needed; cache again with "
+                "that language"
             )
 
     def require_text(self, name: str, fingerprint: str) -> None:

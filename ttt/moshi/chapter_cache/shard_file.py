@@ -20,13 +20,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from ttt.errors import UserError
 from ttt.files.parquets import plain_parquet, refuse_wrong_columns
+from ttt.synthetic.chapters import CODEBOOKS, SYNTHETIC, SyntheticChapterConfig
 
 FORMAT_VERSION = 1
 ROW_GROUP_CHAPTERS = 64
@@ -35,7 +36,7 @@ CODE_TYPE, TEXT_TYPE = np.dtype("<i2"), np.dtype("<i4")
 
 @dataclass(frozen=True, kw_only=True)
 class CodesIdentity:
-    """Which Mimi made the codes, and how it computed."""
+    """Which Mimi made the codes, and how it computed; or the language of synthetic ones."""
 
     name: str
     weights_sha256: str
@@ -45,6 +46,23 @@ class CodesIdentity:
     card: int
     """Codes lie from 0 to below it."""
     codebooks: int = 8
+
+    @classmethod
+    def of_language(cls, language: SyntheticChapterConfig) -> Self:
+        """Of synthetic chapters in this language, with structure and without."""
+        return cls(
+            name=SYNTHETIC,
+            weights_sha256=language.codes_sha256,
+            device="cpu",
+            precision="integer",
+            card=language.card,
+            codebooks=CODEBOOKS,
+        )
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether no Mimi made the codes: `weights_sha256` is then of their language."""
+        return self.name == SYNTHETIC
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,6 +171,6 @@ def _line(
         "speaker": chapter.speaker,
         "book": chapter.book,
         "frames": len(outcome.codes) if is_cached else None,
-        "seconds": chapter.seconds if chapter.pieces else None,
+        "seconds": outcome.seconds if is_cached else chapter.seconds if chapter.pieces else None,
         "file_bytes": file_bytes,
     }

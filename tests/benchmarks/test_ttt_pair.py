@@ -1,0 +1,64 @@
+"""The benchmark of a pair: its figures are those of chapters heard one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import ttt_pair
+from ttt.errors import UserError
+from ttt.moshi import evaluate_codes
+from ttt.moshi.train_tiny import ASSET, LANGUAGE, load_tiny_effect
+from ttt.synthetic.chapters import synthetic_chapter
+
+
+def test_figures_are_those_of_chapters_heard_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ttt_pair, "TOGETHER", 3)
+    pair = ttt_pair.load_pair(ASSET)
+    lines = [*ttt_pair.report(*pair, chapters=5, frames=48)]
+    assert "5 chapters of 48 frames of each kind" in lines[0]
+    models = {"baseline": load_tiny_effect("baseline"), "ttt": load_tiny_effect("ttt")}
+    structures: tuple[ttt_pair.Structure, ...] = "table", "none"
+    for structure in structures:
+        language = dataclasses.replace(LANGUAGE, structure=structure)
+        means = []
+        for seed in range(1_000_000, 1_000_005):
+            codes = torch.from_numpy(synthetic_chapter(language, seed, 48))[None]
+            ttt, baseline = (
+                evaluate_codes(models[name], codes, text_stream="pad", other_stream="masked").nll[0]
+                for name in ("ttt", "baseline")
+            )
+            less = (ttt - baseline).numpy()
+            weighted = 100 * less[0] + less[1:].sum(axis=0)
+            means.append((less[0, 16:32].mean(), weighted[4:48].mean()))
+        startup, effect = np.mean(means, axis=0)
+        column = 1 if structure == "table" else 2
+        (row,) = (line for line in lines if line.strip().startswith("16-32"))
+        assert f"{startup:+.4f}" in row.split(")")[column - 1]
+        if structure == "table":
+            (line,) = (line for line in lines if line.startswith("effect"))
+            assert f"{effect / 107:+.4f}" in line
+        else:
+            assert f"start-up, 16-32: {startup:+.4f}" in lines[-1]
+            assert "0.0433 is unavoidable" in lines[-1]
+
+
+def test_bins_double_as_far_as_chapters_go() -> None:
+    assert ttt_pair.bins(100) == [(4, 16), (16, 32), (32, 64), (64, 100)]
+
+
+def test_layers_of_another_base_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="belong to the base model"):
+        ttt_pair.load_pair(ASSET, ASSET / "ttt")
+    for name in ("baseline", "ttt"):
+        shutil.copytree(ASSET / name, tmp_path / name)
+    shutil.copytree(ASSET / "ttt", tmp_path / "baseline", dirs_exist_ok=True)
+    (tmp_path / "ttt/model.safetensors").unlink()
+    _, ttt = ttt_pair.load_pair(tmp_path)
+    whole = load_tiny_effect("ttt").state_dict()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in ttt.state_dict().items())
