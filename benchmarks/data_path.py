@@ -37,15 +37,11 @@ import ray.data
 import torch
 
 from benchmarks.original_way import OriginalDataset, write_original
-from ray_jobs.decoder.train import spans
-from ray_jobs.decoder.train.spans import BLOCK_BYTES
-from ray_jobs.decoder.train.window_source import (
-    RayWindowSource,
-    WindowSpec,
-    start_cursor,
-    window_dataset,
-)
+from ray_jobs.decoder.train.window_stream import WindowStream
 from ray_jobs.runtime.connection import ray_session
+from ray_jobs.training import spans
+from ray_jobs.training.ray_source import RayBatchSource, batch_dataset, start_cursor
+from ray_jobs.training.spans import BLOCK_BYTES
 from ttt import storage
 from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.shards import (
@@ -57,7 +53,7 @@ from ttt.snac.cache.shards import (
     write_shard,
 )
 from ttt.snac.geometry import TARGET_RATE, CodeGeometry
-from ttt.snac.train.window_reader import LocalWindowSource, WindowReader
+from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.train.windows import WindowShape
 from ttt.training.micro_batches import BatchId
 
@@ -115,11 +111,12 @@ def write_random_cache(folder: Path, clips: int, seconds: tuple[float, float]) -
     return str(folder)
 
 
-def _spec(cache: str, clips: int | None = None) -> WindowSpec:
+def _stream(cache: str, clips: int | None = None) -> WindowStream:
     """Windows of a cache, its clips repeated to make longer epochs when `clips` is given."""
-    rows = None if clips is None else np.resize(np.arange(len(open_cache(cache))), clips)
+    opened = open_cache(cache)
+    rows = None if clips is None else np.resize(np.arange(len(opened)), clips)
     shapes = (SHAPE, TWO_RANKS_SHAPE, *[SHAPE] * EPOCHS)
-    return WindowSpec(cache, reach_samples_48k=14_000, seed=0, shapes=shapes, rows=rows)
+    return WindowStream.of(opened, 14_000, 0, shapes, rows)
 
 
 def _rates(ways: dict[str, Callable[[], Iterator[int]]], rounds: int) -> dict[str, list[float]]:
@@ -143,8 +140,8 @@ def _ratio(rates: dict[str, list[float]], name: str, other: str) -> float:
 def in_process(cache_uri: str, rounds: int) -> dict[str, object]:
     """Windows per second of one thread, and the share of what copying alone reaches."""
     cache = open_cache(cache_uri)
-    spec = _spec(cache_uri, clips=200 * BATCH)
-    plan = spec.plan(cache)
+    stream = _stream(cache_uri, clips=200 * BATCH)
+    plan = stream.plan(cache)
     reader = WindowReader(cache, plan, reused_batches=2)
     shard = Path(shards_folder(cache_uri), shard_names(cache_uri)[0])
     mapped = np.memmap(shard, np.int16, "r", shape=shard.stat().st_size // 2)
@@ -182,11 +179,11 @@ def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object
     write_original(files, original)
     dataset = OriginalDataset(original, GEOMETRY, SHAPE.core_coarse)
     with ray_session(None, 2):
-        spec = _spec(cache_uri, clips=PLAIN_REPEATS * len(open_cache(cache_uri)))
-        cursor = start_cursor(spec)
-        source = _source(window_dataset(cursor).iterator(), cursor, spec)
+        stream = _stream(cache_uri, clips=PLAIN_REPEATS * len(open_cache(cache_uri)))
+        cursor = start_cursor(stream)
+        source = _source(batch_dataset(cursor).iterator(), cursor, stream)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        ranks = _start_ranks(cursor, spec)
+        ranks = _start_ranks(cursor, stream)
 
         def ours(block_bytes: int) -> Iterator[int]:
             spans.BLOCK_BYTES = block_bytes
@@ -229,11 +226,11 @@ def through_ray(cache_uri: str, original: Path, rounds: int) -> dict[str, object
     }
 
 
-def _start_ranks(cursor: str, spec: WindowSpec) -> list[Any]:
+def _start_ranks(cursor: str, stream: WindowStream) -> list[Any]:
     """Two actors that count their rank's windows, each with an equal share of the dataset."""
-    shares = window_dataset(cursor).streaming_split(2, equal=True)
+    shares = batch_dataset(cursor).streaming_split(2, equal=True)
     actor: Any = ray.remote(num_cpus=0)(_Rank)
-    return [actor.remote(share, cursor, spec, rank, 2) for rank, share in enumerate(shares)]
+    return [actor.remote(share, cursor, stream, rank, 2) for rank, share in enumerate(shares)]
 
 
 class _Rank:
@@ -246,14 +243,16 @@ class _Rank:
         return _windows(self._source, epoch)
 
 
-def _source(batches: Any, cursor: str, spec: WindowSpec, *ranks: int) -> RayWindowSource:
+def _source(
+    batches: Any, cursor: str, stream: WindowStream, *ranks: int
+) -> RayBatchSource[MicroBatch]:
     """Each epoch by an execution of its own, so that its start counts."""
-    plan = spec.plan(open_cache(spec.cache_uri))
+    plan = stream.plan(open_cache(stream.cache_uri))
     span = plan.count(SHAPE) // BATCH
-    return RayWindowSource(batches, cursor, plan, spec.shapes, *ranks, span_micro_batches=span)
+    return RayBatchSource(batches, cursor, stream, *ranks, span_micro_batches=span)
 
 
-def _windows(source: RayWindowSource, epoch: int) -> int:
+def _windows(source: RayBatchSource[MicroBatch], epoch: int) -> int:
     return sum(len(batch.clip_ids) for step in source.step_batches(epoch) for batch in step)
 
 
@@ -294,11 +293,11 @@ def _memory_of_streaming(cache_uri: str) -> int:
     torch.set_num_threads(1)
     before = _anonymous_bytes()
     cache = open_cache(cache_uri)
-    spec = _spec(cache_uri)
-    plan = spec.plan(cache)
+    stream = _stream(cache_uri)
+    plan = stream.plan(cache)
     # Fresh buffers would add what the allocator happens to keep of them, 10 to 80 MiB.
     reader = WindowReader(cache, plan, reused_batches=8)
-    source = LocalWindowSource(reader, plan, spec.shapes)
+    source = LocalWindowSource(reader, plan, stream.shapes)
     batches = 0
     for epoch in range(1, EPOCHS + 1):
         for _ in source.step_batches(epoch):

@@ -30,7 +30,7 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from ray_jobs.decoder.train.spans import SPAN_MICRO_BATCHES
+from ray_jobs.training.spans import SPAN_MICRO_BATCHES
 from ttt.snac.cache.index import open_cache
 from ttt.snac.cache.shard_file import CodecIdentity, ShardHeader, shard_schema
 from ttt.snac.cache.shards import codes_uri, index_uri, shards_folder

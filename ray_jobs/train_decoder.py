@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     return run(
         TrainConfig,
-        plan=later("ray_jobs.decoder.train.setup:make_plan"),
+        plan=later("ray_jobs.decoder.train.plan:make_plan"),
         describe=later("ray_jobs.decoder.train.words:describe"),
         execute=later("ray_jobs.decoder.train.job:train"),
         doc=__doc__ or "",

@@ -151,10 +151,17 @@ ROOMS = {
     "ttt.eval": {*CORE, "ttt.layers", "ttt.moshi"},
     "ray_jobs.config": {*CORE},
     "ray_jobs.runtime": {*CORE, "ray_jobs.config"},
+    "ray_jobs.training": {*CORE, "ttt.training", "ray_jobs.config", "ray_jobs.runtime"},
     "ray_jobs.reports": {*CORE, "ray_jobs.config", "ttt.snac", "ttt.moshi", "ttt.eval"},
 }
 LIBRARY = {room for room in ROOMS if room.startswith("ttt")}
-BELOW = {*LIBRARY, "ray_jobs.config", "ray_jobs.runtime", "ray_jobs.reports"}
+BELOW = {
+    *LIBRARY,
+    "ray_jobs.config",
+    "ray_jobs.runtime",
+    "ray_jobs.training",
+    "ray_jobs.reports",
+}
 ROOMS |= {
     "ray_jobs.decoder": BELOW,
     "ray_jobs.moshi": BELOW,

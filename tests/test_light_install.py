@@ -22,6 +22,12 @@ KEYS = {
     "evaluate_decoder": ["decoder=d", "output=o"],
     "decode_codes": ["decoder=d", "input=i", "output=o"],
     "cache_chapters": ["output=o", "data.root=d"],
+    "train_ttt": [
+        "run=r",
+        "data.cache=c",
+        "ttt.layers=[0]",
+        "stages=[{frames: 1, steps: 1, frames_per_step: 1}]",
+    ],
     "evaluate_chapters": ["output=o", "data.root=d"],
     "evaluate_pairs": ["output=o", "tasks={swuggy: {root: d}}"],
     "evaluate_all": ["output=o", "chapters={data: {root: d}}"],

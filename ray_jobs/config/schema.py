@@ -28,6 +28,7 @@ JOB_CONFIGS = {
     "evaluate_chapters": "ray_jobs.moshi.chapters.config:EvaluateChaptersConfig",
     "evaluate_pairs": "ray_jobs.moshi.pairs.config:EvaluatePairsConfig",
     "evaluate_all": "ray_jobs.moshi.all_config:EvaluateAllConfig",
+    "train_ttt": "ray_jobs.moshi.train.config:TrainTTTConfig",
     "import_ttt": "ray_jobs.moshi.import_config:ImportTTTConfig",
 }
 """Where the configuration class of each job lives; imported only when it is asked for."""

@@ -1,4 +1,4 @@
-"""What both evaluations of Moshi are told: who listens, and what fills the streams."""
+"""What the jobs of Moshi are told: who listens, and what fills the streams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,24 @@ from ttt.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChapterModelsConfig(Config):
-    """Who listens: the base model, and the same with TTT layers."""
+class BaseModelConfig(Config):
+    """A Moshi without what is trained in it, and its codec."""
 
     weights: str = "kyutai/moshiko-pytorch-bf16"
     """Moshi: a hub name, a folder in its layout, or tiny."""
+    mimi: str | None = None
+    """Codec: a hub name, a folder, or tiny; null takes the one beside weights. synthetic takes a
+    cache of chapters whose codes no Mimi made."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the weights; TTT states are float32 in either."""
+    lm_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Moshi's model that replace those of its config.json, such as context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChapterModelsConfig(BaseModelConfig):
+    """Who listens: the base model, and the same with TTT layers."""
+
     ttt: str | None = None
     """Folder of TTT layers written by save_ttt; null evaluates the base model alone."""
     ttt_weights: str | None = None
@@ -23,13 +36,6 @@ class ChapterModelsConfig(Config):
     without; null takes the base as it is."""
     baseline: bool = True
     """Evaluate the base model; false leaves it to another run (see --compare)."""
-    mimi: str | None = None
-    """Codec: a hub name, a folder, or tiny; null takes the one beside weights. synthetic, in an
-    evaluation of chapters, hears a cache whose codes no Mimi made."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of the weights; TTT states are float32 in either."""
-    lm_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Moshi's model that replace those of its config.json, such as context."""
 
     def __post_init__(self) -> None:
         if self.ttt is None and not self.baseline:

@@ -21,9 +21,9 @@ _REDRAW_SECONDS = 0.1
 class Progress:
     """Counts `total` units of work and shows how far it is, how fast, and when it ends.
 
-    Fields given to `advance` stay until they are replaced: numbers are shown with four digits,
-    text as it is (`data_wait="1.2%"`). Work done before this process started (a resumed run)
-    goes into `done`: it counts as done, but not into the rate.
+    Fields given to `advance` stay until they are replaced, or taken away by None: numbers are shown
+    with four digits, text as it is (`data_wait="1.2%"`). Work done before this process started (a
+    resumed run) goes into `done`: it counts as done, but not into the rate.
     """
 
     def __init__(
@@ -65,7 +65,8 @@ class Progress:
     def advance(self, n: int = 1, **fields: object) -> None:
         """Count `n` more units; show them when the last look is long enough ago."""
         self._done += n
-        self._fields.update(fields)
+        known = {**self._fields, **fields}
+        self._fields = {name: value for name, value in known.items() if value is not None}
         now = self._clock()
         if now - self._shown >= self._interval:
             self._shown = now

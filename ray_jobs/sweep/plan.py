@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_jobs.decoder.train import setup as train_setup
 from ray_jobs.decoder.train import words as train_words
-from ray_jobs.decoder.train.setup import TrainPlan
+from ray_jobs.decoder.train.as_begun import as_begun, with_absolute_paths
+from ray_jobs.decoder.train.plan import TrainPlan, plan_training
 from ray_jobs.sweep import space as tune_space
 from ray_jobs.sweep import trials as tune_trials
 from ray_jobs.sweep.config import TuneConfig
@@ -28,11 +28,11 @@ class SweepPlan:
 
 def make_plan(sweep: TuneConfig) -> SweepPlan:
     """Raises what any possible trial raises before its first step, all problems at once."""
-    given, sweep = sweep, train_setup.as_begun(sweep)
+    given, sweep = sweep, as_begun(sweep)
     codec = tune_space.require_valid(sweep)
     first = tune_space.trial_config(sweep, {}, tune_trials.folder(sweep.run, 0))
-    plan = train_setup.plan_training(first, codec)
-    return SweepPlan(train_setup.with_absolute_paths(sweep), sweep, plan, sweep != given)
+    plan = plan_training(first, codec)
+    return SweepPlan(with_absolute_paths(sweep), sweep, plan, sweep != given)
 
 
 def describe(plan: SweepPlan) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 from ray_jobs.config.load import dump_yaml
 from ray_jobs.decoder.train.exports import export_best
-from ray_jobs.decoder.train.setup import Setup, plan_training
+from ray_jobs.decoder.train.plan import plan_training
+from ray_jobs.decoder.train.setup import Setup
 from ray_jobs.reports.sweep import build_report
 from ray_jobs.sweep import space as tune_space
 from ray_jobs.sweep import trials as tune_trials

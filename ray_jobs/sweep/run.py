@@ -19,8 +19,6 @@ from typing import Any
 import ray
 from ray import tune
 
-from ray_jobs.decoder.train.worker import RAY_FOLDER, give_room_back
-from ray_jobs.decoder.train_config import ClusterConfig
 from ray_jobs.runtime.connection import ray_session, require_free_cpu_per_node, require_room
 from ray_jobs.runtime.progress import Progress
 from ray_jobs.sweep import space as tune_space
@@ -29,6 +27,8 @@ from ray_jobs.sweep.config import RATE_FACTOR, TuneConfig
 from ray_jobs.sweep.search import Limits, TpeSearch, build_scheduler
 from ray_jobs.sweep.trials import Reached, Trial
 from ray_jobs.sweep.worker import run_alone, run_in_population, run_with_workers
+from ray_jobs.training.config import ClusterConfig
+from ray_jobs.training.rooms import RAY_FOLDER, give_room_back
 from ttt import storage
 from ttt.errors import UserError
 

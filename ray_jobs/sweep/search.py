@@ -25,10 +25,10 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
-from ray_jobs.decoder.train.trackers import WORST_SCORE
 from ray_jobs.sweep import trials as tune_trials
 from ray_jobs.sweep.config import RATE_FACTOR, Distribution, TuneConfig
 from ray_jobs.sweep.trials import Reached, Trial
+from ray_jobs.training.trackers import WORST_SCORE
 
 METRIC, MODE, TIME = "score", "max", "epochs"
 """What a trial reports (`train_hook.ReportHook`), and what is made of it."""

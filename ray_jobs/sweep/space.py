@@ -17,7 +17,7 @@ import numpy as np
 
 from ray_jobs.config import yaml_tree
 from ray_jobs.config.load import ConfigError, validate_tree
-from ray_jobs.decoder.train import setup as train_setup
+from ray_jobs.decoder.train.plan import plan_training
 from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.sweep.config import RATE_FACTOR, TuneConfig
 from ttt.config import Config
@@ -93,7 +93,7 @@ def require_valid(sweep: TuneConfig) -> LoadedCodec:
     codec = load_codec(sweep.codec)
     for values, config in plans.values():
         try:
-            train_setup.plan_training(config, codec)
+            plan_training(config, codec)
         except UserError as error:
             words = ", ".join(f"{key}={yaml_tree.show(value)}" for key, value in values.items())
             problems |= {f"with {words}: {error}": None}

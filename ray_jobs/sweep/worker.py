@@ -19,20 +19,17 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ray_jobs.config.load import dump_yaml
-from ray_jobs.decoder.train import (
-    run as train_run,
-)
-from ray_jobs.decoder.train import (
-    worker as train_worker,
-)
-from ray_jobs.decoder.train.setup import TrainPlan, loop_settings, plan_training, require_resumable
-from ray_jobs.decoder.train.trackers import ReportHook
-from ray_jobs.decoder.train.worker import give_room_back
+from ray_jobs.decoder.train.plan import TrainPlan, plan_training
 from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.sweep import trials as tune_trials
 from ray_jobs.sweep.config import TuneConfig
 from ray_jobs.sweep.space import trial_config
 from ray_jobs.sweep.trials import METRICS, Trial
+from ray_jobs.training.rooms import give_room_back
+from ray_jobs.training.run import train_in_process
+from ray_jobs.training.trackers import ReportHook
+from ray_jobs.training.training_job import require_resumable
+from ray_jobs.training.worker import train_on_ray
 from ttt import checkpoint, records, storage
 from ttt.errors import UserError
 from ttt.training.loop import Diverged
@@ -44,7 +41,7 @@ def run_alone(given: dict[str, Any], sweep: TuneConfig) -> None:
     with _end_noted(sweep.run, given["number"]):
         plan = begun(tune_trials.read(sweep.run, given["number"]), sweep)
         hook = ReportHook(lambda metrics, _folder: tune.report(metrics))
-        train_run.train_in_process(plan, threading.Event(), [hook])
+        train_in_process(plan, threading.Event(), [hook])
 
 
 def run_with_workers(given: dict[str, Any], sweep: TuneConfig) -> None:
@@ -52,7 +49,7 @@ def run_with_workers(given: dict[str, Any], sweep: TuneConfig) -> None:
     with _end_noted(sweep.run, given["number"]):
         plan = begun(tune_trials.read(sweep.run, given["number"]), sweep)
         give_room_back(plan.config.run)  # of a start that was killed
-        train_worker.train_on_ray(plan, None, threading.Event(), [TuneReportCallback()])
+        train_on_ray(plan, None, threading.Event(), [TuneReportCallback()])
 
 
 def run_in_population(given: dict[str, Any], sweep: TuneConfig) -> None:
@@ -75,7 +72,7 @@ def run_in_population(given: dict[str, Any], sweep: TuneConfig) -> None:
                 stage(Path(staged), trial, folder, plan.config.run)
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(staged))
 
-        train_run.train_in_process(plan, threading.Event(), [ReportHook(report)])
+        train_in_process(plan, threading.Event(), [ReportHook(report)])
 
 
 @contextmanager
@@ -144,5 +141,5 @@ def go_on_from(handed: Path, trial: Trial, factor: float, sweep: TuneConfig) -> 
     tune_trials.write(sweep.run, heir)
     storage.write_bytes(storage.join(place, METRICS), (handed / METRICS).read_bytes())
     config = _config(heir, sweep)
-    fork(str(handed), place, loop_settings(plan_training(config)).plan)
+    fork(str(handed), place, plan_training(config).loop_settings().plan)
     return heir

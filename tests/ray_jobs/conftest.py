@@ -12,6 +12,7 @@ from snac import SNAC
 
 from ray_jobs import train_decoder
 from tests.ray_jobs.nano_training import ON_RAY, ROOT, World, command, write_world
+from tests.ray_jobs.nano_ttt import write_ttt_world
 from ttt.snac.cache.encode import ClipEncoder
 from ttt.snac.cache.inputs import ClipInput, QualityConfig
 from ttt.snac.cache.shard_file import Clip, CodecIdentity, write_shard
@@ -94,6 +95,28 @@ def whole_on_ray(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path
     """An undisturbed run of two workers."""
     run = tmp_path_factory.mktemp("whole") / "run"
     subprocess.run(command(world, run, *ON_RAY), cwd=ROOT, check=True)
+    return run
+
+
+@pytest.fixture(scope="session")
+def ttt_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same for TTT and LoRA in Moshi."""
+    return write_ttt_world(tmp_path_factory.mktemp("ttt_world"))
+
+
+@pytest.fixture(scope="session")
+def ttt_finished(ttt_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run of it in this process, with TensorBoard."""
+    run = tmp_path_factory.mktemp("ttt_finished") / "run"
+    assert ttt_world.main(run, "tracking.tensorboard=true") == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def ttt_on_ray(ttt_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of it by two workers."""
+    run = tmp_path_factory.mktemp("ttt_on_ray") / "run"
+    subprocess.run(command(ttt_world, run, *ON_RAY), cwd=ROOT, check=True)
     return run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pkgutil
 import subprocess
 import sys
 import time
@@ -22,20 +23,27 @@ WEIGHTS_AND_OPTIMIZER = ("model.safetensors", "optimizer.pt")
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """A codec, a cache of 11 clips (3 of them held out) and a configuration for them."""
+    """A training's data and a configuration for them."""
 
     folder: Path
+    job: str = "ray_jobs.train_decoder"
+    """The command that trains."""
 
     @property
     def config(self) -> Path:
         return self.folder / "train.yaml"
+
+    def main(self, run: Path, *more: str) -> int:
+        """Run the command in this process; its exit code."""
+        main = pkgutil.resolve_name(f"{self.job}:main")
+        return main([*self.overrides(run), *more])
 
     def overrides(self, run: Path) -> list[str]:
         return ["--config", str(self.config), f"run={run}"]
 
 
 def write_world(folder: Path) -> World:
-    """Make one."""
+    """A codec, a cache of 11 clips (3 of them held out) and a configuration for them."""
     world = World(folder)
     write_nano_codec(world.folder / "codec")
     write_nano_cache(world.folder / "cache", 11)
@@ -68,7 +76,7 @@ ELASTIC = ["cluster.num_workers=2", "cluster.min_workers=1"]
 
 
 def command(world: World, run: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "ray_jobs.train_decoder", *world.overrides(run), *more]
+    return [sys.executable, "-m", world.job, *world.overrides(run), *more]
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

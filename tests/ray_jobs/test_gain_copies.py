@@ -24,7 +24,7 @@ from ray_jobs.decoder.cache_config import CacheConfig
 from ray_jobs.decoder.decode import plan_decode
 from ray_jobs.decoder.evaluate.plan import plan_evaluation
 from ray_jobs.decoder.evaluate_config import DecodeConfig, EvaluateConfig, EvaluationDataConfig
-from ray_jobs.decoder.train.setup import TrainPlan, plan_training
+from ray_jobs.decoder.train.plan import TrainPlan, plan_training
 from ray_jobs.decoder.train_config import TrainConfig
 from tests.ray_jobs.nano_training import World
 from ttt import records

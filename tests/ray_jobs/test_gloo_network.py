@@ -5,7 +5,7 @@ import os
 import pytest
 import ray.util
 
-from ray_jobs.decoder.train.worker import use_node_network
+from ray_jobs.training.network import use_node_network
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ray_jobs.config.load import load_config
-from ray_jobs.decoder.train.setup import loop_settings, plan_training
+from ray_jobs.decoder.train.plan import plan_training
 from ray_jobs.decoder.train_config import TrainConfig
 from tests.conftest import build_nano_snac
 from tests.nano_cache import write_nano_cache
@@ -38,7 +38,7 @@ def _plan(world: World, train: Path, validation: Path | None = None) -> dict[str
     if validation is not None:
         overrides += [f"data.validation={validation}", "data.validation_share=null"]
     config = load_config(TrainConfig, world.config, overrides)
-    return json.loads(json.dumps(loop_settings(plan_training(config)).plan))
+    return json.loads(json.dumps(plan_training(config).loop_settings().plan))
 
 
 def _rewritten(cache: Path, to: Path, change: Callable[[list[Clip]], list[Clip]]) -> Path:

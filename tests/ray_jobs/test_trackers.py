@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.decoder.train.trackers import MetricsFile, require_installed
 from ray_jobs.decoder.train_config import TrackingConfig
+from ray_jobs.training.trackers import MetricsFile, require_installed
 from ttt import storage
 from ttt.errors import UserError
 from ttt.training.hooks import StepRecord
@@ -39,7 +39,7 @@ def lines(uri: str) -> list[dict[str, object]]:
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 def test_a_restart_records_no_step_twice(tmp_path: Path, scheme: str) -> None:
     run = f"{scheme}{tmp_path}"
-    first = MetricsFile(run, every_steps=1)
+    first = MetricsFile(run, every_steps=1, item_name="clips")
     first.on_start(TrainState())
     for step in range(1, 6):
         first.on_step(record(step))
@@ -48,7 +48,7 @@ def test_a_restart_records_no_step_twice(tmp_path: Path, scheme: str) -> None:
     if not scheme:  # the last line was cut short by the kill
         with open(uri, "a") as file:
             file.write('{"kind": "step", "st')
-    again = MetricsFile(run, every_steps=1)
+    again = MetricsFile(run, every_steps=1, item_name="clips")
     again.on_start(TrainState(step=3))
     for step in (4, 5):
         again.on_step(record(step))
@@ -57,13 +57,13 @@ def test_a_restart_records_no_step_twice(tmp_path: Path, scheme: str) -> None:
         *(("step", step) for step in range(1, 6)),
         ("validation", 5),
     ]
-    fresh = MetricsFile(run, every_steps=1)
+    fresh = MetricsFile(run, every_steps=1, item_name="clips")
     fresh.on_start(TrainState())
     assert lines(uri) == []
 
 
 def test_only_every_nth_step_is_written_but_every_skipped_one(tmp_path: Path) -> None:
-    tracker = MetricsFile(str(tmp_path), every_steps=4)
+    tracker = MetricsFile(str(tmp_path), every_steps=4, item_name="clips")
     tracker.on_start(TrainState())
     for step in range(1, 10):
         tracker.on_step(record(step, taken=step != 7, loss=float("nan") if step == 7 else 1.0))

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +25,12 @@ from tests.ray_jobs.nano_training import (
     TOTAL_STEPS,
     WEIGHTS_AND_OPTIMIZER,
     World,
-    command,
     final,
     metrics,
     steps_recorded,
     wait_until,
 )
-from tests.ray_jobs.worker_processes import slowed, worker_pids
+from tests.ray_jobs.worker_processes import worker_pids
 from ttt import checkpoint, retries, storage
 from ttt.snac.export import read_config
 from ttt.snac.metrics import METRICS
@@ -332,52 +330,3 @@ def test_two_ray_workers_on_s3_end_with_the_same_bytes_after_a_kill(
     os.kill(worker_pids("ray::RayTrainWorker")[-1], signal.SIGKILL)
     assert process.wait(timeout=500) == 0
     assert final_on(object_store) == final(whole_on_ray)
-
-
-def test_sigterm_saves_and_resume_ends_with_the_same_bytes(
-    world: World, finished: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = subprocess.Popen(command(world, run), cwd=ROOT, stdout=subprocess.PIPE)
-    wait_until(lambda: 2 in steps_recorded(run), process)
-    process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=100)
-    assert process.returncode == 0
-    stopped = checkpoint.complete_steps(str(run))[-1]
-    assert f"stopped at step {stopped}; continue with --resume" in printed.decode()
-    assert stopped < TOTAL_STEPS
-    assert train_decoder.main([*world.overrides(run), "--resume"]) == 0
-    assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
-    for name in WEIGHTS_AND_OPTIMIZER:
-        assert final(run)[name] == final(finished)[name]
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("victim", ["worker", "monitor", "driver", "sigterm"])
-def test_kills_on_ray_end_with_the_same_bytes(
-    world: World, whole_on_ray: Path, tmp_path: Path, victim: str
-) -> None:
-    """kill -9 of one worker, or of the actor between it and the driver, needs nobody; kill -9 of
-    the driver and SIGTERM need --resume."""
-    run = tmp_path / "run"
-    process = subprocess.Popen(command(world, run, *ON_RAY), cwd=ROOT)
-    wait_until(lambda: 2 in steps_recorded(run), process)
-    if victim in ("worker", "monitor"):
-        title = "ray::RayTrainWorker" if victim == "worker" else "ray::Monitor"
-        os.kill(worker_pids(title, below=process.pid)[-1], signal.SIGKILL)
-        killed, before = time.monotonic(), max(steps_recorded(run))
-        wait_until(lambda: max(steps_recorded(run)) > before, process)
-        print(f"the next step came {time.monotonic() - killed:.0f} s after the kill")
-        assert process.wait(timeout=250) == 0
-    else:
-        # The other steps take less than the two seconds in which a SIGTERM reaches a worker.
-        with slowed(worker_pids("ray::RayTrainWorker", below=process.pid)):
-            process.send_signal(signal.SIGKILL if victim == "driver" else signal.SIGTERM)
-            assert process.wait(timeout=100) == (-9 if victim == "driver" else 0)
-        assert checkpoint.complete_steps(str(run))[-1] < TOTAL_STEPS
-        subprocess.run(command(world, run, *ON_RAY, "--resume"), cwd=ROOT, check=True)
-    assert steps_recorded(run) == list(range(1, TOTAL_STEPS + 1))
-    assert final(run) == final(whole_on_ray)
-    best = "checkpoints/best.json"
-    assert (run / best).read_bytes() == (whole_on_ray / best).read_bytes()

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import pytest
 import ray
 
-from ray_jobs.decoder.train import monitor as train_monitor
-from ray_jobs.decoder.train.monitor import Monitor, MonitorClient, watched
-from ray_jobs.decoder.train.run import Position
 from ray_jobs.runtime.progress import Progress
+from ray_jobs.training import monitor as train_monitor
+from ray_jobs.training.monitor import Monitor, MonitorClient, watched
+from ray_jobs.training.run import Position
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -43,7 +43,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def at(step: int) -> Position:
-    return Position(step, loss=None, data_wait_share=0.0)
+    return Position(step, shown={}, data_wait_share=0.0)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

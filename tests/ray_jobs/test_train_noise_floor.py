@@ -16,7 +16,7 @@ import yaml
 
 from ray_jobs import train_decoder
 from ray_jobs.config.load import load_config
-from ray_jobs.decoder.train.setup import TrainPlan, kept_out_windows, make_plan
+from ray_jobs.decoder.train.plan import TrainPlan, kept_out_windows, make_plan
 from ray_jobs.decoder.train_config import TrainConfig
 from tests.object_store import ObjectStore
 from tests.ray_jobs.nano_training import (

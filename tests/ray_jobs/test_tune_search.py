@@ -14,11 +14,11 @@ from ray.tune import Checkpoint
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import TrialScheduler
 
-from ray_jobs.decoder.train.trackers import WORST_SCORE, ReportHook
 from ray_jobs.sweep import trials as tune_trials
 from ray_jobs.sweep.config import RATE_FACTOR
 from ray_jobs.sweep.search import Limits, TpeSearch, build_scheduler
 from ray_jobs.sweep.trials import Reached, Trial, best_of
+from ray_jobs.training.trackers import WORST_SCORE, ReportHook
 from tests.tune_world import load, write_world
 from ttt.training.state import TrainState
 from ttt.training.trainee import ValidationResult

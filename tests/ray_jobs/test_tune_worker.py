@@ -14,8 +14,7 @@ import pytest
 
 from ray_jobs import tune_decoder
 from ray_jobs.config.load import load_config
-from ray_jobs.decoder.train import run as train_run
-from ray_jobs.decoder.train.setup import plan_training
+from ray_jobs.decoder.train.plan import plan_training
 from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.sweep import (
     results as tune_results,
@@ -31,6 +30,7 @@ from ray_jobs.sweep import (
 )
 from ray_jobs.sweep.config import RATE_FACTOR, TuneConfig
 from ray_jobs.sweep.trials import Trial
+from ray_jobs.training.run import train_in_process
 from tests.tune_world import load, write_world
 from ttt import checkpoint
 from ttt.snac.model import Decoder48k
@@ -45,7 +45,7 @@ def train(sweep: TuneConfig, trial: Trial) -> Path:
     """All of a trial's epochs; the trial's folder."""
     tune_trials.write(sweep.run, trial)
     plan = tune_worker.begun(trial, sweep)
-    train_run.train_in_process(plan, threading.Event())
+    train_in_process(plan, threading.Event())
     return Path(plan.config.run)
 
 

@@ -12,17 +12,21 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from ray_jobs.decoder.train import spans
-from ray_jobs.decoder.train.spans import Span, block_size, blocks_of
-from ray_jobs.decoder.train.window_source import (
-    RayWindowSource,
-    WindowSpec,
-    start_cursor,
+from ray_jobs.decoder.train.window_stream import (
+    WindowStream,
     to_micro_batch,
     to_table,
-    window_data_config,
-    window_dataset,
 )
+from ray_jobs.training import spans
+from ray_jobs.training.ray_source import (
+    RayBatchSource,
+    batch_data_config,
+    batch_dataset,
+    named,
+    start_cursor,
+)
+from ray_jobs.training.spans import Span, block_size, blocks_of
+from ray_jobs.training.stream import EpochBatches
 from tests.code_caches import GEOMETRY, write_impulse_cache
 from ttt.snac.cache.index import open_cache
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
@@ -43,24 +47,30 @@ LENGTHS = [np.random.default_rng(shard).integers(3, 40, 25).tolist() for shard i
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> WindowSpec:
+def spec(tmp_path_factory: pytest.TempPathFactory) -> WindowStream:
     """A cache of 50 clips, two shards of which one has lost its end."""
     folder = tmp_path_factory.mktemp("cache")
     uri = write_impulse_cache(folder, LENGTHS)
     shard = folder / "shards/shard-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-10])
-    return WindowSpec(uri, reach_samples_48k=9000, seed=3, shapes=SHAPES)
+    return WindowStream.of(open_cache(uri), 9000, 3, SHAPES)
 
 
-def _local(spec: WindowSpec, rank: int = 0, world_size: int = 1) -> LocalWindowSource:
+def _local(spec: WindowStream, rank: int = 0, world_size: int = 1) -> LocalWindowSource:
     cache = open_cache(spec.cache_uri)
     plan = spec.plan(cache)
     return LocalWindowSource(WindowReader(cache, plan), plan, spec.shapes, rank, world_size)
 
 
-def _ray(batches: Any, cursor: str, spec: WindowSpec, **options: int) -> RayWindowSource:
-    plan = spec.plan(open_cache(spec.cache_uri))
-    return RayWindowSource(batches, cursor, plan, spec.shapes, **options)
+def _ray(
+    batches: Any, cursor: str, spec: WindowStream, **options: int
+) -> RayBatchSource[MicroBatch]:
+    return RayBatchSource(batches, cursor, spec, **options)
+
+
+def _id(batch: MicroBatch) -> BatchId:
+    assert batch.id is not None
+    return batch.id
 
 
 def _assert_same(found: list[list[MicroBatch]], wanted: list[list[MicroBatch]]) -> None:
@@ -72,11 +82,11 @@ def _assert_same(found: list[list[MicroBatch]], wanted: list[list[MicroBatch]]) 
             assert (batch.clip_ids, batch.replaced) == (other.clip_ids, other.replaced)
 
 
-def test_a_micro_batch_survives_the_table(spec: WindowSpec) -> None:
+def test_a_micro_batch_survives_the_table(spec: WindowStream) -> None:
     steps = [*_local(spec).step_batches(1), *_local(spec).step_batches(2)]
     assert any(batch.replaced for step in steps for batch in step)
     for step in steps:
-        _assert_same([[to_micro_batch(to_table(batch)) for batch in step]], [step])
+        _assert_same([[to_micro_batch(_id(batch), to_table(batch)) for batch in step]], [step])
 
 
 def test_blocks_take_turns_over_the_ranks_and_all_ranks_have_the_same_rows() -> None:
@@ -91,22 +101,32 @@ def test_blocks_take_turns_over_the_ranks_and_all_ranks_have_the_same_rows() -> 
 
 
 def test_a_block_is_bounded_and_so_is_a_block_for_every_rank() -> None:
-    shape = WindowShape(12, 2, clips_per_micro_batch=32, micro_batches_per_step=4)
     audio_bytes = 2 * 32 * GEOMETRY.samples_48k(12)
-    assert block_size(shape, GEOMETRY) == spans.BLOCK_BYTES // audio_bytes == 4
-    assert block_size(shape, GEOMETRY, 8) == 4
-    assert block_size(shape, GEOMETRY, 32) == 1
+    batches = EpochBatches(9, 4, audio_bytes)
+    assert block_size(batches) == spans.BLOCK_BYTES // audio_bytes == 4
+    assert block_size(batches, 8) == 4
+    assert block_size(batches, 32) == 1
     for world_size in (1, 10, 64):
-        total = world_size * block_size(shape, GEOMETRY, world_size) * audio_bytes
+        total = world_size * block_size(batches, world_size) * audio_bytes
         assert total <= max(spans.ROUND_BYTES, world_size * audio_bytes)
-    whole_minutes = WindowShape(700, 2, clips_per_micro_batch=32, micro_batches_per_step=4)
-    assert block_size(whole_minutes, GEOMETRY) == 1
+    assert block_size(EpochBatches(9, 4, 60 * audio_bytes)) == 1
 
 
-def test_ray_gives_what_one_process_gives(ray_local: None, spec: WindowSpec) -> None:
+def test_a_stream_counts_the_plans_steps_and_the_audio_of_a_batch(spec: WindowStream) -> None:
+    plan = spec.plan(open_cache(spec.cache_uri))
+    for shape, counted in zip(SHAPES, spec.epochs, strict=True):
+        assert counted.steps == plan.steps(shape) > 1
+        assert counted.micro_batches_per_step == 4
+        windows = plan.windows(shape, BatchId(1, 0, 0))
+        assert counted.micro_batch_bytes == 2 * len(windows) * GEOMETRY.samples_48k(
+            windows.core_coarse
+        )
+
+
+def test_ray_gives_what_one_process_gives(ray_local: None, spec: WindowStream) -> None:
     """Two epochs of different shapes, in spans of two steps, then a resume inside an epoch."""
     cursor = start_cursor(spec)
-    source = _ray(window_dataset(cursor), cursor, spec, span_micro_batches=8)
+    source = _ray(batch_dataset(cursor), cursor, spec, span_micro_batches=8)
     for epoch, first_step in ((1, 0), (2, 0), (1, 4)):
         found = list(source.step_batches(epoch, first_step))
         _assert_same(found, list(_local(spec).step_batches(epoch, first_step)))
@@ -118,11 +138,11 @@ def test_ray_gives_what_one_process_gives(ray_local: None, spec: WindowSpec) -> 
 
 
 def test_a_plan_of_some_rows_is_followed_by_the_read_tasks(
-    ray_local: None, spec: WindowSpec
+    ray_local: None, spec: WindowStream
 ) -> None:
-    some = WindowSpec(spec.cache_uri, 9000, 3, SHAPES, rows=np.arange(0, 25, 2))
+    some = WindowStream.of(open_cache(spec.cache_uri), 9000, 3, SHAPES, np.arange(0, 25, 2))
     cursor = start_cursor(some)
-    found = list(_ray(window_dataset(cursor), cursor, some).step_batches(1))
+    found = list(_ray(batch_dataset(cursor), cursor, some).step_batches(1))
     _assert_same(found, list(_local(some).step_batches(1)))
     clips = {clip_id for step in found for batch in step for clip_id in batch.clip_ids}
     assert clips <= {f"speaker/{row:04d}" for row in range(0, 25, 2)}
@@ -135,10 +155,10 @@ class _Elsewhere:
         self._batches = batches
 
     def iter_batches(self, **options: object) -> Iterator[Any]:
-        return (to_table(batch) for batch in self._batches)
+        return (named(_id(batch), to_table(batch)) for batch in self._batches)
 
 
-def test_another_order_than_the_plans_stops_the_run(ray_local: None, spec: WindowSpec) -> None:
+def test_another_order_than_the_plans_stops_the_run(ray_local: None, spec: WindowStream) -> None:
     cursor = start_cursor(spec)
     batches = [batch for step in _local(spec).step_batches(1) for batch in step]
     swapped = [*batches[:5], batches[6], batches[5], *batches[7:]]
@@ -170,7 +190,7 @@ def _train(config: dict[str, Any]) -> None:
 
 
 def test_two_train_workers_share_the_plan(
-    ray_local: None, spec: WindowSpec, tmp_path: Path
+    ray_local: None, spec: WindowStream, tmp_path: Path
 ) -> None:
     """Rank r gets micro-batches r, r + 2 of every step; also when resumed inside an epoch.
 
@@ -196,8 +216,8 @@ def test_two_train_workers_share_the_plan(
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
         run_config=RunConfig(name="windows", storage_path=str(tmp_path / "run")),
-        datasets={"train": lambda: window_dataset(cursor)},
-        dataset_config=window_data_config(),
+        datasets={"train": lambda: batch_dataset(cursor)},
+        dataset_config=batch_data_config(),
     )
     trainer.fit()
     for rank in (0, 1):

@@ -13,7 +13,7 @@ import yaml
 
 from ray_jobs import train_decoder, tune_decoder
 from ray_jobs.config.load import dump_yaml, load_config
-from ray_jobs.decoder.train.setup import plan_training
+from ray_jobs.decoder.train.plan import plan_training
 from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.sweep import trials as tune_trials
 from tests import tune_world

@@ -129,6 +129,22 @@ def outline_moshi(
         raise UserError(f"{name}: not a Moshi that can be built ({_first_words(error)})") from error
 
 
+def base_arguments(name: str, lm_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The model's arguments, as its config.json has them, with those that replace some.
+
+    Those of "tiny" are the ones that are given, since it has no file.
+
+    Raises:
+        UserError: the configuration is not to be had.
+    """
+    own: Mapping[str, Any] = {}
+    if name != TINY:
+        folder = Path(name).expanduser()
+        own = (_local(folder).lm_config if folder.is_dir() else _hub_config(name)) or {}
+        own = own or loaders._lm_kwargs  # Without a configuration it is the original Moshi.
+    return {**own, **(lm_kwargs or {})}
+
+
 def outline_base(config_path: Path) -> LMModel:
     """The model that a config.json describes, on the meta device, without its LoRA.
 

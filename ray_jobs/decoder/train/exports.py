@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ray_jobs.decoder.train.setup import TrainPlan, kept_out_windows
+from ray_jobs.decoder.train.plan import TrainPlan, kept_out_windows
 from ray_jobs.decoder.train.starts import untrained
 from ttt import checkpoint, storage
 from ttt.errors import UserError

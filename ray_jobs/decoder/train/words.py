@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ray_jobs.decoder.train.setup import TrainPlan
+from ray_jobs.decoder.train.plan import TrainPlan
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt.snac.cache.bandwidth import BandwidthHours
 from ttt.snac.discriminators import Discriminators

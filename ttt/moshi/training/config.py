@@ -192,9 +192,12 @@ class MemoryConfig(Config):
     head_block: int | None = None
     """Frames that the depformer and the loss take at once, computed anew in the backward pass; null
     takes all and keeps them."""
+    frames_per_micro_batch: int | None = None
+    """Windows go through the model together up to so many frames, which is faster where windows are
+    short; null takes them one by one."""
 
     def __post_init__(self) -> None:
-        for name in ("attention_block", "head_block"):
+        for name in ("attention_block", "head_block", "frames_per_micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, or null, got {value}")

@@ -8,8 +8,7 @@ micro-batch names what was replaced and why.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +19,8 @@ from ttt.snac.cache.index import CodeCache, DamagedClip
 from ttt.snac.train.window_places import Windows
 from ttt.snac.train.windows import WindowPlan, WindowShape
 from ttt.training.device import copied_ahead
-from ttt.training.micro_batches import BatchId, rank_micro_batches
+from ttt.training.local_source import EpochSize, LocalSource
+from ttt.training.micro_batches import BatchId
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ class WindowReader:
         return self._cache.catalogue.clip_ids[int(row)]
 
 
-class LocalWindowSource:
-    """The micro-batches of one worker, read in its own process by one thread ahead of the loop."""
+class LocalWindowSource(LocalSource[MicroBatch]):
+    """The micro-batches of one worker, read in its own process."""
 
     def __init__(
         self,
@@ -182,28 +182,10 @@ class LocalWindowSource:
         world_size: int = 1,
     ) -> None:
         """`shapes[epoch - 1]` is the shape of an epoch's windows."""
-        self._reader = reader
-        self._plan = plan
-        self._shapes = shapes
-        self._rank = rank
-        self._world_size = world_size
-
-    def step_batches(self, epoch: int, first_step: int = 0) -> Iterator[list[MicroBatch]]:
-        """This rank's micro-batches of every step of an epoch, from `first_step` on."""
-        pending: deque[Future[list[MicroBatch]]] = deque()
-        with ThreadPoolExecutor(1, thread_name_prefix="windows") as pool:
-            for step in range(first_step, self._plan.steps(self._shapes[epoch - 1])):
-                pending.append(pool.submit(self._read_step, epoch, step))
-                if len(pending) > _STEPS_AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-
-    def _read_step(self, epoch: int, step: int) -> list[MicroBatch]:
-        shape = self._shapes[epoch - 1]
-        micros = rank_micro_batches(self._rank, self._world_size, shape.micro_batches_per_step)
-        ids = [BatchId(epoch, step, micro) for micro in micros]
-        return [self._reader.read(self._plan.windows(shape, id), id) for id in ids]
-
-
-_STEPS_AHEAD = 2
+        epochs = [EpochSize(plan.steps(each), each.micro_batches_per_step) for each in shapes]
+        super().__init__(
+            lambda id: reader.read(plan.windows(shapes[id.epoch - 1], id), id),
+            epochs,
+            rank,
+            world_size,
+        )

@@ -10,18 +10,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ttt.snac.geometry import CodeGeometry
-from ttt.snac.train.windows import WindowPlan, WindowShape
+from ray_jobs.training.stream import EpochBatches
 from ttt.training.micro_batches import BatchId, rank_micro_batches
 
 SPAN_MICRO_BATCHES = 4096
 """Micro-batches of an execution, about: many short epochs, or a part of a long one."""
 
 BLOCK_BYTES = 12 * 2**20
-"""Audio that a read task makes at most, if more than one micro-batch."""
+"""Bytes that a read task makes at most, if more than one micro-batch."""
 
 ROUND_BYTES = 128 * 2**20
-"""Audio of a block for each rank at most: Ray holds one for each before it hands the first out."""
+"""Bytes of a block for each rank at most: Ray holds one for each before it hands the first out."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +40,29 @@ class Spans:
     """The spans of a run whose micro-batches `world_size` ranks share."""
 
     def __init__(
-        self,
-        plan: WindowPlan,
-        shapes: Sequence[WindowShape],
-        world_size: int,
-        span_micro_batches: int,
+        self, epochs: Sequence[EpochBatches], world_size: int, span_micro_batches: int
     ) -> None:
-        """`shapes[epoch - 1]` is the shape of an epoch's windows."""
-        self._plan = plan
-        self._shapes = shapes
+        """`epochs[number - 1]` of the whole run."""
+        self._epochs = epochs
         self._world_size = world_size
         self._span_micro_batches = span_micro_batches
 
     def of_epoch(self, epoch: int, first_step: int = 0) -> Iterator[Span]:
         """An epoch from `first_step` on, in spans."""
-        shape = self._shapes[epoch - 1]
-        steps = self._plan.steps(shape)
-        span_steps = max(1, self._span_micro_batches // shape.micro_batches_per_step)
-        block = block_size(shape, self._plan.geometry, self._world_size)
-        for start in range(first_step, steps, span_steps):
-            yield Span(epoch, start, min(start + span_steps, steps), self._world_size, block)
+        batches = self._epochs[epoch - 1]
+        span_steps = max(1, self._span_micro_batches // batches.micro_batches_per_step)
+        block = block_size(batches, self._world_size)
+        for start in range(first_step, batches.steps, span_steps):
+            end = min(start + span_steps, batches.steps)
+            yield Span(epoch, start, end, self._world_size, block)
 
     def read_at_once(self, first: Span) -> list[Span]:
         """The spans, also of later epochs, that an execution reads which begins with `first`."""
         spans, micro_batches = [], 0
-        later = (self.of_epoch(epoch) for epoch in range(first.epoch + 1, len(self._shapes) + 1))
+        later = (self.of_epoch(epoch) for epoch in range(first.epoch + 1, len(self._epochs) + 1))
         rest = self.of_epoch(first.epoch, first.end_step)
         for span in itertools.chain([first], rest, itertools.chain.from_iterable(later)):
-            per_step = self._shapes[span.epoch - 1].micro_batches_per_step
+            per_step = self._epochs[span.epoch - 1].micro_batches_per_step
             micro_batches += (span.end_step - span.first_step) * per_step
             if spans and micro_batches > self._span_micro_batches:
                 break
@@ -97,7 +91,6 @@ def blocks_of(span: Span, micro_batches_per_step: int) -> list[list[BatchId]]:
     ]
 
 
-def block_size(shape: WindowShape, geometry: CodeGeometry, world_size: int = 1) -> int:
+def block_size(batches: EpochBatches, world_size: int = 1) -> int:
     """Micro-batches of a block, by `BLOCK_BYTES` and `ROUND_BYTES`; at least one."""
-    audio_bytes = 2 * shape.clips_per_micro_batch * geometry.samples_48k(shape.core_coarse)
-    return max(1, min(BLOCK_BYTES, ROUND_BYTES // world_size) // audio_bytes)
+    return max(1, min(BLOCK_BYTES, ROUND_BYTES // world_size) // batches.micro_batch_bytes)

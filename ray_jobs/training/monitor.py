@@ -17,8 +17,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from ray_jobs.decoder.train.run import Position
 from ray_jobs.runtime.progress import Progress
+from ray_jobs.training.run import Position
 
 logger = logging.getLogger(__name__)
 

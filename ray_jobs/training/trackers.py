@@ -11,22 +11,16 @@ not the loss), "turn_back" (why training went back to its best checkpoint) or "c
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
-from torch import Tensor
-
-from ray_jobs.decoder.train_config import TrackingConfig
+from ray_jobs.training.config import TrackingConfig
+from ray_jobs.training.training_job import TrainingJob
 from ttt import records, storage
 from ttt.errors import UserError
-from ttt.plots import spectrograms
-from ttt.snac.geometry import TARGET_RATE
-from ttt.snac.train.validation import Example
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.state import TrainState
 from ttt.training.trainee import ValidationResult
@@ -42,24 +36,28 @@ def require_installed(config: TrackingConfig) -> None:
             )
 
 
-def build_trackers(run: str, config: TrackingConfig, settings: dict[str, Any]) -> list[Hook]:
-    """The hooks that `config` asks for; `settings` is the run's configuration as a plain tree."""
-    trackers: list[Hook] = [MetricsFile(run, config.every_steps)]
+def build_trackers(job: TrainingJob[Any]) -> list[Hook]:
+    """The hooks that the job's configuration asks for."""
+    run, config = job.run, job.tracking
+    trackers: list[Hook] = [MetricsFile(run, config.every_steps, job.item_name)]
     if config.tensorboard:
-        trackers.append(TensorBoard(storage.local_path(run) / "tensorboard", config.every_steps))
+        folder = storage.local_path(run) / "tensorboard"
+        trackers.append(TensorBoard(folder, config.every_steps, job.show_example))
     if config.wandb is not None:
-        trackers.append(WandB(run, config.wandb, config.every_steps, settings))
+        trackers.append(WandB(run, config.wandb, config.every_steps, job.settings))
     if config.mlflow is not None:
-        trackers.append(MLflow(run, config.mlflow, config.every_steps, settings))
+        trackers.append(MLflow(run, config.mlflow, config.every_steps, job.settings))
     return trackers
 
 
 class MetricsFile(Hook):
     """RUN/metrics.jsonl; on an object store it is uploaded at each validation and checkpoint."""
 
-    def __init__(self, run: str, every_steps: int) -> None:
+    def __init__(self, run: str, every_steps: int, item_name: str) -> None:
+        """`item_name` is what a batch holds: clips, windows."""
         self._uri = storage.join(run, "metrics.jsonl")
         self._every_steps = every_steps
+        self._item_name = item_name
         self._lines: list[str] = []  # only of a run on an object store
 
     def on_start(self, state: TrainState) -> None:
@@ -118,7 +116,7 @@ class MetricsFile(Hook):
                 "step": state.step,
                 "name": storage.name(folder),
                 "skipped_steps": state.skipped,
-                "replaced_clips": state.replaced,
+                f"replaced_{self._item_name}": state.replaced,
             }
         )
         self._upload()
@@ -134,12 +132,17 @@ class MetricsFile(Hook):
             storage.write_bytes(self._uri, "".join(f"{line}\n" for line in self._lines).encode())
 
 
-class TensorBoard(Hook):
-    """Scalars, and audio and spectrograms of the fixed validation windows."""
+ShowExample = Callable[[Any, int, Any, int], None]
+"""Shows an example on a TensorBoard: the board, which it is, the example, the step."""
 
-    def __init__(self, folder: Path, every_steps: int) -> None:
+
+class TensorBoard(Hook):
+    """Scalars, and the examples of each validation."""
+
+    def __init__(self, folder: Path, every_steps: int, show_example: ShowExample) -> None:
         self._folder = folder
         self._every_steps = every_steps
+        self._show_example = show_example
         self._writer: Any = None
 
     def on_start(self, state: TrainState) -> None:
@@ -157,14 +160,7 @@ class TensorBoard(Hook):
         for name, value in _validation_scalars(result).items():
             self._writer.add_scalar(name, value, state.step)
         for index, example in enumerate(result.examples):
-            for name, audio in _signals(example).items():
-                if state.step == 0 or name == "ours":
-                    self._writer.add_audio(
-                        f"example {index}/{name}", audio[None], state.step, TARGET_RATE
-                    )
-            self._writer.add_image(
-                f"example {index}", _picture(example), state.step, dataformats="HWC"
-            )
+            self._show_example(self._writer, index, example, state.step)
         self._writer.flush()
 
 
@@ -248,21 +244,6 @@ def _validation_scalars(result: ValidationResult) -> dict[str, float]:
         for row, metrics in result.rows.items()
         for metric, value in metrics.items()
     }
-
-
-def _signals(example: Example) -> dict[str, Tensor]:
-    return {
-        "true": example.reference,
-        "ours": example.ours,
-        "resampled decode24": example.resampled,
-    }
-
-
-def _picture(example: Example) -> Any:
-    """Spectrograms side by side, RGB [height, width, 3]."""
-    signals = {name: audio.numpy() for name, audio in _signals(example).items()}
-    png = spectrograms(signals, TARGET_RATE, title=example.clip_id)
-    return matplotlib.image.imread(io.BytesIO(png))[:, :, :3]
 
 
 def _tracker_id(run: str) -> str:

@@ -1,0 +1,57 @@
+"""The plan of a training in Moshi in words and numbers, for --dry-run and before a run starts."""
+
+from __future__ import annotations
+
+from ray_jobs.moshi.train.plan import TTTPlan
+from ttt.eval.config import FRAME_RATE
+from ttt.moshi.chapter_cache.reader import ChapterCache
+from ttt.moshi.training.stages import learning_rates
+
+
+def describe(plan: TTTPlan) -> str:
+    """The plan in words and numbers."""
+    config, stream = plan.given, plan.stream()
+    cache = ChapterCache.open(plan.config.data.cache)
+    windows = stream.windows(cache)
+    frames, workers = int(cache.n_frames[plan.rows].sum()), max(config.cluster.num_workers, 1)
+    speakers = {cache.chapters[row].speaker for row in plan.rows.tolist()}
+    groups = tuple(plan.trained)
+    lines = [
+        f"cache {config.data.cache}: {len(cache):,} chapters, {len(plan.rows):,} by "
+        f"{len(speakers):,} speakers train, {frames:,} frames, {_hours(frames)} hours",
+        f"base model {config.model.weights} ({plan.base_fingerprint}) in {config.model.dtype}, "
+        f"never changed; text {config.text}, other voice {config.other}, weights {config.weights}",
+        f"trained: {sum(plan.trained.values()):,} parameters in float32 ("
+        + ", ".join(f"{group} {count:,}" for group, count in plan.trained.items())
+        + ")",
+        *([] if plan.match is None else [plan.match]),
+        f"validation: {len(plan.spans)} spans of held-out speakers, "
+        f"{sum(span.frames for span in plan.spans):,} frames",
+        f"{plan.total_steps:,} steps in {len(plan.stages)} stages, {workers} worker(s)",
+        "",
+        "stage frames  seconds windows/step  at once   steps passes  padding  hours heard  "
+        + "  ".join(f"learning rate ({group})" for group in groups),
+    ]
+    for stage, shape, passes in zip(plan.stages, stream.shapes, windows.passes, strict=True):
+        first, last = (
+            learning_rates(config.optim, step, plan.total_steps)
+            for step in (stage.first_step, stage.first_step + stage.steps - 1)
+        )
+        lines.append(
+            f"{stage.number:5d} {shape.frames:6,d} {shape.frames / FRAME_RATE:8.1f} "
+            f"{shape.windows_per_step:12d} {shape.windows_per_micro_batch:8d} {stage.steps:7,d} "
+            f"{passes:6.2f} {windows.plan.padding_share(shape):8.1%} "
+            f"{_hours(passes * frames):>12}  "
+            + "  ".join(f"{first[group]:.2e} to {last[group]:.2e}" for group in groups)
+        )
+    lines += [
+        "",
+        f"writes: {config.run}/ checkpoints, metrics.jsonl, config.yaml, provenance.json, export"
+        + (", tensorboard" if config.tracking.tensorboard else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _hours(frames: float) -> str:
+    hours = frames / FRAME_RATE / 3600
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"

@@ -1,0 +1,33 @@
+"""`python -m ray_jobs.train_ttt`: train TTT layers, or LoRA, in a Moshi that never changes.
+
+    python -m ray_jobs.train_ttt --config configs/train_ttt.yaml data.cache=CACHE run=DIR
+    python -m ray_jobs.train_ttt --config configs/train_ttt.yaml ... --resume
+
+Windows of cached chapters grow from seconds to whole chapters. SIGTERM saves and ends with exit
+code 0; --resume continues from the newest complete checkpoint, bit for bit. At the end the best of
+what was trained lies in DIR/export, which evaluate_chapters and evaluate_pairs take as model.ttt.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ray_jobs.moshi.train.config import TrainTTTConfig
+from ray_jobs.runtime.cli import later, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run(
+        TrainTTTConfig,
+        plan=later("ray_jobs.moshi.train.plan:make_plan"),
+        describe=later("ray_jobs.moshi.train.words:describe"),
+        execute=later("ray_jobs.moshi.train.job:train"),
+        doc=__doc__ or "",
+        argv=argv,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Trainings on Ray, whatever is trained: batches, workers, listeners, progress."""

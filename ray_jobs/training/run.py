@@ -1,0 +1,153 @@
+"""Running the training loop in this process, and what every way of running it shares.
+
+`ray_jobs.training.worker` runs the same loop in Ray Train's workers. They differ in where the
+batches come from and in whom the ranks talk to.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ray_jobs.runtime.connection import require_gpu_here
+from ray_jobs.runtime.progress import Progress
+from ray_jobs.training.trackers import build_trackers
+from ray_jobs.training.training_job import TrainingJob, steps_done
+from ttt.training.hooks import Hook, StepRecord
+from ttt.training.loop import BatchSource, train
+from ttt.training.ranks import Communicator, SingleProcess
+from ttt.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a training ended."""
+
+    step: int
+    finished: bool
+    """False when a stop was requested."""
+    notes: tuple[str, ...]
+    """What a user should know of it, in sentences."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training is."""
+
+    step: int
+    shown: Mapping[str, float | None]
+    """Losses by name; None where there is none now."""
+    data_wait_share: float
+    """Of the step time since the worker started."""
+
+    def fields(self) -> dict[str, object]:
+        """What a progress line shows beside the count of steps."""
+        return {**self.shown, "data_wait": f"{self.data_wait_share:.1%}"}
+
+
+def train_to_end(job: TrainingJob[Any], address: str | None, stop: threading.Event) -> Outcome:
+    """Train to the end or until `stop` is set: in this process with no workers, else on Ray."""
+    if job.cluster.num_workers == 0:
+        return train_in_process(job, stop)
+    from ray_jobs.training.worker import train_on_ray  # Ray is imported here.
+
+    return train_on_ray(job, address, stop)
+
+
+@contextmanager
+def sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets in place of ending the process."""
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda _signum, _frame: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def train_in_process(
+    job: TrainingJob[Any], stop: threading.Event, hooks: Sequence[Hook] = ()
+) -> Outcome:
+    """The loop in this process, without Ray; `hooks` listen beside the trackers."""
+    require_gpu_here(job.cluster.gpus_per_worker)
+    device = torch.device(job.cluster.device)
+    done = steps_done(job.run)
+    with Progress("training", job.total_steps, "steps", done=done) as progress:
+        shown = done
+
+        def show(position: Position) -> None:
+            nonlocal shown
+            progress.advance(position.step - shown, **position.fields())
+            shown = position.step
+
+        hooks = [*hooks, PositionHook(show, job.shown_terms)]
+        return run_loop(job, job.local_source(), SingleProcess(), device, hooks, stop.is_set)
+
+
+def run_loop(
+    job: TrainingJob[Any],
+    source: BatchSource[Any],
+    group: Communicator,
+    device: torch.device,
+    hooks: Sequence[Hook],
+    stop_requested: Callable[[], bool],
+) -> Outcome:
+    """The loop in a process that has its batches and its ranks to talk to."""
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(job.cluster.cpus_per_worker)))
+    trainee, turns = job.trainee(device), _TurnBack()
+    listeners = [*hooks, turns]
+    if group.rank == 0:
+        listeners += [*job.hooks(), *build_trackers(job)]
+    state = train(job.loop_settings(), trainee, source, group, listeners, stop_requested)
+    finished = state.epoch > job.last_epoch
+    return Outcome(state.step, finished, tuple(_notes(job, state, turns, finished=finished)))
+
+
+def _notes(
+    job: TrainingJob[Any], state: TrainState, turns: _TurnBack, *, finished: bool
+) -> list[str]:
+    notes = []
+    if state.skipped or state.replaced:
+        skipped = f"{state.skipped} steps were skipped (not finite)"
+        replaced = f"{state.replaced} damaged {job.item_name} replaced"
+        notes.append(f"{skipped} and {replaced}; metrics.jsonl names them")
+    if turns.why is not None:
+        notes.append(turns.why)
+    return [*notes, *job.notes(state, finished=finished)]
+
+
+class _TurnBack(Hook):
+    """Remembers why training went back to its best checkpoint."""
+
+    why: str | None = None
+
+    def on_turn_back(self, state: TrainState, why: str) -> None:
+        self.why = why
+
+
+class PositionHook(Hook):
+    """Tells how far the run is and how much of its time went into waiting for data."""
+
+    def __init__(self, show: Callable[[Position], None], terms: Mapping[str, str]) -> None:
+        """`terms` are the losses that are shown: name -> term."""
+        self._show = show
+        self._terms = terms
+        self._waited = self._elapsed = 0.0
+
+    def on_start(self, state: TrainState) -> None:
+        self._show(Position(state.step, {}, 0.0))
+
+    def on_step(self, record: StepRecord) -> None:
+        self._waited += record.data_wait_seconds
+        self._elapsed += record.step_seconds
+        finite = {name: loss for name, loss in record.terms.items() if math.isfinite(loss)}
+        shown = {name: finite.get(term) for name, term in self._terms.items()}
+        self._show(Position(record.step, shown, self._waited / self._elapsed))

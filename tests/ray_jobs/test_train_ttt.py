@@ -1,0 +1,257 @@
+"""The command that trains TTT and LoRA in Moshi: plan, batches, refusals, Ray, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ray_jobs import cache_chapters, evaluate_chapters, train_ttt
+from ray_jobs.config.load import load_config
+from ray_jobs.moshi.train.config import TrainTTTConfig
+from ray_jobs.moshi.train.plan import TTTPlan, make_plan
+from ray_jobs.moshi.train.window_stream import to_table, to_window_batch
+from ray_jobs.training.ray_source import RayBatchSource, batch_dataset, start_cursor
+from tests.chapter_caches import write_cache
+from tests.ray_jobs.nano_training import ON_RAY, TOTAL_STEPS, World, metrics, steps_recorded
+from tests.ray_jobs.nano_ttt import BASE
+from ttt.codebook_weights import mixture
+from ttt.eval.chapters.records import read_record, record_path
+from ttt.eval.chapters.run import records_root
+from ttt.moshi.chapter_cache.reader import ChapterCache
+from ttt.moshi.chapter_cache.windows import ChapterWindowPlan, ChapterWindowShape, read_windows
+from ttt.moshi.training import WindowBatch
+from ttt.training.micro_batches import BatchId
+
+
+def plan_of(world: World, run: Path, *overrides: str) -> TTTPlan:
+    return make_plan(load_config(TrainTTTConfig, str(world.config), [f"run={run}", *overrides]))
+
+
+def assert_same(found: WindowBatch, wanted: WindowBatch) -> None:
+    assert list(found.ids) == list(wanted.ids)
+    assert torch.equal(found.codes, wanted.codes)
+    assert torch.equal(found.counted, wanted.counted)
+    assert (found.text is None) == (wanted.text is None)
+    if found.text is not None and wanted.text is not None:
+        assert torch.equal(found.text, wanted.text)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_micro_batch_survives_the_table(tmp_path: Path, text: bool) -> None:
+    write_cache(tmp_path, [30, 70, 5, 41], text=True)
+    cache = ChapterCache.open(tmp_path)
+    shape = ChapterWindowShape(20, windows_per_micro_batch=3, micro_batches_per_step=2)
+    plan = ChapterWindowPlan(cache.n_frames, seed=1)
+    empty = 0
+    for step in range(plan.steps(shape)):
+        for micro in range(2):
+            id = BatchId(1, step, micro)
+            read = WindowBatch.of(
+                read_windows(cache, plan.windows(shape, id), id, text=text), cache
+            )
+            assert_same(to_window_batch(to_table(read)), read)
+            empty += "" in read.ids
+    assert empty, "the last step has a row without a window"
+
+
+def test_ray_gives_what_one_process_gives(
+    ttt_world: World, tmp_path: Path, ray_local: None
+) -> None:
+    plan = plan_of(ttt_world, tmp_path / "run", "memory.frames_per_micro_batch=64")
+    stream, local = plan.stream(), plan.local_source()
+    cursor = start_cursor(stream)
+    batches: Any = batch_dataset(cursor)
+    source = RayBatchSource(batches, cursor, stream)
+    heard = 0
+    for stage, first_step in ((1, 0), (2, 0), (1, 2)):
+        found = source.step_batches(stage, first_step)
+        for ours, theirs in zip(found, local.step_batches(stage, first_step), strict=True):
+            assert len(ours) == len(theirs)
+            for one, other in zip(ours, theirs, strict=True):
+                assert_same(one, other)
+                heard += int(one.counted.sum())
+    assert heard > 1000
+
+
+def test_a_run_leaves_checkpoints_and_metrics_of_what_it_trained(ttt_finished: Path) -> None:
+    names = {path.name for path in ttt_finished.iterdir()}
+    expected = {"checkpoints", "config.yaml", "export", "metrics.jsonl", "provenance.json"}
+    assert names >= expected | {"tensorboard", ".lock"}
+    assert steps_recorded(ttt_finished) == list(range(1, TOTAL_STEPS + 1))
+    lines = metrics(ttt_finished)
+    validations = [line for line in lines if line["kind"] == "validation"]
+    assert [line["step"] for line in validations] == [0, 2, 4, 6, 8]
+    for line in validations:
+        assert line["loss"] == line["rows"]["trained"]["beyond_window"]
+        assert line["rows"]["base"] == validations[0]["rows"]["base"]
+        assert set(line["rows"]["gate"]) == {"layer_0", "layer_2"}
+    rates = [line["learning_rate"] for line in lines if line["kind"] == "step"]
+    assert all(set(each) == {"ttt", "gate", "lora"} for each in rates)
+    last = sorted((ttt_finished / "checkpoints").glob("step-*"))[-1]
+    size = sum(path.stat().st_size for path in last.iterdir())
+    base = (BASE / "model.safetensors").stat().st_size
+    assert size < base, "nothing of the base is saved"
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(
+    ttt_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert ttt_world.main(run, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "12 chapters, 9 by 3 speakers train" in printed
+    assert "validation: 2 spans of held-out speakers, 128 frames" in printed
+    assert "8 steps in 2 stages, 1 worker(s)" in printed
+    rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()][1:]
+    # stage, frames, windows a step, at once, steps
+    assert [[row[0], row[1], *row[3:6]] for row in rows] == [
+        ["1", "32", "4", "1", "4"],
+        ["2", "128", "2", "1", "4"],
+    ]
+    assert "parameters in float32 (ttt " in printed
+    assert not run.exists()
+
+
+def test_two_ray_workers_train_what_one_process_trains(
+    ttt_world: World, ttt_finished: Path, tmp_path: Path, ray_local: None
+) -> None:
+    run = tmp_path / "run"
+    assert ttt_world.main(run, *ON_RAY) == 0
+    ours, theirs = (
+        [(line["step"], line["kind"], line.get("frames")) for line in metrics(folder)]
+        for folder in (run, ttt_finished)
+    )
+    assert ours == theirs
+    losses, expected = (
+        [line["loss"] for line in metrics(folder) if "loss" in line]
+        for folder in (run, ttt_finished)
+    )
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+REFUSED = {
+    "another Mimi": (["model.mimi=tiny", "model.weights=tiny"], "its codes are synthetic"),
+    "text that is not there": (["text=own"], "the own text of"),
+    "a layer that is not there": (["ttt.layers=[0,3]"], "3"),
+    "heads that do not divide": (["ttt.num_heads=5"], "ttt: "),
+    "a window longer than every chapter": (
+        ["stages.1.frames=256"],
+        "windows of 256 frames are longer than every one of 9 chapters, the longest of which has",
+    ),
+    "spans inside the window": (["validation.span_frames=4"], "no validation span reaches beyond"),
+    "no chapter to train on": (["data.limit_chapters=0"], "limit_chapters must be at least 1"),
+    "workers that do not divide": (
+        ["cluster.num_workers=3"],
+        "stages[0]: 4 micro-batches of 1 windows cannot be shared equally by 3 workers",
+    ),
+    "windows that are too many at once": (
+        ["cluster.num_workers=2", "memory.frames_per_micro_batch=1000"],
+        "lower memory.frames_per_micro_batch",
+    ),
+    "silence without a codec": (["other=silence"], "set other=masked"),
+    "nothing to train": (["ttt=null", "lora=null"], "there is nothing to train"),
+    "no such cache": (["data.cache=nowhere"], "nowhere"),
+    "no such base": (["model.weights=nowhere/at-all-0"], "nowhere/at-all-0"),
+    "no such export": (["start_from=nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mistakes_are_refused_in_one_sentence(
+    case: str, ttt_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, said = REFUSED[case]
+    assert ttt_world.main(tmp_path / "run", *overrides) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") <= 2, "what a file holds wrong is listed below it"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_keeps_its_plan_but_for_memory(
+    ttt_world: World, ttt_finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for overrides, said in [
+        (["optim.peak_rates.ttt=2e-3"], "optim.peak_rates.ttt was 0.001 and is now 0.002"),
+        (["stages.1.steps=5"], "stages was"),
+        (["seed=1"], "seed was 0 and is now 1"),
+    ]:
+        assert ttt_world.main(ttt_finished, "--resume", *overrides) == 2
+        assert said in capsys.readouterr().err
+    saving = ["memory.checkpoint_layers=true", "memory.frames_per_micro_batch=64"]
+    assert ttt_world.main(ttt_finished, "--resume", *saving) == 0
+
+
+def test_synthetic_chapters_cannot_be_trained_on_by_another_language_unnoticed(
+    ttt_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Codes outside of the base model's codebooks are refused before anything starts."""
+    made = yaml.safe_load((ttt_world.folder / "cache.yaml").read_text())
+    made["synthetic"]["language"] = {"cues": 32, "cues_per_block": 4, "card": 64}
+    (tmp_path / "cache.yaml").write_text(yaml.safe_dump(made))
+    cache = tmp_path / "cache"
+    assert cache_chapters.main(["--config", str(tmp_path / "cache.yaml"), f"output={cache}"]) == 0
+    assert ttt_world.main(tmp_path / "run", f"data.cache={cache}") == 2
+    said = "its codes lie from 0 to 63, and those of"
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_ttt.main(["--help"])
+    assert "train TTT layers, or LoRA, in a Moshi that never changes" in capsys.readouterr().out
+
+
+def test_the_export_is_heard_with_the_loss_that_validation_printed(
+    ttt_world: World, ttt_finished: Path, tmp_path: Path
+) -> None:
+    """By evaluate_chapters from the same cache, in another process' worth of loading."""
+    validations = [line for line in metrics(ttt_finished) if line["kind"] == "validation"]
+    best = min(validations[1:], key=lambda line: line["loss"])
+    output = tmp_path / "heard"
+    arguments = {
+        "output": str(output),
+        "data": {"cache": str(ttt_world.folder / "cache"), "min_seconds": 0},
+        "model": {
+            "weights": str(BASE),
+            "ttt": str(ttt_finished / "export"),
+            "mimi": "synthetic",
+            "dtype": "float32",
+        },
+        "streams": {"text": "pad", "other": "masked"},
+        "max_frames": 64,
+        "cluster": {"num_workers": 0},
+    }
+    config = tmp_path / "heard.yaml"
+    config.write_text(yaml.safe_dump(arguments))
+    assert evaluate_chapters.main(["--config", str(config)]) == 0
+    plan = plan_of(ttt_world, ttt_finished)
+    names = [span.chapter_id for span in plan.spans]
+    means = {}
+    for model, row in (("ttt", "trained"), ("baseline", "base")):
+        nll = [read_record(record_path(records_root(output, model), name)).nll for name in names]
+        mixed = [np.asarray(mixture("moshi", 8)) @ each.astype(np.float64) for each in nll]
+        means[model] = float(np.mean([each[plan.window :].mean() for each in mixed]))
+        assert means[model] == best["rows"][row]["beyond_window"]
+    assert means["ttt"] != means["baseline"]
+
+
+def test_a_run_starts_from_what_another_left(
+    ttt_world: World, ttt_finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export, run = ttt_finished / "export", tmp_path / "run"
+    assert ttt_world.main(run, f"start_from={export}", "seed=5") == 0
+    best = min(
+        (line for line in metrics(ttt_finished) if line["kind"] == "validation" and line["step"]),
+        key=lambda line: line["loss"],
+    )
+    assert metrics(run)[0]["loss"] == best["loss"]
+    capsys.readouterr()
+    assert ttt_world.main(tmp_path / "other", f"start_from={export}", "ttt.layers=[0,1]") == 2
+    assert "ttt.layers is [0, 2] there, and [0, 1] in this" in capsys.readouterr().err
