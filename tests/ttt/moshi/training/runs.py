@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,6 +48,16 @@ CONFIG = MoshiTrainingConfig(
     other="silence",
     memory=MemoryConfig(checkpoint_layers=True, checkpoint_mini_batches="auto", head_block=6),
 )
+
+LACT = dataclasses.replace(
+    CONFIG,
+    ttt=TTTLayersConfig(
+        layers=(1,), flavour="lact", mini_batch_size=12, base_lr=0.1, rope_theta=None,
+        momentum=True, gate=0.5,
+    ),
+    lora=None,
+)  # fmt: skip
+"""The first stage's windows end within a chunk."""
 
 
 def small_base(**overrides):
@@ -112,14 +123,15 @@ def run(
     group: Communicator | None = None,
     log: list[str] | None = None,
     stop_after: int | None = None,
+    config: MoshiTrainingConfig = CONFIG,
 ) -> TrainState:
     """Start the run or go on with it, as a fresh process would."""
-    group, trained = group or SingleProcess(), trainee()
+    group, trained = group or SingleProcess(), trainee(config)
     settings = LoopSettings(
         run=str(folder),
-        plan=plan_of(trained.epochs, **CONFIG.to_dict()),
+        plan=plan_of(trained.epochs, **config.to_dict()),
         checkpoint=CheckpointConfig(every_steps=2, every_minutes=None, keep_last=99),
-        ema_decay=CONFIG.optim.ema_decay,
+        ema_decay=config.optim.ema_decay,
     )
     asked = iter(range(TOTAL_STEPS + 1))
     return train(

@@ -12,6 +12,7 @@ import torch
 from tests.chapter_caches import write_cache
 from tests.ttt.moshi.training.runs import (
     CONFIG,
+    LACT,
     LAST,
     MICRO_BATCHES,
     TOTAL_STEPS,
@@ -28,6 +29,7 @@ from ttt.errors import UserError
 from ttt.moshi import evaluate_codes
 from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.chapter_cache.windows import ChapterWindowPlan, ChapterWindowShape, read_windows
+from ttt.moshi.insert import ttt_layers
 from ttt.moshi.training import (
     MemoryConfig,
     MoshiTrainee,
@@ -67,6 +69,25 @@ def test_stopped_and_resumed_is_bit_for_bit_uninterrupted(tmp_path, whole, stop_
     assert run(tmp_path, log=heard).step == TOTAL_STEPS
     assert content(tmp_path / LAST) == content(whole[0] / LAST)
     assert heard == whole[2]
+
+
+def test_a_run_of_lact_layers_resumes_and_its_keys_are_taught_where_windows_are_longer(tmp_path):
+    run(tmp_path / "whole", config=LACT)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", [Log(4)], config=LACT)
+    assert run(tmp_path / "cut", config=LACT).step == TOTAL_STEPS
+    assert content(tmp_path / "cut" / LAST) == content(tmp_path / "whole" / LAST)
+
+    trained = trainee(LACT)
+    for epoch, reached in ((1, False), (2, True)):
+        trained.lm.zero_grad()
+        batch = window_batch(epoch, 0, 0)
+        trained.accumulate([batch], trained.denominators([batch]), step=0, due=())
+        layer = ttt_layers(trained.lm)[1].layer
+        for name in ("k_proj.weight", "v_proj.weight", "learnable_ttt_lr_bias"):
+            gradient = layer.get_parameter(name).grad
+            assert (gradient is not None and bool(gradient.any())) == reached, name
+        assert layer.W1.grad.any()
 
 
 def test_two_ranks_hear_the_same_windows_and_have_the_same_weights(tmp_path, whole):

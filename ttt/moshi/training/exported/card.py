@@ -100,8 +100,9 @@ def _ttt_line(config: TTTLayersConfig) -> str:
     reach = (
         "" if context is None else f"; attention of these layers reaches back {context:,} frames"
     )
+    momentum = ", momentum" if config.momentum else ""
     return (
-        f"TTT-{config.kind} ({config.flavour}) after the attention of layers "
+        f"TTT-{config.kind} ({config.flavour}{momentum}) after the attention of layers "
         f"{', '.join(map(str, config.layers))}, mini-batches of {config.mini_batch_size} frames, "
         f"inner learning rate {config.base_lr:g}{reach}"
     )

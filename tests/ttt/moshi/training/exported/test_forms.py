@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 
+from tests.ttt.conftest import KINDS
 from ttt.layers import TTTConfig
 from ttt.moshi import evaluate_codes, insert_ttt, load_ttt
 from ttt.moshi.insert import ttt_layers
@@ -25,7 +26,7 @@ def in_training(small_lm, what, *, dtype=torch.float32, kind="mlp", context=None
     if what != "ttt":
         insert_lora(lm, 3, 1.7, generator=torch.Generator().manual_seed(1))
     if what != "lora":
-        shape = TTTConfig(dim=64, num_heads=4, mini_batch_size=8, kind=kind)
+        shape = TTTConfig(dim=64, num_heads=4, mini_batch_size=8, **KINDS[kind])
         insert_ttt(lm, [1, 3], shape, context, generator=torch.Generator().manual_seed(2))
     generator = torch.Generator().manual_seed(5)
     for named in freeze_base(lm).values():
@@ -68,6 +69,8 @@ CASES = [
     *itertools.product(WHAT, (torch.float32, torch.bfloat16), ("linear", "mlp"), (None,)),
     ("both", torch.bfloat16, "mlp", 5),
     ("ttt", torch.float32, "linear", 5),
+    ("both", torch.bfloat16, "lact", None),
+    ("ttt", torch.float32, "lact", None),
 ]
 
 
