@@ -41,11 +41,16 @@ def chapter(number: int, frames: int, *, text: bool = False, card: int = 64) -> 
 
 
 def write_cache(
-    folder: str | Path, lengths: Sequence[int], *, per_shard: int = 4, text: bool = False
+    folder: str | Path,
+    lengths: Sequence[int],
+    *,
+    per_shard: int = 4,
+    text: bool = False,
+    codes: CodesIdentity = MIMI,
 ) -> list[CodedChapter]:
     """Write chapters of these lengths as a cache; returns them."""
     chapters = [chapter(number, frames, text=text) for number, frames in enumerate(lengths)]
-    header = ShardHeader(MIMI, TEXT if text else None)
+    header = ShardHeader(codes, TEXT if text else None)
     for shard in range(-(-len(chapters) // per_shard)):
         some = chapters[shard * per_shard : (shard + 1) * per_shard]
         write_shard(shard_uri(folder, shard), some, header)

@@ -34,6 +34,20 @@ def test_a_log_gets_a_plain_line_every_few_seconds():
     ]
 
 
+def test_a_field_stays_until_none_takes_it_away():
+    clock, log = Clock(), io.StringIO()
+    progress = Progress("train", 10, "steps", stream=log, clock=clock)
+    for fields in ({"loss": 1.5, "discriminator": 0.25}, {"loss": 1.25}, {"discriminator": None}):
+        clock.now += 10
+        progress.advance(**fields)
+    shown = [line.partition("ETA")[2].split()[1:] for line in log.getvalue().splitlines()]
+    assert shown == [
+        ["loss=1.5", "discriminator=0.25"],
+        ["loss=1.25", "discriminator=0.25"],
+        ["loss=1.25"],
+    ]
+
+
 def test_work_done_before_does_not_count_into_the_rate():
     clock, log = Clock(), io.StringIO()
     progress = Progress("train", 10_000, "steps", done=5000, stream=log, clock=clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray_jobs.moshi.train.config import TrainTTTConfig
 from ray_jobs.moshi.train.plan import TTTPlan, make_plan
 from ray_jobs.moshi.train.window_stream import to_table, to_window_batch
 from ray_jobs.training.ray_source import RayBatchSource, batch_dataset, start_cursor
-from tests.chapter_caches import write_cache
+from tests.chapter_caches import MIMI, write_cache
 from tests.ray_jobs.nano_training import ON_RAY, TOTAL_STEPS, World, metrics, steps_recorded
 from tests.ray_jobs.nano_ttt import BASE
 from ttt.codebook_weights import mixture
@@ -24,6 +25,7 @@ from ttt.eval.chapters.records import read_record, record_path
 from ttt.eval.chapters.run import records_root
 from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.chapter_cache.windows import ChapterWindowPlan, ChapterWindowShape, read_windows
+from ttt.moshi.load import load_mimi
 from ttt.moshi.training import WindowBatch
 from ttt.training.micro_batches import BatchId
 
@@ -172,6 +174,35 @@ def test_mistakes_are_refused_in_one_sentence(
     assert said in error
     assert error.count("\n") <= 2, "what a file holds wrong is listed below it"
     assert not (tmp_path / "run").exists()
+
+
+def test_codes_and_text_of_others_are_refused(
+    ttt_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mimi = load_mimi("tiny")
+    mine = dataclasses.replace(MIMI, name=mimi.name, weights_sha256=mimi.weights_sha256)
+    lengths = [80, 90, 70, 60]
+    write_cache(tmp_path / "foreign", lengths)
+    write_cache(tmp_path / "told", lengths, text=True, codes=mine)
+    base = ["model.weights=tiny", "model.mimi=tiny", "ttt.num_heads=null", "stages.1.frames=64"]
+    for cache, text, said in [
+        ("foreign", "pad", "its codes were made by Mimi nano with weights aaaaaaaaaaaa, and"),
+        ("told", "own", "is needed, and it is that of base (bbbbbbbbbbbbbbbb)"),
+    ]:
+        words = [*base, f"data.cache={tmp_path / cache}", f"text={text}", "--dry-run"]
+        assert ttt_world.main(tmp_path / "run", *words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_names_windows_and_rates(
+    ttt_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = "optim.peak_rates={ttt: 1e30, gate: 1e30, lora: 1e30}"
+    words = [rates, "optim.max_skipped_in_row=2", "data.validation_share=null"]
+    assert ttt_world.main(tmp_path / "run", *words) == 2
+    error = capsys.readouterr().err
+    assert "the loss or gradient was not finite in 2 steps in a row (windows speaker_" in error
+    assert "lower optim.peak_rates" in error
 
 
 def test_a_resumed_run_keeps_its_plan_but_for_memory(
