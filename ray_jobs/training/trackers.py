@@ -11,15 +11,15 @@ not the loss), "turn_back" (why training went back to its best checkpoint) or "c
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.training.config import TrackingConfig
+from ray_jobs.training.step_lines import StepLines
 from ray_jobs.training.training_job import TrainingJob
-from ttt import records, storage
+from ttt import storage
 from ttt.errors import UserError
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.state import TrainState
@@ -55,25 +55,16 @@ class MetricsFile(Hook):
 
     def __init__(self, run: str, every_steps: int, item_name: str) -> None:
         """`item_name` is what a batch holds: clips, windows."""
-        self._uri = storage.join(run, "metrics.jsonl")
+        self._lines = StepLines(run, "metrics.jsonl")
         self._every_steps = every_steps
         self._item_name = item_name
-        self._lines: list[str] = []  # only of a run on an object store
 
     def on_start(self, state: TrainState) -> None:
-        if not storage.exists(self._uri):
-            return
-        lines = storage.read_bytes(self._uri).decode().splitlines()
-        kept = [line for line in lines if _step_of(line) <= state.step]
-        if state.step == 0:
-            kept = []
-        storage.write_bytes(self._uri, "".join(f"{line}\n" for line in kept).encode())
-        if not storage.is_local(self._uri):
-            self._lines = kept
+        self._lines.go_on(state.step)
 
     def on_step(self, record: StepRecord) -> None:
         if _recorded(record.step, self._every_steps) or not record.taken or record.replaced:
-            self._append(
+            self._lines.append(
                 {
                     "kind": "step",
                     "step": record.step,
@@ -92,7 +83,7 @@ class MetricsFile(Hook):
             )
 
     def on_validation(self, state: TrainState, result: ValidationResult) -> None:
-        self._append(
+        self._lines.append(
             {
                 "kind": "validation",
                 "step": state.step,
@@ -104,13 +95,13 @@ class MetricsFile(Hook):
                 "best": state.best_step == state.step,
             }
         )
-        self._upload()
+        self._lines.upload()
 
     def on_turn_back(self, state: TrainState, why: str) -> None:
-        self._append({"kind": "turn_back", "step": state.step, "why": why})
+        self._lines.append({"kind": "turn_back", "step": state.step, "why": why})
 
     def on_checkpoint(self, state: TrainState, folder: str) -> None:
-        self._append(
+        self._lines.append(
             {
                 "kind": "checkpoint",
                 "step": state.step,
@@ -119,17 +110,7 @@ class MetricsFile(Hook):
                 f"replaced_{self._item_name}": state.replaced,
             }
         )
-        self._upload()
-
-    def _append(self, line: dict[str, Any]) -> None:
-        if not storage.is_local(self._uri):
-            self._lines.append(json.dumps(records.finite(line), allow_nan=False))
-            return
-        records.append_jsonl(storage.local_path(self._uri), line)
-
-    def _upload(self) -> None:
-        if self._lines:
-            storage.write_bytes(self._uri, "".join(f"{line}\n" for line in self._lines).encode())
+        self._lines.upload()
 
 
 ShowExample = Callable[[Any, int, Any, int], None]
@@ -217,14 +198,6 @@ class MLflow(Hook):
 
 def _recorded(step: int, every_steps: int) -> bool:
     return step == 1 or step % every_steps == 0
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; a line cut short by a kill belongs to no step that was saved."""
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
-        return float("inf")
 
 
 def _scalars(record: StepRecord) -> dict[str, float]:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ray_jobs.moshi.train.report import write_comparison, write_report
 from ray_jobs.reports.examples import Example
 from tests.ttt.eval import finished_run, scored_pairs
+from tests.ttt.eval.training_runs import LORA, write_training
 from tests.ttt.snac.test_verdict import _rows
 from ttt.audio import flac_bytes
 from ttt.eval.chapters.summary import CHAPTERS
@@ -99,6 +101,29 @@ def pairs(folder: Path) -> Path:
     silence = (np.random.default_rng(0).normal(size=12_000) * 100).astype(np.int16)
     (run / "silence.flac").write_bytes(flac_bytes(silence, 24_000))
     return run
+
+
+def trainings(folder: Path) -> dict[str, str]:
+    """Pages of a training in Moshi, of one with many layers, of one that has only begun, of one
+    without validation, and of the first beside its control."""
+    runs = {
+        "training": write_training(folder / "ttt"),
+        "training of 16 layers": write_training(folder / "many", speakers=2, layers=16),
+        "training that has begun": write_training(folder / "new", gains={0: 0.0}, step=2),
+        "training without validation": write_training(folder / "blind", gains={}),
+    }
+    control = write_training(
+        folder / "lora",
+        ttt=None,
+        lora=LORA,
+        trained={"lora": 1030},
+        gains={0: 0.0, 40: -0.02},
+    )
+    for run in (*runs.values(), control):
+        write_report(str(run))
+    write_comparison(str(runs["training"]), str(control), str(folder / "both"))
+    runs["training and control"] = folder / "both"
+    return {name: (run / "report.html").read_text() for name, run in runs.items()}
 
 
 def sweep() -> dict[str, Any]:

@@ -90,6 +90,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             {"chapters": of_chapters, "pairs": of_pairs}, media, drawn
         ),
         "sweep": sweep.build_report(sample_pages.sweep()),
+        **sample_pages.trainings(folder / "trainings"),
         "demo": demo.build_page(
             evaluated[0],
             of_chapters,

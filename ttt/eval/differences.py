@@ -46,7 +46,7 @@ def differing_settings(
     None stands for a setting that is off, or that one of the two does not know. What only moves
     rounding (chunk, batch) is told where one of the two is in bfloat16: there it moves the result.
     """
-    one, other = (dict(_entries(_settings(*side))) for side in (
+    one, other = (dict(entries(_settings(*side))) for side in (
         (first, first_name), (second, second_name)
     ))  # fmt: skip
     exact = "bfloat16" not in (one.get("dtype"), other.get("dtype"))
@@ -90,6 +90,15 @@ def shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def entries(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values, in order; an empty tree has none."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from entries(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", list(value) if isinstance(value, tuple) else value
+
+
 def side_names(first: tuple[str, str], second: tuple[str, str]) -> tuple[str, str]:
     """Two names that differ, from (run, name) each: with the run in brackets where needed."""
     (run, name), (other_run, other_name) = first, second
@@ -113,15 +122,6 @@ def _settings(run: DescribedRun, name: str) -> dict[str, Any]:
         **rest,
         **{key: run.provenance.get(key) for key in _PROGRAM},
     }
-
-
-def _entries(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values, in order; an empty tree has none."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _entries(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", list(value) if isinstance(value, tuple) else value
 
 
 def _kind(setting: str) -> str:

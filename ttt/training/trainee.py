@@ -41,6 +41,9 @@ class ValidationResult:
     """Row name -> metric -> mean; the reference rows only when they were asked for."""
     examples: Sequence[Any] = field(default_factory=list)
     """What trackers may show, on the rank that has it."""
+    by_item: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    """Row name -> the row of each validation item, of which `rows` has the means; the items are the
+    same in every validation. Empty where a validation tells means alone."""
     value: float | None = None
     """What decides instead of the loss, which the loop notes before it tells anyone."""
 

@@ -1,9 +1,10 @@
-"""The job of a training in Moshi: the loop to its end, and the best of what it trained."""
+"""The job of a training in Moshi: the loop to its end, its report, the best of what it trained."""
 
 from __future__ import annotations
 
 from ray_jobs.moshi.train.exports import export_best
 from ray_jobs.moshi.train.plan import TTTPlan
+from ray_jobs.moshi.train.report import write_report
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.training.run import sigterm, train_to_end
@@ -11,7 +12,7 @@ from ray_jobs.training.training_job import require_resumable
 
 
 def train(plan: TTTPlan, invocation: Invocation) -> None:
-    """Train to the end, or until SIGTERM; then export the best."""
+    """Train to the end, or until SIGTERM; then report, and export the best."""
     config = plan.config
     with (
         run_folder.claim(config.run, config, resume=invocation.resume) as begin,
@@ -25,4 +26,5 @@ def train(plan: TTTPlan, invocation: Invocation) -> None:
         if not outcome.finished:
             print(f"stopped at step {outcome.step}; continue with --resume")
             return
+        write_report(config.run)
         print(f"trained {outcome.step} steps; best: {export_best(plan)}")

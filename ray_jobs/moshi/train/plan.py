@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from ray_jobs.moshi.train.config import TrainTTTConfig
 from ray_jobs.moshi.train.loaded import load_trainee, put_in, starts_sha256
+from ray_jobs.moshi.train.spans_file import SpansFile
 from ray_jobs.moshi.train.window_stream import ChapterStream
 from ray_jobs.training import trackers
 from ray_jobs.training.config import ClusterConfig, TrackingConfig
@@ -38,6 +39,7 @@ from ttt.moshi.training.validation.spans import (
     require_beyond_window,
     split_speakers,
 )
+from ttt.training.hooks import Hook
 from ttt.training.local_source import LocalSource
 from ttt.training.loop import BatchSource, LoopSettings
 from ttt.training.state import plan_of
@@ -59,7 +61,7 @@ class TTTPlan(TrainingJob[WindowBatch]):
     base_fingerprint: str
     """Of the base model, before anything is put into it."""
     window: int
-    """Frames that its attention reaches back."""
+    """Frames that attention reaches back, with what is put into the model."""
     rows: np.ndarray
     """The cache's rows that train, rising."""
     spans: tuple[Span, ...]
@@ -106,6 +108,8 @@ class TTTPlan(TrainingJob[WindowBatch]):
             base_fingerprint=self.base_fingerprint,
             chapters_sha256=self.chapters_sha256,
             start_sha256=self.start_sha256,
+            attention_window=self.window,
+            trained=self.trained,
         )
         return LoopSettings(
             run=config.run,
@@ -134,6 +138,9 @@ class TTTPlan(TrainingJob[WindowBatch]):
         stream = self.stream()
         return LocalSource(stream.reader(), stream.epochs)
 
+    def hooks(self) -> Sequence[Hook]:
+        return [SpansFile(self.run, self.spans)]
+
 
 def make_plan(config: TrainTTTConfig) -> TTTPlan:
     """Load the base model's identity, open the cache, plan the run.
@@ -147,15 +154,15 @@ def make_plan(config: TrainTTTConfig) -> TTTPlan:
     model = config.model
     # In bfloat16 a checkpoint's file is only mapped; the fingerprint is the same in any precision.
     base = load_moshi(model.weights, dtype="bfloat16", lm_kwargs=model.lm_kwargs)
-    window = attention_window(base.lm)
     cache = ChapterCache.open(config.data.cache)
     _require_of_this_model(config, cache, base)
     rows, held_out = _split(config, cache)
     spans = choose_spans(cache.chapters, held_out, config.validation)
-    if config.data.validation_share is not None:
-        require_beyond_window(spans, window)
     match = None if config.lora is None else describe_match(base.lm, config.lora)
     put_in(base.lm, config)
+    window = attention_window(base.lm)
+    if config.data.validation_share is not None:
+        require_beyond_window(spans, window)
     plan = TTTPlan(
         config=config,
         given=given,

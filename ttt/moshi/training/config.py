@@ -16,6 +16,9 @@ LoRATarget = Literal["in_projs", "out_projs", "gating"]
 LORA_TARGETS: tuple[LoRATarget, ...] = ("in_projs", "out_projs", "gating")
 """Linears of the temporal transformer: attention's projections, and the feed-forward block."""
 
+MATCHED_WITHIN_PERCENT = 1.0
+"""How far the numbers of parameters of a run and its matched control may be apart."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TTTLayersConfig(Config):

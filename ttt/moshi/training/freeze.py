@@ -12,6 +12,7 @@ from ttt.moshi.insert import StreamingTTT, insert_ttt, temporal_layers, ttt_laye
 from ttt.moshi.lora import linears_with_lora
 from ttt.moshi.training.config import (
     GROUPS,
+    MATCHED_WITHIN_PERCENT,
     Group,
     LoRAConfig,
     MoshiTrainingConfig,
@@ -86,15 +87,12 @@ def describe_match(lm: LMModel, config: LoRAConfig) -> str | None:
         f"lora.rank: match takes rank {rank}: {count:,} parameters, and TTT-{config.match.kind} in "
         f"layers {layers} has {wanted:,} ({percent:+.2f} %)"
     )
-    if abs(percent) <= _ALIKE_PERCENT:
+    if abs(percent) <= MATCHED_WITHIN_PERCENT:
         return sentence
     return (
-        f"{sentence}: more than {_ALIKE_PERCENT:g} % apart, so it is no matched control; fewer "
-        "lora.targets take smaller steps"
+        f"{sentence}: more than {MATCHED_WITHIN_PERCENT:g} % apart, so it is no matched control; "
+        "fewer lora.targets take smaller steps"
     )
-
-
-_ALIKE_PERCENT = 1.0
 
 
 def _ttt_parameters(lm: LMModel, config: TTTLayersConfig) -> int:

@@ -142,7 +142,7 @@ def test_what_it_hears_is_what_it_is_given(cache):
         return HeardSpan(torch.arange(8 * codes.shape[1]).view(8, -1).float(), {1: 0.5})
 
     lm = in_training()
-    spans = (Span(4, "a", 30), Span(2, "b", 8))
+    spans = (Span(4, "a", 30, "x"), Span(2, "b", 8, "y"))
     result = validation(cache, lm, spans, hear)(SingleProcess(), untrained=False)
     opened = ChapterCache.open(cache)
     assert [each.T.tolist() for each in asked] == [
@@ -158,6 +158,10 @@ def test_what_it_hears_is_what_it_is_given(cache):
     assert result.rows["trained"]["semantic"] == pytest.approx(rows[0][0, WINDOW:].mean())
     assert result.rows["curve"] == {"from_0": pytest.approx(losses[0][:16].mean())}
     assert result.rows["fast_weight_change"] == {"layer_1": 0.5}
+    beyond = [row.get("beyond_window") for row in result.by_item["trained"]]
+    assert beyond == [pytest.approx(losses[0][WINDOW:].mean()), None]
+    assert result.by_item["curve"] == [{"from_0": pytest.approx(losses[0][:16].mean())}, {}]
+    assert result.by_item["fast_weight_change"] == [{"layer_1": 0.5}] * 2
 
 
 def test_a_span_that_cannot_be_heard_ends_the_run_in_a_sentence(cache):
@@ -231,8 +235,8 @@ def test_speakers_take_turns_and_long_chapters_come_first():
         (0, 5),
     ]
     assert choose_spans(some, [2, 4], SpansConfig(span_frames=50)) == (
-        Span(2, "a/2", 30),
-        Span(4, "c/4", 9),
+        Span(2, "a/2", 30, "a"),
+        Span(4, "c/4", 9, "c"),
     )
 
 
@@ -275,7 +279,7 @@ def test_one_speaker_cannot_be_on_both_sides(some, there):
 
 
 def test_spans_that_end_within_the_window_are_refused(cache):
-    spans = (Span(0, "a", 12), Span(1, "b", 9))
+    spans = (Span(0, "a", 12, "x"), Span(1, "b", 9, "y"))
     with pytest.raises(UserError, match="no validation span reaches beyond the 12 frames of the"):
         require_beyond_window(spans, 12)
     with pytest.raises(UserError, match="the longest of 2 has 12 frames; raise span_frames, or"):

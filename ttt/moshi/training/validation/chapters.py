@@ -3,6 +3,7 @@
 The spans are the same in every validation and for any number of workers, which take turns with
 them. What is measured of a span lands in one table by span, which is added up in one order, so the
 result does not depend on who heard which. Spans count equally, as chapters do in an evaluation.
+The table itself is told, too: two trainings are compared span by span.
 """
 
 from __future__ import annotations
@@ -73,13 +74,16 @@ class ChapterValidation:
 
         Raises TrainingStopped on every rank where one cannot hear a span.
         """
-        rows = self._rows(group, exported_form, (TRAINED, CURVE, FAST_WEIGHT_CHANGE))
+        rows, by_span = self._rows(group, exported_form, (TRAINED, CURVE, FAST_WEIGHT_CHANGE))
         if untrained:
-            rows |= self._rows(group, base_form, (BASE, BASE_CURVE))
+            of_base = self._rows(group, base_form, (BASE, BASE_CURVE))
+            rows, by_span = rows | of_base[0], by_span | of_base[1]
         if gates := self._gates():
             rows[GATE] = gates
         losses = rows[TRAINED]
-        return ValidationResult(losses["beyond_window"], terms=dict(losses), rows=rows)
+        return ValidationResult(
+            losses["beyond_window"], terms=dict(losses), rows=rows, by_item=by_span
+        )
 
     @torch.no_grad()
     def _gates(self) -> Row:
@@ -91,8 +95,9 @@ class ChapterValidation:
         group: Communicator,
         form: Callable[[LMModel], AbstractContextManager[None]],
         names: Sequence[str],
-    ) -> dict[str, Row]:
-        """Means over the spans, in rows of these names; a row without a value is left out."""
+    ) -> tuple[dict[str, Row], dict[str, list[Row]]]:
+        """Means over the spans in rows of these names, and the rows of every span; a name that no
+        span has a value of is left out."""
         mine: dict[int, Sequence[Row]] = {}
         failure = ""
         with form(self._lm):
@@ -111,12 +116,19 @@ class ChapterValidation:
             for at, (row, name) in enumerate(keys):
                 if (value := found[row].get(name)) is not None:
                     table[place, at] = torch.tensor([value, 1.0], dtype=torch.float64)
-        totals = group.sum_(table.to(self._lm.device)).cpu().sum(0).tolist()
+        table = group.sum_(table.to(self._lm.device)).cpu()
         means: dict[str, Row] = {}
-        for (row, name), (total, count) in zip(keys, totals, strict=True):
-            if count:
-                means.setdefault(row, {})[name] = total / count
-        return means
+        by_span: dict[str, list[Row]] = {}
+        for at, (row, name) in enumerate(keys):
+            total, count = table[:, at].sum(0).tolist()
+            if not count:
+                continue
+            means.setdefault(row, {})[name] = total / count
+            of_spans = by_span.setdefault(row, [{} for _ in self._spans])
+            for of_span, (value, heard) in zip(of_spans, table[:, at].tolist(), strict=True):
+                if heard:
+                    of_span[name] = value
+        return means, by_span
 
     def _measured(self, span: Span) -> tuple[Row, Row, Row]:
         """Losses, curve and fast weights' change of one span."""

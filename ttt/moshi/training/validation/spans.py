@@ -46,6 +46,7 @@ class Span:
     """Of the chapter."""
     chapter_id: str
     frames: int
+    speaker: str
 
 
 def split_speakers(chapters: Sequence[Spoken], share: float) -> SpeakerSplit:
@@ -85,7 +86,9 @@ def choose_spans(
     for row in rows:
         chapter = chapters[row]
         frames = min(config.span_frames, chapter.n_frames)
-        by_speaker[chapter.speaker].append(Span(int(row), chapter.chapter_id, frames))
+        by_speaker[chapter.speaker].append(
+            Span(int(row), chapter.chapter_id, frames, chapter.speaker)
+        )
     for spans in by_speaker.values():
         spans.sort(key=lambda span: (-span.frames, span.chapter_id))
     in_turn = zip_longest(*(by_speaker[name] for name in sorted(by_speaker)))
