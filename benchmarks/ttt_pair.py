@@ -1,6 +1,7 @@
 """What a pair of tiny models shows of memory beyond the window: effect, null control, start-up.
 
     python -m benchmarks.ttt_pair [--pair FOLDER] [--ttt EXPORT] [--chapters 240] [--frames 4096]
+    python -m benchmarks.ttt_pair --heads BASE
 
 FOLDER holds `baseline` and `ttt`, as ttt/assets/tiny_moshi_effect does, which is heard unless
 another is named; `ttt` may be an export of TTT layers alone, or EXPORT is one, heard in the
@@ -10,6 +11,10 @@ tables and without structure. The differences ttt - baseline are paired by chapt
 
 The table is of the semantic code, in bins of frames. The effect is Moshi's weighted loss from the
 window's end to frame 512, as `evaluate_chapters --config configs/chapters_effect.yaml` prints it.
+
+`--heads` says what a base model's heads can say at all: the semantic loss of each answer with the
+best hidden state that gradient descent finds, from many starts, where the last norm begins. Layers
+that are trained while the base is frozen cannot do better than the best there is.
 """
 
 from __future__ import annotations
@@ -29,10 +34,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from moshi.models.lm import LMModel
+from torch.nn import functional as F
 
 from ttt.codebook_weights import mixture
 from ttt.moshi.load import load_moshi
 from ttt.moshi.streaming.evaluate import evaluate_codes
+from ttt.moshi.streaming.heads import audio_logits
 from ttt.moshi.train_tiny import ASSET, FRESH_SEED, LANGUAGE
 from ttt.moshi.ttt_files import load_ttt
 from ttt.statistics.intervals import Interval, difference_interval
@@ -58,8 +65,14 @@ def main() -> None:
     parser.add_argument("--ttt", type=Path, help="TTT layers in place of the folder's")
     parser.add_argument("--chapters", type=int, default=240)
     parser.add_argument("--frames", type=int, default=4096)
+    parser.add_argument("--heads", type=Path, help="a base model, whose heads are asked instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.heads is not None:
+        found = best_answers(load_moshi(str(arguments.heads), dtype="float32").lm)
+        print(f"best loss found by answer: {', '.join(f'{each:.4f}' for each in found.tolist())}")
+        print(f"mean {found.mean():.4f}; a uniform guess pays {math.log(LANGUAGE.cues):.4f}")
+        return
     pair = load_pair(arguments.pair, arguments.ttt)
     for line in report(*pair, chapters=arguments.chapters, frames=arguments.frames):
         print(line, flush=True)
@@ -122,6 +135,27 @@ def losses(lm: LMModel, structure: Structure, chapters: int, frames: int) -> Los
         weighted = (heard * shares[:, None]).sum(dim=1)
         parts.append(torch.stack([heard[:, 0], weighted], dim=1).numpy())
     return np.concatenate(parts)
+
+
+def best_answers(lm: LMModel, starts: int = 64, steps: int = 400) -> npt.NDArray[np.float32]:
+    """[cues] the semantic loss of each answer with the best hidden state found for it."""
+    lm.requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    answers = torch.arange(LANGUAGE.cues).repeat_interleave(starts)
+    hidden = torch.randn(len(answers), 1, lm.dim, generator=generator).requires_grad_()
+    # Of what the depformer is told, the semantic code depends on the text alone.
+    told = torch.full((len(answers), lm.num_codebooks, 1), 0)
+    told[:, 0] = lm.text_padding_token_id
+    optimizer = torch.optim.Adam([hidden], lr=0.05)
+    loss = torch.empty(0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
+        logits = audio_logits(lm, told, lm.out_norm(hidden))[:, 0, 0]
+        loss = F.cross_entropy(logits, LANGUAGE.cues + answers, reduction="none")
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+    return loss.detach().view(LANGUAGE.cues, starts).amin(dim=1).numpy()
 
 
 def difference(

@@ -13,7 +13,8 @@ import torch
 from benchmarks import ttt_pair
 from ttt.errors import UserError
 from ttt.moshi import evaluate_codes
-from ttt.moshi.train_tiny import ASSET, LANGUAGE, load_tiny_effect
+from ttt.moshi.load import load_moshi
+from ttt.moshi.train_tiny import ASSET, BASE_ASSET, LANGUAGE, load_tiny_effect
 from ttt.synthetic.chapters import synthetic_chapter
 
 
@@ -62,3 +63,13 @@ def test_layers_of_another_base_are_refused(tmp_path: Path) -> None:
     _, ttt = ttt_pair.load_pair(tmp_path)
     whole = load_tiny_effect("ttt").state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in ttt.state_dict().items())
+
+
+def test_heads_that_were_never_certain_cannot_say_an_answer() -> None:
+    never, told = (
+        ttt_pair.best_answers(load_moshi(str(folder), dtype="float32").lm, starts=6, steps=150)
+        for folder in (ASSET / "baseline", BASE_ASSET)
+    )
+    assert never.shape == told.shape == (8,)
+    assert never.mean() > 0.5
+    assert told.max() < 0.02

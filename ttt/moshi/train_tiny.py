@@ -53,6 +53,8 @@ from ttt.synthetic.chapters import SyntheticChapterConfig, synthetic_chapter
 ASSET = Path(__file__).parents[1] / "assets" / "tiny_moshi_effect"
 """Folders `baseline` and `ttt`, each in the layout of `load_moshi`; `ttt` is one of `load_ttt`
 too."""
+BASE_ASSET = ASSET.parent / "tiny_moshi_base"
+"""What `--base` wrote: a base model for layers that are trained while it is frozen."""
 LANGUAGE = SyntheticChapterConfig(cues=8, cues_per_block=2, card=16)
 """What the models were trained on, and know how to hear."""
 MODEL: dict[str, Any] = {

@@ -1,13 +1,16 @@
 """The script that trains the two tiny Moshis: what they hear, what they are told, same again."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from moshi.utils.compile import no_compile
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from ttt.moshi import evaluate_codes, train_tiny
+from ttt.moshi.load import load_moshi
 from ttt.moshi.tiny import tiny_lm
 from ttt.moshi.train_tiny import LANGUAGE, load_tiny_effect
 
@@ -77,3 +80,20 @@ def test_two_steps_of_a_base_are_deterministic(tmp_path: Path) -> None:
     first, again = (load_file(tmp_path / n / "model.safetensors") for n in ("first", "again"))
     assert all(torch.equal(first[key], again[key]) for key in again)
     assert not (tmp_path / "first/ttt.safetensors").exists()
+
+
+def test_the_shipped_base_says_what_it_is_told_and_knows_nothing_else() -> None:
+    lm = load_moshi(str(train_tiny.BASE_ASSET), dtype="float32").lm
+    codes, other = next(train_tiny.base_chapters(seed=9, steps=1000))
+    codes, other = codes[2::4], other[2::4]
+    text = torch.full((4, 1, 128), lm.text_padding_token_id)
+    losses = []
+    for beside in (other, torch.full_like(other, -1)):
+        with torch.no_grad(), no_compile():
+            logits = lm(torch.cat([text, codes, beside], dim=1)).logits[:, 0]
+        losses.append(F.cross_entropy(logits.transpose(1, 2), codes[:, 0], reduction="none"))
+    told = other[:, 0, :-1] != -1  # What is told at a frame is the next one's code.
+    assert float(losses[0][:, 1:][told].max()) < 0.05
+    bound = LANGUAGE.best_semantic_loss(remembers=False)
+    assert float(losses[1][:, 16:].mean()) == pytest.approx(bound, abs=0.02)
+    assert float(losses[1][:, 17::2].mean()) == pytest.approx(math.log(8), abs=0.02)
