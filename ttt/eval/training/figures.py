@@ -125,7 +125,10 @@ def _losses(summary: Mapping[str, Any], measure: str, image_format: ImageFormat)
 
 
 def _layers(summary: Mapping[str, Any], row: str, image_format: ImageFormat) -> bytes:
-    """A row of all TTT layers by step; of more than have colours, the two extremes are named."""
+    """A row of all TTT layers by step; of more than have colours, the two extremes are named.
+
+    Logarithmic where one layer is ten times as large as another.
+    """
     at = [each["step"] for each in summary["validations"]]
     values = {
         layer: _numbers([each[row].get(layer) for each in summary["validations"]])
@@ -138,7 +141,16 @@ def _layers(summary: Mapping[str, Any], row: str, image_format: ImageFormat) -> 
         Curve(label=layer.replace("_", " "), x=at, y=y, faint=layer not in named)
         for layer, y in values.items()
     ]
-    return _by_step(lines, "", LAYER_ROWS[row], _stage_marks(summary), image_format)
+    told = [value for line in lines for value in line.y if not math.isnan(value)]
+    return curves(
+        lines,
+        x_label="step",
+        y_label="",
+        title=LAYER_ROWS[row],
+        marks=_stage_marks(summary),
+        log_y=max(told, default=0) > 10 * min(told, default=0) > 0,
+        image_format=image_format,
+    )
 
 
 def _training(summary: Mapping[str, Any], image_format: ImageFormat) -> bytes:
