@@ -1,7 +1,7 @@
 """How fast TTT layers are trained over windows longer than attention reaches, and in what memory.
 
     python -m benchmarks.ttt_training [--quick]
-    python -m benchmarks.ttt_training --memory      (needs gcc; a quarter of an hour of one core)
+    python -m benchmarks.ttt_training --memory      (needs gcc; ten minutes of one core)
 
 Frames per second of CPU time, one thread, forward and backward of one window with the same trained
 parameters (TTT-MLP in half of the layers, base frozen), tiny model, float32:
@@ -15,9 +15,10 @@ Rounds of the four alternate; speeds are medians over rounds, ratios medians of 
 blocks to plain, all to plain again.
 
 Memory is counted, on a pretended card (tests/fake_cuda): the live bytes by which a window of a mid
-model grows with each frame, plain and with all that saves memory; and what a step of AdamW over a
-whole chapter of 24,000 frames holds at the most in Moshi 7B, bfloat16, with TTT-MLP in 16 layers.
-The latter is the sum of what models of two and three layers are counted at.
+model grows with each frame, plain and with all that saves memory; and what a step of the training
+loop over a whole chapter of 24,000 frames, not its first, holds at the most in Moshi 7B, bfloat16,
+with TTT-MLP in 16 layers. The latter is the sum of what models of three and four layers are counted
+at, in each stretch of the step; beside it stands what `ttt.moshi.training.estimate` says.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from moshi.models.lm import LMModel
 from moshi.utils.compile import no_compile
 from torch import Tensor
 
+from benchmarks.launches import SECONDS_PER_LAUNCH
 from benchmarks.moshi_stream import TINY, random_codes
 from tests.fake_cuda.start import start
 from ttt.codebook_weights import FIRST_CODEBOOK_WEIGHT
@@ -104,15 +106,19 @@ def show_memory() -> None:
         flush=True,
     )
     (line,) = start("tests.fake_cuda.scenes", "published", "whole_chapter").splitlines()
-    counted = {name: each / 1e9 for name, each in json.loads(line).items() if name in _SUM}
-    two, layer, ttt, whole = (counted[name] for name in _SUM)
-    print(
-        f"7B, 24,000 frames: {two:.2f} GB with two layers, one of them with TTT + 30 layers of "
-        f"{layer:.3f} GB + 15 times TTT's {ttt:.2f} GB = {whole:.1f} GB (reach <= 75)"
-    )
-
-
-_SUM = ("two_layers_bytes", "layer_bytes", "ttt_bytes", "whole_bytes")
+    counted = json.loads(line)
+    kinds = ("before", "with_ttt", "after")
+    added = zip(counted["times"], ("before TTT", "with TTT", "after it"), strict=True)
+    titles = "".join(f"  + {count} layers {kind}" for count, kind in added)
+    print(f"7B, 24,000 frames, GB: 3 layers{titles} = whole")
+    for stretch, whole in counted["whole"].items():
+        each = "".join(f" + {counted['added'][kind][stretch] / 1e9:18.3f}" for kind in kinds)
+        print(
+            f"{stretch:8} {counted['three_layers'][stretch] / 1e9:20.2f}{each} = {whole / 1e9:.1f}"
+        )
+    most, launches = max(counted["whole"].values()), counted["whole_launches"]
+    print(f"at the most {most / 1e9:.1f} GB (reach <= 75); by its sum {counted['estimated']}")
+    print(f"{launches:,} launches, {launches * SECONDS_PER_LAUNCH:.1f} s at least")
 
 
 def published(lm: LMModel, codes: Tensor, *, checkpointing: bool) -> Tensor:

@@ -78,7 +78,18 @@ class PretendedCuda(FakeTensorMode):
         self.blocking_copies: Counter[str] = Counter()
         self.reads_back: Counter[str] = Counter()
         self.live_bytes = sum(self._alive.values())
-        self.most_bytes = self.live_bytes
+        self.most_in: dict[str, int] = {}
+        self.enter("")
+
+    def enter(self, stretch: str) -> None:
+        """From here on, what lives at the most counts for the stretch of this name, too."""
+        self._stretch = stretch
+        self._note_most()
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that has lived at the same time since `clear`."""
+        return max(self.most_in.values())
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, for real where nothing of it is the card's."""
@@ -182,8 +193,11 @@ class PretendedCuda(FakeTensorMode):
             return
         self._alive[key] = storage.nbytes()
         self.live_bytes += storage.nbytes()
-        self.most_bytes = max(self.most_bytes, self.live_bytes)
+        self._note_most()
         weakref.finalize(storage, self._forget, key)
+
+    def _note_most(self) -> None:
+        self.most_in[self._stretch] = max(self.most_in.get(self._stretch, 0), self.live_bytes)
 
     def _forget(self, key: int) -> None:
         self.live_bytes -= self._alive.pop(key, 0)

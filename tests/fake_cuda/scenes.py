@@ -254,6 +254,8 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "whole_chapter": chapters.whole_chapter,
     "sum_of_layers": chapters.sum_of_layers,
     "plain_and_sparing": chapters.plain_and_sparing,
+    "estimates": chapters.estimates,
+    "few_estimates": lambda stage: chapters.estimates(stage, few=True),
     "mixing": listening.mixing,
     "look_ups": look_ups,
 }

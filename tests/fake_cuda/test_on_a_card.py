@@ -17,7 +17,7 @@ from tests.fake_cuda.training import MICRO_BATCHES
 
 pytestmark = pytest.mark.timeout(900)  # A minute of one core, and others may want it too.
 
-TABLES = ("own_text_by_chunk", "whole_chapter")
+TABLES = ("own_text_by_chunk", "whole_chapter", "few_estimates")
 TRIALS = ("mixing", "look_ups")
 """Of the card itself."""
 LISTENING = ("known_text", "own_text", "known_text_ttt", "own_text_ttt")
@@ -54,10 +54,25 @@ def test_the_limits_hold(limit, played, published):
 
 def test_a_step_over_a_chapter_takes_the_sum_of_its_layers(played):
     counted = played["sum_of_layers"]
-    assert counted["summed"] == pytest.approx(counted["counted"], rel=0.01)
-    assert not counted["reads_back"]
+    for stretch, most in counted["counted"].items():
+        assert counted["summed"][stretch] == pytest.approx(most, rel=0.01), stretch
+    assert counted["launches_summed"] == pytest.approx(counted["launches_counted"], rel=0.03)
+    # The step's numbers, once; its windows are copied before.
+    assert sum(counted["reads_back"].values()) <= 1
     grows = played["plain_and_sparing"]
     assert grows["sparing_bytes_per_frame"] < 0.6 * grows["plain_bytes_per_frame"]
+
+
+@pytest.mark.parametrize("size", ["small", "mid"])
+def test_the_memory_of_training_is_what_its_sum_says(played, size):
+    """Of a tiny model with every option on and off, and of some with a mid one."""
+    if size == "small":
+        rows = played["estimates"]["rows"]
+    else:
+        rows = _played("mid", "few_estimates")["few_estimates"]["rows"]
+    assert len(rows) >= 4
+    for row in rows:
+        assert row["estimated"] == pytest.approx(row["counted"], rel=0.1), row["what"]
 
 
 def test_guesses_that_are_right_by_chance_stand_in_a_row():

@@ -49,7 +49,7 @@ def sparing(lm: LMModel, memory: MemoryConfig, frames: int) -> Iterator[None]:
             for layer in learning:
                 layer.__class__ = _GroupedTTTLayer
                 assert isinstance(layer, _GroupedTTTLayer)
-                layer.group = _group_frames(layer.config.mini_batch_size, memory, frames)
+                layer.group = group_frames(layer.config.mini_batch_size, memory, frames)
         for layer in temporal_layers(lm) if memory.checkpoint_layers else ():
             with_ttt = isinstance(layer, TTTTransformerLayer)
             in_pieces = _InPieces if memory.checkpoint_mini_batches else _WholeWithTTT
@@ -129,7 +129,7 @@ def _anew(
     return cast(Result, made)
 
 
-def _group_frames(mini_batch_size: int, memory: MemoryConfig, frames: int) -> int:
+def group_frames(mini_batch_size: int, memory: MemoryConfig, frames: int) -> int:
     """Frames of a group of mini-batches."""
     asked = memory.checkpoint_mini_batches
     if asked == "auto":
