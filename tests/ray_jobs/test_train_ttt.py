@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from moshi.models import loaders
 
 from ray_jobs import cache_chapters, evaluate_chapters, train_ttt
 from ray_jobs.config.load import load_config
-from ray_jobs.moshi.train.config import TrainTTTConfig
+from ray_jobs.moshi.train.config import TrainingChaptersConfig, TrainTTTConfig
 from ray_jobs.moshi.train.plan import TTTPlan, make_plan
 from ray_jobs.moshi.train.window_stream import to_table, to_window_batch
+from ray_jobs.moshi.train.words import CARD_BYTES, on_a_card
 from ray_jobs.training.ray_source import RayBatchSource, batch_dataset, start_cursor
 from tests.chapter_caches import MIMI, write_cache
 from tests.ray_jobs.nano_training import ON_RAY, TOTAL_STEPS, World, metrics, steps_recorded
@@ -27,6 +30,8 @@ from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.chapter_cache.windows import ChapterWindowPlan, ChapterWindowShape, read_windows
 from ttt.moshi.load import load_mimi
 from ttt.moshi.training import WindowBatch
+from ttt.moshi.training.config import TTTLayersConfig, WindowStageConfig
+from ttt.moshi.training.estimate.need import advice
 from ttt.training.micro_batches import BatchId
 
 
@@ -116,6 +121,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
         ["2", "128", "2", "1", "4"],
     ]
     assert "parameters in float32 (ttt " in printed
+    assert re.search(r"stage 2: 0\.0 GB at most, .*\(base 0\.0, trained", printed)
+    assert "hours of an H100 at 40% of its peak" in printed
     assert not run.exists()
 
 
@@ -286,3 +293,23 @@ def test_a_run_starts_from_what_another_left(
     capsys.readouterr()
     assert ttt_world.main(tmp_path / "other", f"start_from={export}", "ttt.layers=[0,1]") == 2
     assert "ttt.layers is [0, 2] there, and [0, 1] in this" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_which_keys_make_a_chapter_of_the_7b_fit() -> None:
+    """By sum, from the published model's outline: nothing is loaded."""
+    stages = [{"frames": 3000, "steps": 1, "frames_per_step": 3000}]
+    layers = {"layers": list(range(16, 32)), "kind": "mlp"}
+    config = TrainTTTConfig(
+        run="run",
+        data=TrainingChaptersConfig(cache="cache"),
+        ttt=TTTLayersConfig(**layers),
+        stages=tuple(WindowStageConfig(**stage) for stage in stages),
+    )
+    with torch.device("meta"):
+        published = loaders.get_moshi_lm(None, None, "meta", torch.bfloat16, None, False, {})
+    plain = on_a_card(advice(published, config, 24_000, 1, CARD_BYTES))
+    assert plain.startswith("; for a card of 80 GB set memory.checkpoint_layers=true, ")
+    assert "memory.checkpoint_mini_batches=auto" in plain
+    too_much = on_a_card(advice(published, config, 24_000, 4, CARD_BYTES))
+    assert "more than a card of 80 GB has" in too_much
+    assert "take fewer frames in a micro-batch" in too_much

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from ray_jobs.moshi.train.plan import TTTPlan
+from ttt.errors import UserError
 from ttt.eval.config import FRAME_RATE
 from ttt.moshi.chapter_cache.reader import ChapterCache
+from ttt.moshi.load import outline_moshi
+from ttt.moshi.training.estimate.cost import frame_flops, gpu_hours
+from ttt.moshi.training.estimate.need import Advice, advice, training_bytes
 from ttt.moshi.training.stages import learning_rates
 
 
@@ -46,10 +50,55 @@ def describe(plan: TTTPlan) -> str:
         )
     lines += [
         "",
+        *_needs(plan),
         f"writes: {config.run}/ checkpoints, metrics.jsonl, config.yaml, provenance.json, export"
         + (", tensorboard" if config.tracking.tensorboard else ""),
     ]
     return "\n".join(lines)
+
+
+def _needs(plan: TTTPlan) -> list[str]:
+    """Memory of a worker by stage, and the arithmetic of the whole run."""
+    config, model = plan.config, plan.config.model
+    base = outline_moshi(model.weights, dtype=model.dtype, lm_kwargs=model.lm_kwargs)
+    lines, hours = ["memory of a worker, by sum, without what libraries keep:"], 0.0
+    try:
+        for stage, shape in zip(plan.stages, plan.stream().shapes, strict=True):
+            asked = config, shape.frames, shape.windows_per_micro_batch
+            lines.append(
+                f"  stage {stage.number}: {training_bytes(base, *asked).sentence()}"
+                + on_a_card(advice(base, *asked, CARD_BYTES))
+            )
+            heard = stage.steps * shape.windows_per_step * shape.frames / FRAME_RATE / 3600
+            hours += gpu_hours(frame_flops(base, config, shape.frames), heard, SHARE_OF_PEAK)
+    except UserError as error:  # of a flavour that nobody has summed
+        return [f"memory of a worker: {error}"]
+    return [
+        *lines,
+        f"arithmetic of the run: {hours:,.3g} hours of an H100 at {SHARE_OF_PEAK:.0%} of its peak; "
+        "TTT layers wait for launches besides (docs/ttt.md)",
+    ]
+
+
+CARD_BYTES = 75 * 10**9
+"""What a card of 80 GB has beside its libraries."""
+SHARE_OF_PEAK = 0.4
+
+
+def on_a_card(found: Advice) -> str:
+    """What makes a stage fit a card of 80 GB; nothing where it does as it stands."""
+    if not found.needed and found.fits:
+        return ""
+    keys = ", ".join(f"memory.{key}={value}" for key, value in found.needed.items()).replace(
+        "True", "true"
+    )
+    if found.fits:
+        return f"; for a card of 80 GB set {keys}: {found.need.total / 1e9:.1f} GB"
+    return (
+        f"; more than a card of 80 GB has, {found.need.total / 1e9:.1f} GB at the least"
+        + (f" with {keys}" if keys else "")
+        + ": take fewer frames in a micro-batch"
+    )
 
 
 def _hours(frames: float) -> str:
