@@ -11,6 +11,7 @@ BENCHMARKS = (
     "data_path",
     "caching",
     "train_step",
+    "streaming_decode",
     "moshi_stream",
     "chapter_memory",
     "chapter_actors",

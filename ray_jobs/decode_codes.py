@@ -1,4 +1,4 @@
-r"""Decode codes to 48 kHz wav files, from a cache or from .npy, .pt or .safetensors files.
+r"""Decode codes or tokens to 48 kHz wav files, from a cache or files of other programs.
 
     python -m ray_jobs.decode_codes --config configs/decode.yaml \
         decoder=runs/train/export input=codes/ output=wavs/

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ray_jobs.decoder.code_items import CodesItem, file_items, layout_of
 from ray_jobs.decoder.decoded_folder import WITHOUT_FLOOR, DecodedFolder
 from ray_jobs.decoder.evaluate_config import DecodeConfig
 from ray_jobs.decoder.source import DecoderSource, find_decoder
@@ -23,6 +24,7 @@ from ttt import records, retries, storage
 from ttt.device_errors import raise_if_lost
 from ttt.errors import UserError
 from ttt.files.errors import FileIdentity, cause
+from ttt.files.walk import suffix_of
 from ttt.numerics import exact_float32
 from ttt.snac.cache.index import DamagedClip, open_cache
 from ttt.snac.code_files import CODE_SUFFIXES, list_code_files, read_codes, wav_names
@@ -31,20 +33,8 @@ from ttt.snac.export import read_config, refuse_nonfinite_export
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.model import Decoder48k
 
-
-@dataclass(frozen=True)
-class CodesItem:
-    """Codes to decode and the file they become."""
-
-    clip_id: str
-    wav: str
-    """Path of the wav file below the output folder."""
-    file: Path | None = None
-    """The file of codes, unless they are in the cache."""
-    row: int = -1
-    """The clip's row in the cache."""
-    problem: str | None = None
-    """Why the file cannot be read, where that is known before it is opened."""
+BAD = "bad_frames"
+"""Of a wav's source in decoded.jsonl: what was left out, as sentences."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,7 @@ class Written:
 
     seconds: float
     source: dict[str, Any]
-    """What its codes were, for `DecodedFolder`."""
+    """What its codes were, for `DecodedFolder`, and the damaged frames that are not in it."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +72,8 @@ def plan_decode(config: DecodeConfig) -> Plan:
     if any(each.problem is None for each in found) or (found and not is_cache):
         root = storage.local_path(config.input).absolute()
         root = root if root.is_dir() else root.parent
-        ids = [each.path for each in found]
-        items = [
-            CodesItem(each.path, wav, file=root / each.path, problem=each.problem)
-            for wav, each in zip(wav_names(ids), found, strict=True)
-        ]
-        return Plan(config, decoder, None, tuple(items[: config.limit]))
+        geometry = None if decoder.export is None else read_config(decoder.export).geometry
+        return Plan(config, decoder, None, tuple(file_items(config, found, root, geometry)))
     if not is_cache:
         raise UserError(
             f"{config.input}: neither a cache (no shards in it) nor files of codes "
@@ -108,11 +94,16 @@ def describe(plan: Plan) -> str:
     """The plan in words."""
     config = plan.config
     kind = "files of codes" if plan.cache is None else "clips of cache"
+    problems = [f"{item.file}: {item.problem}" for item in plan.items if item.problem is not None]
+    notes = [f"{len(problems):,} of them cannot be decoded ({problems[0]})"] if problems else []
+    if bad_frames := sum(item.bad_frames for item in plan.items):
+        notes.append(f"{bad_frames:,} damaged frames are left out; decoded.json will name them")
     return (
         f"decode {kind} {config.input}: {len(plan.items):,}\n"
         f"  decoder: {plan.decoder.kind} {plan.decoder.name}\n"
         f"  workers: {config.cluster.words} on {config.cluster.device}\n"
         f"  writes: {config.output}/*.wav, 48 kHz, 16 bit, decoded.jsonl and decoded.json"
+        + "".join(f"\n  {note}" for note in notes)
     )
 
 
@@ -175,6 +166,11 @@ def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
                 written += 1
                 seconds += result.seconds
             progress.advance(1, failed=len(failed))
+    damaged = {
+        line["clip_id"]: frames
+        for item in plan.items
+        if (line := decoded.lines.get(item.wav)) and (frames := (line["source"] or {}).get(BAD))
+    }
     failed.sort(key=lambda entry: entry["clip_id"])
     coverage = (written + len(there)) / len(plan.items)
     summary = {
@@ -183,6 +179,7 @@ def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
         "kept": len(there),
         "coverage": coverage,
         "failed": failed,
+        "bad_frames": damaged,
         "seconds_written": seconds,
         "provenance": records.provenance(config),
     }
@@ -190,6 +187,8 @@ def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
     print(
         f"{written} wav files ({seconds:.1f} s) in {config.output}, {len(there)} kept", flush=True
     )
+    if damaged:
+        print(_damage_sentence(damaged, output), flush=True)
     if failed and coverage < config.min_coverage:
         raise UserError(_failure_sentence(failed, output))
     if failed:
@@ -206,6 +205,7 @@ class DecodeWorker:
             folder, config.cluster.device, noise_floor=config.noise_floor
         )
         self._cache = None if cache is None else open_cache(cache)
+        self._layout = layout_of(config)
         self._output = Path(output)
 
     def decode(self, item: CodesItem) -> Written | Failed:
@@ -214,8 +214,11 @@ class DecodeWorker:
         n_samples: int | None = None
         try:
             if item.file is not None:
-                source = FileIdentity.of(item.file).to_dict()
-                codes = read_codes(item.file, geometry)
+                source = FileIdentity.of(item.file).to_dict() | {"layout": item.told}
+                read = read_codes(item.file, geometry, self._layout, item.place)
+                codes = read.rows
+                if read.bad_frames:
+                    source[BAD] = [str(frame) for frame in read.bad_frames]
             else:
                 assert self._cache is not None
                 catalogue = self._cache.catalogue
@@ -245,7 +248,11 @@ def _is_same(plan: Plan) -> Callable[[str, Any], bool]:
     def is_same(clip_id: str, source: dict[str, Any]) -> bool:
         item = item_of[clip_id]
         if item.file is not None:
-            return "sha256" in source and FileIdentity.from_dict(source).is_of(item.file)
+            told = source.get("layout", _former_layout(item.file))
+            if "sha256" not in source or told != item.told:
+                return False
+            known = FileIdentity(sha256=source["sha256"], bytes=source["bytes"])
+            return known.is_of(item.file)
         assert cache is not None
         try:
             return source.get("crc32") == cache.checksum(item.row)
@@ -253,6 +260,11 @@ def _is_same(plan: Plan) -> Callable[[str, Any], bool]:
             return False
 
     return is_same
+
+
+def _former_layout(file: Path) -> str:
+    """What a file was read as before layouts were noted."""
+    return "interleaved" if suffix_of(file.name) == ".npy" else "scales"
 
 
 def _check_cache(config: DecodeConfig, decoder: DecoderSource) -> None:
@@ -274,6 +286,15 @@ def _check_geometry(name: str, cache: CodeGeometry, decoder: CodeGeometry) -> No
         raise UserError(
             f"{name}: geometry {cache.to_json()} is not the decoder's, {decoder.to_json()}"
         )
+
+
+def _damage_sentence(damaged: dict[str, list[str]], output: Path) -> str:
+    clip_id, frames = next(iter(damaged.items()))
+    count = sum(map(len, damaged.values()))
+    return (
+        f"{count:,} damaged frames of {len(damaged):,} clips are left out ({clip_id}, "
+        f"{frames[0]}); {output}/decoded.json names them all"
+    )
 
 
 def _failure_sentence(failed: Sequence[dict[str, Any]], output: Path) -> str:

@@ -12,6 +12,7 @@ from ttt import uris
 from ttt.config import Config
 from ttt.snac.cache.inputs import QualityConfig
 from ttt.snac.cache.speakers import folder_number
+from ttt.snac.config import ORPHEUS_BASE, ORPHEUS_ORDER, CodeLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,22 @@ class EvaluateConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OrpheusConfig(Config):
+    """How tokens of an Orpheus-style model are numbered."""
+
+    base: int = ORPHEUS_BASE
+    """Id of code 0 at the first place of a frame; a token's id is base + 4096 * place + code."""
+    order: tuple[int, ...] = ORPHEUS_ORDER
+    """Which column of [c0, c1, c1, c2, c2, c2, c2] each of a frame's seven places holds."""
+
+    def __post_init__(self) -> None:
+        if self.base < 0:
+            raise ValueError(f"base must not be negative, got {self.base}")
+        if sorted(self.order) != sorted(ORPHEUS_ORDER):
+            raise ValueError(f"order must name each of 0 to 6 once, got {list(self.order)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodeConfig(Config):
     """Decoding codes to 48 kHz wav files."""
 
@@ -136,9 +153,14 @@ class DecodeConfig(Config):
     decoder: str
     """An export, or a training run's folder (its export, else its best checkpoint)."""
     input: str
-    """A cache, a file of codes (.npy, .pt, .safetensors), or a folder of such files."""
+    """A cache, a file of codes (.npy, .pt, .safetensors, .txt, .jsonl), or a folder of such."""
     output: str
     """Folder for the wav files, named after the clips; sub-folders are kept."""
+    layout: CodeLayout | None = None
+    """Order of the numbers in files that do not tell it themselves: orpheus (tokens), interleaved
+    (rows of 1 coarse, 2 middle, 4 fine codes) or scales; with null such a file is refused."""
+    orpheus: OrpheusConfig = field(default_factory=OrpheusConfig)
+    """The numbers of tokens."""
     limit: int | None = None
     """Decode the first so many clips; null takes all."""
     noise_floor: bool = True
@@ -149,6 +171,8 @@ class DecodeConfig(Config):
     """Workers."""
 
     def __post_init__(self) -> None:
+        if self.layout in ("scales", "interleaved") and self.orpheus != OrpheusConfig():
+            raise ValueError(f"orpheus has no effect with layout={self.layout}; remove one of them")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 or null, got {self.limit}")
         if not 0 <= self.min_coverage <= 1:

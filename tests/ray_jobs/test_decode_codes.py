@@ -68,7 +68,9 @@ def test_every_source_gives_the_same_wav(
     assert soundfile.info(tmp_path / "from-cache" / "a" / "1.wav").frames == 52_345
 
     output = tmp_path / "from-files"
-    files = dataclasses.replace(config, input=str(code_files), output=str(output))
+    files = dataclasses.replace(
+        config, input=str(code_files), output=str(output), layout="interleaved"
+    )
     with pytest.raises(UserError, match="5 clips were not decoded"):
         run_decode(files)
     written = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.wav"))
@@ -152,6 +154,7 @@ def test_resume_keeps_no_wav_of_other_codes_and_refuses_another_decoder(
     config = DecodeConfig(
         decoder=str(small_export),
         input=str(codes),
+        layout="interleaved",
         output=str(tmp_path / "out"),
         limit=1,
         cluster=IN_PROCESS,
@@ -185,7 +188,10 @@ def test_an_export_with_a_weight_that_is_no_number_is_named(
     weights[name] = torch.full_like(weights[name], torch.nan)
     save_file(weights, export / "model.safetensors")
     config = DecodeConfig(
-        decoder=str(export), input=str(code_files / "n.npy"), output=str(tmp_path / "out")
+        decoder=str(export),
+        input=str(code_files / "n.npy"),
+        layout="interleaved",
+        output=str(tmp_path / "out"),
     )
     with pytest.raises(UserError, match=rf"model.safetensors: .* values of {name} are NaN"):
         run_decode(config)
@@ -219,3 +225,113 @@ def test_the_decoders_noise_floor_is_added_and_left_out_by_one_key(
     assert 10 * np.log10(power) == pytest.approx(-50 + 10 * np.log10(11.55 / 24), abs=0.5)
     with pytest.raises(UserError, match=r"decoded with noise_floor .*, and now it is none; choose"):
         run_decode(dataclasses.replace(config, noise_floor=False), resume=True)
+
+
+def _tokens(rows: np.ndarray) -> list[int]:
+    """Orpheus's ids of interleaved rows, place by place."""
+    places = (0, 1, 3, 4, 2, 5, 6)
+    return [128_266 + 4096 * k + int(row[c]) for row in rows for k, c in enumerate(places)]
+
+
+def test_an_array_without_a_layout_is_refused_by_dry_run_and_run(
+    small_export: Path, code_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"decoder={small_export}", f"output={tmp_path / 'out'}", "cluster.num_workers=0"]
+    for given in (code_files / "n.npy", code_files):
+        for dry in ([], ["--dry-run"]):
+            assert decode_codes.main([*words, f"input={given}", *dry]) == 2
+            error = capsys.readouterr().err
+            assert "n.npy: an array [n, 7] whose layout is not named; give layout=inter" in error
+            assert "layout=orpheus" in error
+            assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    bad = code_files / "range.npy"
+    assert decode_codes.main([*words, f"input={bad}", "layout=interleaved", "--dry-run"]) == 2
+    assert "codes from 64 to 64; the codebook has 0 to 63" in capsys.readouterr().err
+    key = ["layout=scales", "orpheus.base=5", f"input={bad}"]
+    assert decode_codes.main([*words, *key, "--dry-run"]) == 2
+    assert "orpheus has no effect with layout=scales" in capsys.readouterr().err
+    assert decode_codes.main([*words, "layout=orpheos", f"input={bad}", "--dry-run"]) == 2
+    assert decode_codes.main([*words, "orpheus.order=[0, 1]", f"input={bad}", "--dry-run"]) == 2
+    assert "order must name each of 0 to 6 once, got [0, 1]" in capsys.readouterr().err
+
+
+def test_tokens_of_every_file_give_the_codes_wav_and_damage_is_named(
+    small_export: Path, code_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.load(code_files / "n.npy")
+    ids, folder, output = _tokens(rows), tmp_path / "codes", tmp_path / "out"
+    folder.mkdir()
+    np.save(folder / "ids.npy", ids)
+    np.save(folder / "frames.npy", rows[:, [0, 1, 3, 4, 2, 5, 6]])
+    text = "".join(f"<custom_token_{each - 128_256}>" for each in ids)
+    (folder / "text.txt").write_text(f"Hello. {text}")
+    damaged = [*ids[:23], 5, *ids[24:-2]]
+    lines = [{"id": "a", "ids": ids}, {"id": "b", "ids": damaged}, {"id": "c", "ids": [1, 2]}]
+    lines += [{"text": text}]
+    (folder / "more.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (folder / "notes.txt").write_text("of Ann")
+    config = DecodeConfig(
+        decoder=str(small_export),
+        input=str(folder),
+        output=str(output),
+        layout="orpheus",
+        min_coverage=0.8,
+        cluster=IN_PROCESS,
+    )
+    words = describe(plan_decode(config))
+    assert "1 of them cannot be decoded (" in words
+    assert "2 damaged frames are left out; decoded.json will name them" in words
+    run_decode(config)
+    assert "2 damaged frames of 1 clips are left out (more.jsonl/b, frame 3: id 5 is none of" in (
+        capsys.readouterr().out
+    )
+    files = dataclasses.replace(
+        config, input=str(code_files / "n.npy"), layout="interleaved", output=str(tmp_path / "n")
+    )
+    run_decode(files)
+    expected = (tmp_path / "n" / "n.wav").read_bytes()
+    same = ("ids", "frames", "text", "more.jsonl/a", "more.jsonl/4")
+    for name in same:
+        assert (output / f"{name}.wav").read_bytes() == expected, name
+    np.save(tmp_path / "kept.npy", np.delete(rows, [3, len(rows) - 1], axis=0))
+    kept = dataclasses.replace(files, input=str(tmp_path / "kept.npy"), output=str(tmp_path / "k"))
+    run_decode(kept)
+    assert (output / "more.jsonl" / "b.wav").read_bytes() == (tmp_path / "k/kept.wav").read_bytes()
+
+    summary = json.loads((output / "decoded.json").read_text())
+    assert (summary["written"], [each["clip_id"] for each in summary["failed"]]) == (
+        6, ["more.jsonl/c"],
+    )  # fmt: skip
+    (reason,) = (each["reason"] for each in summary["failed"])
+    assert reason.startswith(f"{folder}/more.jsonl: line 3: none of its 2 ids is one of 128266 to")
+    assert [frame.partition(":")[0] for frame in summary["bad_frames"]["more.jsonl/b"]] == [
+        "frame 3", f"frame {len(rows) - 1}",
+    ]  # fmt: skip
+    run_decode(config, resume=True)
+    again = json.loads((output / "decoded.json").read_text())
+    assert (again["kept"], again["bad_frames"]) == (6, summary["bad_frames"])
+
+
+def test_resume_decodes_again_what_another_layout_reads(
+    small_export: Path, code_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = DecodeConfig(
+        decoder=str(small_export),
+        input=str(code_files / "n.npy"),
+        output=str(tmp_path / "out"),
+        layout="interleaved",
+        cluster=IN_PROCESS,
+    )
+    run_decode(config)
+    wav, lines = tmp_path / "out" / "n.wav", tmp_path / "out" / "decoded.jsonl"
+    before = wav.read_bytes()
+    line = json.loads(lines.read_text())
+    assert line["source"].pop("layout") == "interleaved"
+    lines.write_text(json.dumps(line) + "\n")  # As commit 8b30563's successors wrote it.
+    kept = wav.stat().st_mtime_ns
+    run_decode(config, resume=True)
+    assert wav.stat().st_mtime_ns == kept
+    run_decode(dataclasses.replace(config, layout="orpheus"), resume=True)
+    assert "the codes of 1 wavs have changed since" in capsys.readouterr().out
+    assert wav.read_bytes() != before

@@ -14,6 +14,13 @@ from ttt.config import Config
 Init = Literal["interp", "noble", "average", "random"]
 """The 2x heads of `ttt.snac.heads` by name."""
 
+CodeLayout = Literal["orpheus", "scales", "interleaved"]
+"""How a clip's codes lie in a file (`ttt.snac.code_files`)."""
+ORPHEUS_BASE = 128_266
+"""Id of code 0 at place 0 of an Orpheus frame."""
+ORPHEUS_ORDER = (0, 1, 3, 4, 2, 5, 6)
+"""Column of an interleaved row (1 coarse, 2 middle, 4 fine codes) that each place holds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(Config):

@@ -8,6 +8,10 @@ all codes at once, whatever the chunks.
     for chunk in chunks:              # lists of [B, n * tokens_per_coarse[k]], n >= 0
         play(stream.push(chunk))      # [B, 1, samples], perhaps none yet
     play(stream.finish())
+
+    for token in tokens:              # of an Orpheus-style model: ids or text
+        play(stream.push_tokens(token))
+    play(stream.finish())
 """
 
 from __future__ import annotations
@@ -23,11 +27,17 @@ from torch import Tensor
 from ttt import storage
 from ttt.audio import to_int16
 from ttt.numerics import refuse_nonfinite_audio
+from ttt.snac.config import ORPHEUS_BASE, ORPHEUS_ORDER
 from ttt.snac.geometry import TARGET_RATE
+from ttt.snac.layers.spans import Stage, run_span, with_folded_weights
 from ttt.snac.model import Decoder48k, deterministic, interleaved_to_codes
+from ttt.snac.orpheus.frames import BadFrame, FrameReader, Tokens
+from ttt.snac.receptive_field import Reach
 
 PIECE_COARSE = 64
 """Coarsest tokens decoded at once: 5.5 s of snac_24khz."""
+LOW_LATENCY_FRAMES = 4
+"""Coarsest tokens in a window of the streaming loop that Orpheus's authors published."""
 
 
 def decode_pieces(
@@ -46,7 +56,7 @@ def decode_channels(
     decoder: Decoder48k, codes: np.ndarray, piece_coarse: int = PIECE_COARSE
 ) -> Iterator[Tensor]:
     """`decode_pieces` with all channels of a head that has several: pieces [channels, t]."""
-    stream = StreamingDecoder(decoder)
+    stream = _WholePieces(decoder, decoder.reach_samples_48k)
     device = next(decoder.parameters()).device
     for start in range(0, len(codes), piece_coarse):
         chunk = torch.from_numpy(codes[start : start + piece_coarse]).to(device)
@@ -77,15 +87,12 @@ def write_decoded(
     return written / TARGET_RATE
 
 
-class StreamingDecoder:
-    """Decodes one batch of streams; SNAC's noise is off, since pieces decoded twice must agree.
+class _Pieces:
+    """Holds back what later codes can change, and keeps the codes that what follows depends on."""
 
-    A noise floor is on: it follows from the sample's place in the stream.
-    """
-
-    def __init__(self, model: Decoder48k) -> None:
+    def __init__(self, model: Decoder48k, reach_samples: int) -> None:
         self.model = model
-        self._reach = model.reach_samples_48k
+        self._reach = reach_samples
         self._start_over()
 
     def push(self, codes: Sequence[Tensor]) -> Tensor:
@@ -120,6 +127,10 @@ class StreamingDecoder:
         self._start_over()
         return audio
 
+    def _decode(self, codes: Sequence[Tensor], wanted: tuple[int, int], offset: int) -> Tensor:
+        """The samples `wanted` of the decode of `codes`, which begin at the stream's `offset`."""
+        raise NotImplementedError
+
     def _start_over(self) -> None:
         self._kept: list[Tensor] | None = None
         self._first_coarse = 0
@@ -133,9 +144,8 @@ class StreamingDecoder:
             weight = next(self.model.parameters())
             return weight.new_zeros(len(kept[0]), 1, 0)
         offset = geometry.samples_48k(self._first_coarse)
-        with deterministic(self.model):
-            audio = self.model.decode(kept, first_sample=offset)
-        audio = audio[..., self._emitted_samples - offset : final_samples - offset]
+        wanted = self._emitted_samples - offset, final_samples - offset
+        audio = self._decode(kept, wanted, offset)
         refuse_nonfinite_audio(audio, "the decoder")
         self._emitted_samples = final_samples
         self._forget(geometry.coarse_at_48k(max(0, final_samples - self._reach)))
@@ -147,3 +157,86 @@ class StreamingDecoder:
         dropped = self.model.geometry.lengths(first_coarse - self._first_coarse)
         self._kept = [scale[:, n:] for scale, n in zip(self._kept, dropped, strict=True)]
         self._first_coarse = first_coarse
+
+
+class StreamingDecoder(_Pieces):
+    """Decodes one batch of streams; SNAC's noise is off, since pieces decoded twice must agree.
+
+    A noise floor is on: it follows from the sample's place in the stream. The model is taken as it
+    is now: what is trained or moved later is not heard.
+
+    With `low_latency` a window of four frames is decoded for each new one, and what is given out
+    ends a frame and a half before its end, where the receptive field (2.3 frames to either side)
+    is cut at both ends alike: the first audio comes after two frames in place of three. It is then
+    near the decode of all codes at once and not equal to it (docs/decoder.md has the error).
+
+    Args:
+        base: id of code 0 at place 0 of a frame, for `push_tokens`.
+        order: which column of an interleaved row each place of a frame holds.
+    """
+
+    def __init__(
+        self,
+        model: Decoder48k,
+        *,
+        low_latency: bool = False,
+        base: int = ORPHEUS_BASE,
+        order: Sequence[int] = ORPHEUS_ORDER,
+    ) -> None:
+        reach = model.reach_samples_48k
+        if low_latency:
+            reach = min(reach, model.geometry.samples_48k(LOW_LATENCY_FRAMES - 1) // 2)
+        super().__init__(model, reach)
+        self._tokens = base, tuple(order)
+        self._reader = FrameReader(*self._tokens)
+        self._ended = False
+        self._folded = with_folded_weights(model)
+        self._stages = _stages(self._folded)
+
+    def push_tokens(self, tokens: Tokens) -> Tensor:
+        """Add one stream's tokens as they come, ids or text; the final audio [1, 1, samples].
+
+        A damaged frame is left out, as in `ttt.snac.orpheus.to_codes`, and named in `bad_frames`.
+        Raises ValueError for what is no token, and what `push` raises.
+        """
+        if self._ended:
+            self._reader, self._ended = FrameReader(*self._tokens), False
+        rows = torch.from_numpy(self._reader.push(tokens)).to(next(self.model.parameters()).device)
+        return self.push(interleaved_to_codes(rows[None], self.model.geometry))
+
+    @property
+    def bad_frames(self) -> tuple[BadFrame, ...]:
+        """The frames of this stream that were left out; after `finish`, of the one that ended."""
+        return tuple(self._reader.bad)
+
+    def finish(self) -> Tensor:
+        """The rest of the audio; the decoder is then ready for new streams.
+
+        Raises ValueError when no whole frame was pushed.
+        """
+        self._reader.finish()
+        self._ended = True
+        return super().finish()
+
+    @torch.no_grad()
+    def _decode(self, codes: Sequence[Tensor], wanted: tuple[int, int], offset: int) -> Tensor:
+        with deterministic(self._folded):
+            audio = run_span(self._stages, self._folded.latents(codes), *wanted)
+        if self._folded.noise_floor is not None:
+            self._folded.noise_floor.add_to(audio[:, 0], offset + wanted[0])
+        return audio
+
+
+class _WholePieces(_Pieces):
+    """Decodes long pieces of a clip, each whole."""
+
+    def _decode(self, codes: Sequence[Tensor], wanted: tuple[int, int], offset: int) -> Tensor:
+        with deterministic(self.model):
+            return self.model.decode(codes, first_sample=offset)[..., slice(*wanted)]
+
+
+def _stages(model: Decoder48k) -> list[Stage]:
+    """From latents to 48 kHz audio."""
+    reach = model.head.reach(Reach(), Reach().through(model.tail))
+    last = Stage(lambda hidden: model.output(hidden)[0], model.geometry.upsampling, reach)
+    return [*(Stage.of(layer) for layer in model.body), last]

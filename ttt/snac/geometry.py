@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
@@ -108,6 +109,17 @@ class CodeGeometry:
                 f"strides {self.strides} need the ratio {self.tokens_per_coarse}"
             )
         return n_coarse
+
+    def interleave(self, scales: Sequence[np.ndarray]) -> np.ndarray:
+        """Codes by scale, coarsest first, as rows [n, codes_per_coarse].
+
+        Raises ValueError when the number of scales is another, or they do not cover the same time.
+        """
+        if len(scales) != len(self.strides):
+            raise ValueError(f"holds {len(scales)} codebooks; the decoder has {len(self.strides)}")
+        n_coarse = self.n_coarse_of([len(scale) for scale in scales])
+        columns = zip(scales, self.tokens_per_coarse, strict=True)
+        return np.concatenate([scale.reshape(n_coarse, n) for scale, n in columns], axis=1)
 
     # -- samples -------------------------------------------------------------------------------
 

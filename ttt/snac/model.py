@@ -130,7 +130,11 @@ class Decoder48k(nn.Module):
         resampling and the head's last convolution keep the weights' own precision, and so does
         the audio. Raises ValueError for codes of the wrong shape; values are not looked at.
         """
-        hidden, audio_24k = self._base(codes)
+        return self.output(self.body(self.latents(codes)))
+
+    def output(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio (y48, y24) of what `body` makes [B, C, T24] of the latents."""
+        audio_24k = self._output_24k(hidden)
         return self.head(hidden, audio_24k), audio_24k
 
     @torch.no_grad()
@@ -148,7 +152,7 @@ class Decoder48k(nn.Module):
     def decode_24k(self, codes: Sequence[Tensor]) -> Tensor:
         """24 kHz audio [B, 1, T24], as SNAC's decode until the body is trained."""
         self.check_codes(codes)
-        return self._base(codes)[1]
+        return self._output_24k(self.body(self.latents(codes)))
 
     @torch.no_grad()
     def decode_both(
@@ -197,6 +201,16 @@ class Decoder48k(nn.Module):
         return list(self.head.parameters())
 
     @property
+    def sampling_rate(self) -> int:
+        """Of the audio, in Hz; snac.SNAC's name for it."""
+        return TARGET_RATE
+
+    @property
+    def hop_length(self) -> int:
+        """Samples of audio per finest code, 1,024; snac.SNAC's name for it."""
+        return self.geometry.samples_48k(1) // self.geometry.tokens_per_coarse[-1]
+
+    @property
     def reach_samples_48k(self) -> int:
         """48 kHz samples at each end of a slice that depend on what lies outside it, at most."""
         hidden = Reach().through(self.body)
@@ -238,13 +252,11 @@ class Decoder48k(nn.Module):
         model.noise_floor = config.noise_floor if noise_floor else None
         return model.eval().to(device)
 
-    def _base(self, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """h [B, C, T24] and y24 [B, 1, T24]."""
-        hidden = self.body(self._latents(codes))
+    def _output_24k(self, hidden: Tensor) -> Tensor:
         with full_precision(hidden):
-            return hidden, self.tail(hidden.to(_dtype(self.tail)))
+            return self.tail(hidden.to(_dtype(self.tail)))
 
-    def _latents(self, codes: Sequence[Tensor]) -> Tensor:
+    def latents(self, codes: Sequence[Tensor]) -> Tensor:
         """What SNAC's quantizer.from_codes gives, the same sums in the same order."""
         self._check_shape(codes)
         latents: list[Tensor] = []

@@ -24,6 +24,12 @@ class Reach:
     start: int = 0
     end: int = 0
 
+    def needed(self, start: int, stop: int, stride: int, length: int) -> tuple[int, int]:
+        """The part of `length` inputs that the outputs [start, stop) of a stage depend on, for a
+        stage of this reach that makes `stride` outputs of an input."""
+        first, last = (start - self.start) // stride, -((-stop - self.end) // stride)
+        return max(0, first), min(length, last)
+
     def through(self, module: nn.Module) -> Reach:
         """The reach in the output of `module`, in samples at its output's rate.
 

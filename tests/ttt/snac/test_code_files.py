@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ttt.errors import UserError
 from ttt.files.walk import same_name_key
-from ttt.snac.code_files import list_code_files, read_codes, wav_names
+from ttt.snac.code_files import Layout, list_code_files, read_codes, wav_names
 from ttt.snac.geometry import CodeGeometry
 
 GEOMETRY = CodeGeometry.preset("snac_24khz")
@@ -32,9 +32,13 @@ def test_all_layouts_give_the_same_rows(tmp_path: Path) -> None:
     files = [tmp_path / found.path for found in list_code_files(tmp_path)]
     assert [path.name for path in files] == ["a.npy", "b.pt", "c.pt", "d.safetensors"]
     for path in files:
-        codes = read_codes(path, GEOMETRY)
+        codes = _rows(path)
         assert codes.dtype == np.int16
         assert codes.tolist() == ROWS
+
+
+def _rows(path: Path, layout: str | None = "interleaved") -> np.ndarray:
+    return read_codes(path, GEOMETRY, Layout(layout)).rows
 
 
 class _Bomb:
@@ -50,14 +54,14 @@ def test_a_pickle_that_would_run_code_is_refused(
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Bomb()))
     for name in ("bomb.pt", "plain.pt"):
         with pytest.raises(UserError, match=rf"{name}: holds more than tensors and is not read"):
-            read_codes(tmp_path / name, GEOMETRY)
+            _rows(tmp_path / name)
     assert not (tmp_path / "exploded").exists()
 
 
 def test_refusals_name_the_file_and_the_reason(tmp_path: Path) -> None:
     def refused(name: str, sentence: str) -> None:
         with pytest.raises(UserError, match=sentence) as caught:
-            read_codes(tmp_path / name, GEOMETRY)
+            _rows(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
 
     np.save(tmp_path / "flat.npy", np.arange(14))
@@ -81,12 +85,12 @@ def test_refusals_name_the_file_and_the_reason(tmp_path: Path) -> None:
     batch = [torch.zeros(3, 2 * count, dtype=torch.long) for count in (1, 2, 4)]
     torch.save(batch, tmp_path / "batch.pt")
     refused("batch.pt", "needed is one clip")
-    save_file({"codes": torch.zeros(2)}, tmp_path / "names.safetensors")
-    refused("names.safetensors", r"holds tensors \['codes'\]; needed are codes_0")
+    save_file({name: torch.zeros(2) for name in "ab"}, tmp_path / "names.safetensors")
+    refused("names.safetensors", r"holds tensors \['a', 'b'\]; needed are codes_0")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     refused("junk.safetensors", "junk.safetensors: .")
-    (tmp_path / "x.txt").write_text("")
-    refused("x.txt", "not a file of codes; known are .npy, .pt, .safetensors")
+    (tmp_path / "x.csv").write_text("")
+    refused("x.csv", "not a file of codes; known are .npy, .pt, .safetensors, .txt, .jsonl")
     refused("absent.npy", "No such file")
 
 
@@ -203,7 +207,7 @@ def test_every_bad_file_is_one_sentence_with_its_name(
     path = tmp_path / name
     make(path)
     with pytest.raises(UserError) as caught:
-        read_codes(path, GEOMETRY)
+        _rows(path)
     sentence = str(caught.value)
     assert sentence.startswith(f"{path}: ")
     assert reason in sentence
@@ -222,7 +226,7 @@ def test_a_file_cut_or_changed_anywhere_is_named_or_gives_codes(tmp_path: Path, 
     else:
         _named(torch.int64)(path)
     whole = path.read_bytes()
-    assert read_codes(path, GEOMETRY).tolist() == ROWS
+    assert _rows(path).tolist() == ROWS
     cuts = [whole[:length] for length in random.integers(0, len(whole) - 1, 40)]
     changed = []
     for _ in range(150):
@@ -242,7 +246,7 @@ def test_a_file_cut_or_changed_anywhere_is_named_or_gives_codes(tmp_path: Path, 
 
 def _codes_or_sentence(path: Path) -> np.ndarray | str:
     try:
-        return read_codes(path, GEOMETRY)
+        return _rows(path)
     except UserError as error:
         return str(error)
 
@@ -250,13 +254,13 @@ def _codes_or_sentence(path: Path) -> np.ndarray | str:
 def test_integers_of_every_type_and_suffixes_in_capitals_are_read(tmp_path: Path) -> None:
     for kind in ("int8", "uint8", "int16", ">i2", "uint16", "int32", ">i8", "uint64"):
         np.save(tmp_path / "a.npy", np.asfortranarray(np.array(ROWS, dtype=kind)))
-        assert read_codes(tmp_path / "a.npy", GEOMETRY).tolist() == ROWS
+        assert _rows(tmp_path / "a.npy").tolist() == ROWS
     (tmp_path / "a.npy").rename(tmp_path / "a.NPY")
     torch.save([torch.tensor(scale, dtype=torch.uint8) for scale in SCALES], tmp_path / "b.PT")
     _named(torch.int16)(tmp_path / "c.SafeTensors")
     files = [tmp_path / found.path for found in list_code_files(tmp_path)]
     assert [path.name for path in files] == ["a.NPY", "b.PT", "c.SafeTensors"]
-    assert all(read_codes(path, GEOMETRY).tolist() == ROWS for path in files)
+    assert all(_rows(path).tolist() == ROWS for path in files)
     assert wav_names([path.name for path in files]) == ["a.wav", "b.wav", "c.wav"]
 
 
