@@ -79,6 +79,10 @@ def plan_decode(config: DecodeConfig) -> Plan:
             f"{config.input}: neither a cache (no shards in it) nor files of codes "
             f"({', '.join(CODE_SUFFIXES)})"
         )
+    if config.layout is not None:
+        raise UserError(
+            f"{config.input}: a cache, in which layout={config.layout} has no effect; remove it"
+        )
     catalogue = open_cache(config.input).catalogue
     rows = catalogue.originals  # Copies at other levels are there to train on.
     ids = catalogue.clip_ids.at(rows)

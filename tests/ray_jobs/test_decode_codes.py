@@ -132,6 +132,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     assert decode_codes.main([*command, f"input={small_cache}"]) == 2
     assert "decode it with a decoder of its own codec" in capsys.readouterr().err
     words = [f"decoder={small_export}", f"input={small_cache}", f"output={tmp_path / 'out'}"]
+    assert decode_codes.main([*words, "layout=orpheus", "--dry-run"]) == 2
+    assert "a cache, in which layout=orpheus has no effect; remove it" in capsys.readouterr().err
     with run_folder.locked(str(tmp_path / "out")):
         assert decode_codes.main(words) == 2
     assert f"{tmp_path / 'out'}: in use by process {os.getpid()} on " in capsys.readouterr().err

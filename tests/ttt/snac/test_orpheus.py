@@ -175,6 +175,17 @@ def test_half_a_frame_at_the_end_is_named(kept):
     assert str(bad) == f"frame 2: the utterance ends after {kept} of its 7 tokens"
 
 
+def test_half_a_token_at_the_end_is_half_a_frame():
+    codes = drawn(2)
+    text = to_text(published(codes))
+    read, bad = to_codes(f"{text}<custom_token_12")
+    assert (lists(read), bad) == ([[scale] for scale in codes], [2])
+    read, bad = to_codes(text[:-1])
+    assert (lists(read), bad) == ([[scale] for scale in without(codes, {1})], [1])
+    for end in ("<", "<custom", "<custom_token", " <b>", "<custom_token_1 "):
+        assert to_codes(text + end)[1] == ([2] if end.startswith("<custom_token_") else [])
+
+
 def test_whole_frames_of_no_audio_are_counted_and_text_is_not():
     codes = drawn(5)
     ids = published(codes)

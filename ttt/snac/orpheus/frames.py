@@ -68,7 +68,7 @@ class FrameReader:
         return np.array(rows, dtype=np.int16).reshape(-1, PLACES)[:, self._columns]
 
     def finish(self) -> None:
-        """Name what the end of the utterance leaves undone."""
+        """Name what the end of the utterance leaves undone: half a frame, or half a token."""
         rest = self._frame
         while rest and self._place(rest[-1]) is None:
             rest.pop()
@@ -76,7 +76,7 @@ class FrameReader:
             while self._damage and self._place(self._damage[-1]) is None:
                 self._damage.pop()
         self._name_damage()
-        if rest:
+        if rest or self._text.startswith(_OPENING):
             self._leave_out(f"the utterance ends after {len(self._codes)} of its {PLACES} tokens")
         self._frame, self._codes, self._text = [], [], ""
 
