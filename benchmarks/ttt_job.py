@@ -21,7 +21,12 @@ STEPS = 40
 WORDS = (
     *("--config", "configs/train_ttt_tiny_cpu.yaml"),
     f"stages=[{{frames: 512, steps: {STEPS}, frames_per_step: 2048}}]",
-    *("validation.most_spans=2", "tracking.every_steps=1", "tracking.tensorboard=false"),
+    *(
+        "validation.most_spans=1",
+        "validation.span_frames=512",
+        "tracking.every_steps=1",
+        "tracking.tensorboard=false",
+    ),
 )
 FIRST = 5
 """Steps before this one are left out: both start cold."""

@@ -179,8 +179,11 @@ def ttt_layer(stage: Stage) -> dict[str, Any]:
 
 
 def learning(stage: Stage) -> dict[str, Any]:
-    """What a TTT layer alone takes while it listens and is taken back, counted and by sum."""
-    rows = []
+    """What a TTT layer alone takes while it listens and is taken back, counted and by sum.
+
+    The counts are those of the last layer while it listens: taking back launches nothing there.
+    """
+    rows, counted = [], {}
     for kind, dim, num_heads, batch, steps, dtype, *inner_steps in (
         ("mlp", 4096, 32, 1, 64, torch.bfloat16),
         ("mlp", 4096, 32, 8, 64, torch.bfloat16),
@@ -215,7 +218,7 @@ def learning(stage: Stage) -> dict[str, Any]:
             before = stage.card.live_bytes
             stage.card.clear()
             heard = layer(x, state)[1]
-            listening, launches = stage.card.most_bytes - before, stage.counts()["launches"]
+            listening, counted = stage.card.most_bytes - before, stage.counts()
             del state
             before = stage.card.live_bytes
             stage.card.clear()
@@ -224,13 +227,13 @@ def learning(stage: Stage) -> dict[str, Any]:
             rows.append(
                 {
                     "layer": f"{kind} {dim} batch {batch} steps {steps} {dtype} {inner_steps}",
-                    "launches": launches,
+                    "launches": counted["launches"],
                     "listening": [listening, room + learning_bytes(layer, batch, steps, dtype)],
                     "taking back": [taking_back, taking_back_bytes(layer, batch)],
                 }
             )
             del heard, x
-    return {"rows": rows, **stage.counts()}
+    return {"rows": rows, **counted}
 
 
 def resumed(stage: Stage) -> dict[str, Any]:

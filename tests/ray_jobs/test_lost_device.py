@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from ray_jobs.config.load import load_config
 from ray_jobs.decoder import decode as decode_worker
 from ray_jobs.decoder.evaluate import run as evaluate_worker
+from ray_jobs.moshi import synthetic
 from ray_jobs.moshi.chapters import (
     plan as chapter_plan,
 )
@@ -70,12 +71,22 @@ def pairs(tmp_path: Path) -> EvaluatePairsConfig:
     return load_config(EvaluatePairsConfig, CONFIGS / "pairs_tiny_cpu.yaml", [*none, *words])
 
 
-@pytest.mark.parametrize("inside", ("synthetic_chapter", "record_group", "verify_group"))
+@pytest.mark.parametrize(
+    ("module", "inside"),
+    (
+        (synthetic, "synthetic_chapter"),
+        (chapter_worker, "record_group"),
+        (chapter_worker, "verify_group"),
+    ),
+)
 def test_a_chapter_worker_records_no_lost_device_as_a_failure(
-    chapters: EvaluateChaptersConfig, inside: str, monkeypatch: pytest.MonkeyPatch
+    chapters: EvaluateChaptersConfig,
+    module: ModuleType,
+    inside: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = chapter_worker.ChapterWorker(replace(chapters, verify_spans=1), None)
-    monkeypatch.setattr(chapter_worker, inside, lost)
+    monkeypatch.setattr(module, inside, lost)
     with pytest.raises(torch.AcceleratorError):
         worker.hear(chapter_plan.make_plan(chapters).work[0])
 
@@ -120,7 +131,9 @@ def test_what_one_clip_costs_where_a_worker_survives_it(
 ) -> None:
     actors = {"measure": evaluate_worker.EvaluateWorker, "decode": decode_worker.DecodeWorker}
     worker = actors[name]
-    item = SimpleNamespace(clip_id="a.wav", file=Path("a.npy"), wav="a.wav", row=0)
+    item = SimpleNamespace(
+        clip_id="a.wav", file=Path("a.npy"), wav="a.wav", row=0, told=None, place=None
+    )
     monkeypatch.setattr(
         decode_worker.FileIdentity, "of", lambda path: SimpleNamespace(to_dict=dict)
     )
@@ -131,7 +144,7 @@ def test_what_one_clip_costs_where_a_worker_survives_it(
     for error in (*gone, too_large):
         held = worker.__new__(worker)
         held._reader = held._evaluator = held._decoder = held._cache = _Raising(error)
-        held._output = Path()
+        held._output, held._layout = Path(), None
         monkeypatch.setattr(decode_worker, "read_codes", _Raising(error).read)
         if error is too_large:
             assert "out of memory" in getattr(held, name)(item).reason
