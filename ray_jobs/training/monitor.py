@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from ray_jobs.runtime.progress import Progress
+from ray_jobs.runtime.progress import Progress, ticking
 from ray_jobs.training.run import Position
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,6 @@ def watched(monitor: Any, progress: Progress, done: int, stop: threading.Event) 
 def _every_second(call: Callable[[], None]) -> Iterator[None]:
     """Make `call` once a second inside the block and once more at its end; none that fails ends
     it, or the others."""
-    ended = threading.Event()
     warned = False
 
     def attempt() -> None:
@@ -108,15 +107,6 @@ def _every_second(call: Callable[[], None]) -> Iterator[None]:
                 logger.warning("progress and SIGTERM do not reach the other side: %s", error)
             warned = True
 
-    def repeat() -> None:
-        while not ended.wait(_INTERVAL_SECONDS):
-            attempt()
-
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
+    with ticking(attempt, _INTERVAL_SECONDS):
         yield
-    finally:
-        ended.set()
-        thread.join()
     attempt()

@@ -16,10 +16,13 @@ from typing import Any
 
 import torch
 
+from ray_jobs.runtime import run_folder
+from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.connection import require_gpu_here
 from ray_jobs.runtime.progress import Progress
 from ray_jobs.training.trackers import build_trackers
-from ray_jobs.training.training_job import TrainingJob, steps_done
+from ray_jobs.training.training_job import TrainingJob, require_resumable, steps_done
+from ttt.config import Config
 from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import BatchSource, train
 from ttt.training.ranks import Communicator, SingleProcess
@@ -52,9 +55,39 @@ class Position:
         return {**self.shown, "data_wait": f"{self.data_wait_share:.1%}"}
 
 
+def run_job(
+    job: TrainingJob[Any],
+    invocation: Invocation,
+    finish: Callable[[Outcome, threading.Event], None],
+    *,
+    parts: Sequence[TrainingJob[Any]] = (),
+) -> None:
+    """Hold the run folder and train to the end, or until SIGTERM; at the end call `finish`.
+
+    It is given the event that SIGTERM sets. `parts` are trainings in folders of their own that it
+    goes on with: the run is refused where one of them could not be resumed.
+    """
+    config = job.config
+    assert isinstance(config, Config)  # A protocol cannot say so.
+    with (
+        run_folder.claim(config.run, config, resume=invocation.resume) as begin,
+        sigterm() as stop,
+    ):
+        for each in (job, *parts):
+            require_resumable(each)
+        begin()
+        outcome = train_to_end(job, invocation.address, stop)
+        for note in outcome.notes:
+            print(note)
+        if outcome.finished:
+            finish(outcome, stop)
+        else:
+            print(f"stopped at step {outcome.step}; continue with --resume")
+
+
 def train_to_end(job: TrainingJob[Any], address: str | None, stop: threading.Event) -> Outcome:
     """Train to the end or until `stop` is set: in this process with no workers, else on Ray."""
-    if job.cluster.num_workers == 0:
+    if job.config.cluster.num_workers == 0:
         return train_in_process(job, stop)
     from ray_jobs.training.worker import train_on_ray  # Ray is imported here.
 
@@ -76,9 +109,9 @@ def train_in_process(
     job: TrainingJob[Any], stop: threading.Event, hooks: Sequence[Hook] = ()
 ) -> Outcome:
     """The loop in this process, without Ray; `hooks` listen beside the trackers."""
-    require_gpu_here(job.cluster.gpus_per_worker)
-    device = torch.device(job.cluster.device)
-    done = steps_done(job.run)
+    require_gpu_here(job.config.cluster.gpus_per_worker)
+    device = torch.device(job.config.cluster.device)
+    done = steps_done(job.config.run)
     with Progress("training", job.total_steps, "steps", done=done) as progress:
         shown = done
 
@@ -101,13 +134,13 @@ def run_loop(
 ) -> Outcome:
     """The loop in a process that has its batches and its ranks to talk to."""
     if device.type == "cpu":
-        torch.set_num_threads(max(1, int(job.cluster.cpus_per_worker)))
+        torch.set_num_threads(max(1, int(job.config.cluster.cpus_per_worker)))
     trainee, turns = job.trainee(device), _TurnBack()
     listeners = [*hooks, turns]
     if group.rank == 0:
         listeners += [*job.hooks(), *build_trackers(job)]
     state = train(job.loop_settings(), trainee, source, group, listeners, stop_requested)
-    finished = state.epoch > job.last_epoch
+    finished = state.epoch > len(job.epochs)
     return Outcome(state.step, finished, tuple(_notes(job, state, turns, finished=finished)))
 
 

@@ -38,15 +38,15 @@ def require_installed(config: TrackingConfig) -> None:
 
 def build_trackers(job: TrainingJob[Any]) -> list[Hook]:
     """The hooks that the job's configuration asks for."""
-    run, config = job.run, job.tracking
+    run, config = job.config.run, job.config.tracking
     trackers: list[Hook] = [MetricsFile(run, config.every_steps, job.item_name)]
     if config.tensorboard:
         folder = storage.local_path(run) / "tensorboard"
         trackers.append(TensorBoard(folder, config.every_steps, job.show_example))
     if config.wandb is not None:
-        trackers.append(WandB(run, config.wandb, config.every_steps, job.settings))
+        trackers.append(WandB(run, config.wandb, config.every_steps, job.config.to_dict()))
     if config.mlflow is not None:
-        trackers.append(MLflow(run, config.mlflow, config.every_steps, job.settings))
+        trackers.append(MLflow(run, config.mlflow, config.every_steps, job.config.to_dict()))
     return trackers
 
 

@@ -9,62 +9,100 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
 from ray_jobs.training.config import ClusterConfig, TrackingConfig
 from ray_jobs.training.stream import BatchStream
 from ttt import checkpoint
+from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook
 from ttt.training.loop import BatchSource, LoopSettings
-from ttt.training.state import TrainState
+from ttt.training.schedules import EpochPlan
+from ttt.training.state import TrainState, plan_of
 from ttt.training.trainee import Trainee
 
 Batch = TypeVar("Batch")
 
 
+class Validates(Protocol):
+    """When a training validates."""
+
+    @property
+    def every_steps(self) -> int | None: ...
+
+
+class Optimises(Protocol):
+    """What the loop itself reads of the optimizer's keys."""
+
+    @property
+    def ema_decay(self) -> float | None: ...
+    @property
+    def max_skipped_in_row(self) -> int: ...
+
+
+class TrainingConfig(Protocol):
+    """What every training is told, whatever it trains."""
+
+    @property
+    def run(self) -> str: ...
+    @property
+    def validation(self) -> Validates: ...
+    @property
+    def optim(self) -> Optimises: ...
+    @property
+    def checkpoint(self) -> CheckpointConfig: ...
+    @property
+    def cluster(self) -> ClusterConfig: ...
+    @property
+    def tracking(self) -> TrackingConfig: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
 class TrainingJob(ABC, Generic[Batch]):
     """A training that is planned; picklable."""
 
-    item_name: str = "items"
+    item_name: ClassVar[str] = "items"
     """What a batch holds, in messages: clips, windows."""
-    shown_terms: Mapping[str, str] = {"loss": "total"}
+    shown_terms: ClassVar[Mapping[str, str]] = {"loss": "total"}
     """Name in the progress line -> the loss term that is shown."""
 
-    @property
-    @abstractmethod
-    def run(self) -> str:
-        """The run's folder or URI, absolute."""
+    config: TrainingConfig
+    """With absolute paths, since workers run in folders of their own."""
+    epochs: tuple[EpochPlan, ...]
+    """The whole run, in order."""
 
     @property
-    @abstractmethod
-    def cluster(self) -> ClusterConfig:
-        """Workers."""
-
-    @property
-    @abstractmethod
-    def tracking(self) -> TrackingConfig:
-        """Trackers."""
-
-    @property
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """The configuration as a plain tree, for trackers."""
-
-    @property
-    @abstractmethod
     def total_steps(self) -> int:
         """Steps of the whole run."""
+        return sum(epoch.steps for epoch in self.epochs)
 
-    @property
-    @abstractmethod
-    def last_epoch(self) -> int:
-        """The number of the last epoch."""
-
-    @abstractmethod
     def loop_settings(self) -> LoopSettings:
         """What the loop reads, and what a resumed run must keep."""
+        config = self.config
+        return LoopSettings(
+            run=config.run,
+            plan=plan_of(self.epochs, **self.kept()),
+            checkpoint=config.checkpoint,
+            validate_every_steps=config.validation.every_steps,
+            ema_decay=config.optim.ema_decay,
+            max_skipped_in_row=config.optim.max_skipped_in_row,
+            require_same_plan=self.require_same_plan,
+        )
+
+    @abstractmethod
+    def kept(self) -> dict[str, Any]:
+        """What a resumed run must keep beside its steps: settings, and what is read, by digest."""
+
+    def require_same_plan(
+        self, folder: str, stored: dict[str, Any], current: dict[str, Any]
+    ) -> None:
+        """Raise UserError where the checkpoint in `folder` was made under another plan."""
+        checkpoint.require_same_plan(folder, stored, current)
 
     @abstractmethod
     def trainee(self, device: torch.device) -> Trainee[Batch]:
@@ -94,7 +132,7 @@ class TrainingJob(ABC, Generic[Batch]):
 
 def require_resumable(job: TrainingJob[Any]) -> None:
     """Raises UserError when the run's newest checkpoint was made under another plan."""
-    newest = checkpoint.newest_complete(job.run)
+    newest = checkpoint.newest_complete(job.config.run)
     if newest is not None:
         settings = job.loop_settings()
         stored = checkpoint.read_state(newest)["plan"]

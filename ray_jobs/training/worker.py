@@ -52,7 +52,7 @@ def train_on_ray(
     Raises UserError when they would take every CPU or more GPUs than there are, and what the loop
     raises.
     """
-    cluster, counts = job.cluster, job.cluster.worker_counts
+    cluster, counts = job.config.cluster, job.config.cluster.worker_counts
     fixed = cluster.min_workers is None
     if not fixed:  # Ray counts a lost node in for as long as it tries to start a whole group.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
@@ -79,7 +79,7 @@ def train_on_ray(
             run_config=ray.train.RunConfig(
                 # A name of its own each time: Ray resumes an old name without a word.
                 name=uuid.uuid4().hex,
-                storage_path=storage.join(job.run, RAY_FOLDER),
+                storage_path=storage.join(job.config.run, RAY_FOLDER),
                 failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
                 callbacks=[*callbacks, _EndForGood()],
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -87,7 +87,7 @@ def train_on_ray(
             datasets={"train": lambda: batch_dataset(cursor)},
             dataset_config=batch_data_config(),
         )
-        done = steps_done(job.run)
+        done = steps_done(job.config.run)
         with (
             Progress("training", job.total_steps, "steps", done=done) as progress,
             train_monitor.watched(monitor, progress, done, stop),
@@ -99,7 +99,7 @@ def train_on_ray(
                 if mendable is None:
                     raise
                 raise mendable from error
-    storage.delete(storage.join(job.run, RAY_FOLDER))
+    storage.delete(storage.join(job.config.run, RAY_FOLDER))
     assert isinstance(result.return_value, Outcome)
     return result.return_value
 
@@ -141,7 +141,7 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
     client = MonitorClient(given.monitor)
     with ExitStack() as stack:
         if rank == 0:  # the loop follows the first rank's wish to stop
-            note_room(job.run)
+            note_room(job.config.run)
             stack.enter_context(client.connected())
             hooks.append(PositionHook(client.move_to, job.shown_terms))
         group, stop = ProcessGroup(), lambda: client.stop_requested

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from benchmarks.ttt_training import ALL, ours, published
 from tests.fake_cuda.pretended import on_card
+from tests.fake_cuda.training import Counted, SecondStep
 from ttt.moshi import tiny_lm
 from ttt.moshi.training import (
     MemoryConfig,
@@ -27,7 +28,6 @@ from ttt.moshi.training.config import LoRAConfig, TTTLayersConfig, WindowStageCo
 from ttt.moshi.training.estimate import training_bytes
 from ttt.moshi.training.estimate.need import HEAD_BLOCK
 from ttt.training.config import CheckpointConfig
-from ttt.training.hooks import Hook, StepRecord
 from ttt.training.loop import LoopSettings, train
 from ttt.training.ranks import SingleProcess
 
@@ -37,22 +37,6 @@ if TYPE_CHECKING:
 STRETCHES = ("forward", "heads", "layers", "update")
 """Of a step: the temporal transformer's forward pass, both passes of the depformer and the loss,
 the temporal transformer's backward pass, and the optimizer."""
-
-
-class _Counted(Exception):
-    pass
-
-
-class _SecondStep(Hook):
-    """Counts the second step, when what the optimizer keeps is there."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-
-    def on_step(self, record: StepRecord) -> None:
-        if record.step == 2:
-            raise _Counted
-        self.stage.card.clear()
 
 
 class _Windows:
@@ -89,8 +73,8 @@ def most_by_stretch(
         settings = LoopSettings(run=run, plan={}, checkpoint=checkpoints)
         source = _Windows(windows, config.stages[-1].frames)
         try:
-            train(settings, trainee, source, SingleProcess(), [_SecondStep(stage)])
-        except _Counted:
+            train(settings, trainee, source, SingleProcess(), [SecondStep(stage)])
+        except Counted:
             return {name: card.most_in[name] for name in STRETCHES}
         finally:
             for each in begins:

@@ -80,19 +80,19 @@ def step(stage: Stage, world: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as run:
         checkpoints = CheckpointConfig(every_steps=None, every_minutes=None)
         settings = LoopSettings(run=run, plan={}, checkpoint=checkpoints, ema_decay=0.999)
-        counting = _SecondStep(stage)
+        counting = SecondStep(stage)
         try:
             train_in_loop(settings, trainee, _Batches(stage.micro_batch(model)), group, [counting])
-        except _Counted:
+        except Counted:
             return {"loss": counting.loss, **counting.counts}
     raise AssertionError("the loop took one step")
 
 
-class _Counted(Exception):
-    pass
+class Counted(Exception):
+    """Ends the loop after its second step, when what the optimizer keeps is there."""
 
 
-class _SecondStep(Hook):
+class SecondStep(Hook):
     """Counts from the end of the first step to the end of the second."""
 
     def __init__(self, stage: Stage) -> None:
@@ -101,7 +101,7 @@ class _SecondStep(Hook):
     def on_step(self, record: StepRecord) -> None:
         if record.step == 2:
             self.loss, self.counts = record.terms["total"], self.stage.counts()
-            raise _Counted
+            raise Counted
         self.stage.card.clear()
 
 

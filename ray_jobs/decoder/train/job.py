@@ -7,33 +7,22 @@ import threading
 from ray_jobs.config.load import dump_yaml
 from ray_jobs.decoder.train.exports import export_best
 from ray_jobs.decoder.train.plan import TrainPlan
-from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
-from ray_jobs.training.run import sigterm, train_to_end
-from ray_jobs.training.training_job import require_resumable, steps_done
+from ray_jobs.training.run import Outcome, run_job, train_to_end
+from ray_jobs.training.training_job import steps_done
 from ttt import records, storage
 
 
 def train(plan: TrainPlan, invocation: Invocation) -> None:
     """Train to the end, or until SIGTERM; then export the best decoder."""
-    config = plan.config
-    with (
-        run_folder.claim(config.run, config, resume=invocation.resume) as begin,
-        sigterm() as stop,
-    ):
-        for each in (plan, *plan.folds):
-            require_resumable(each)
-        begin()
-        outcome = train_to_end(plan, invocation.address, stop)
-        for note in outcome.notes:
-            print(note)
-        if not outcome.finished:
-            print(f"stopped at step {outcome.step}; continue with --resume")
-            return
+
+    def finish(outcome: Outcome, stop: threading.Event) -> None:
         for fold in plan.folds:
             if not _train_fold(fold, invocation.address, stop):
                 return
         print(f"trained {outcome.step} steps; best decoder: {export_best(plan)}")
+
+    run_job(plan, invocation, finish, parts=plan.folds)
 
 
 def _train_fold(fold: TrainPlan, address: str | None, stop: threading.Event) -> bool:

@@ -24,7 +24,6 @@ from ray_jobs.decoder.train.starts import starts_sha256, untrained
 from ray_jobs.decoder.train.window_stream import WindowStream
 from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.training import trackers
-from ray_jobs.training.config import ClusterConfig, TrackingConfig
 from ray_jobs.training.training_job import TrainingJob
 from ttt.config import fixed_part
 from ttt.errors import UserError
@@ -39,8 +38,8 @@ from ttt.snac.train.validation import ValidationSet
 from ttt.snac.train.window_reader import LocalWindowSource, MicroBatch, WindowReader
 from ttt.snac.train.windows import WindowShape
 from ttt.training.hooks import Hook
-from ttt.training.loop import BatchSource, LoopSettings
-from ttt.training.state import TrainState, plan_of
+from ttt.training.loop import BatchSource
+from ttt.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +52,13 @@ class TrainPlan(TrainingJob[MicroBatch]):
     shown_terms = MappingProxyType({"loss": "total", "discriminator": LOSS})
 
     config: TrainConfig
-    """With absolute paths, since workers run in folders of their own."""
+    epochs: tuple[Epoch, ...]
     codec_sha256: str
     rows: np.ndarray
     """The training cache's rows that train, rising."""
     validation_rows: np.ndarray
     """Rows of the cache that validates: another one, or the training cache's held-out clips. No
     copies at other levels."""
-    epochs: tuple[Epoch, ...]
     clips_sha256: dict[str, str]
     """Of the clips that train and of those that validate: equal counts do not make them equal."""
     given: TrainConfig
@@ -83,52 +81,21 @@ class TrainPlan(TrainingJob[MicroBatch]):
         other = cache if config.data.validation is None else open_cache(config.data.validation)
         return set_up(config, codec, (cache, self.rows), (other, self.validation_rows))
 
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return sum(epoch.steps for epoch in self.epochs)
-
-    @property
-    def run(self) -> str:
-        return self.config.run
-
-    @property
-    def cluster(self) -> ClusterConfig:
-        return self.config.cluster
-
-    @property
-    def tracking(self) -> TrackingConfig:
-        return self.config.tracking
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.config.to_dict()
-
-    @property
-    def last_epoch(self) -> int:
-        return len(self.epochs)
-
-    def loop_settings(self) -> LoopSettings:
-        config = self.config
-        stored = plan_of(
-            self.epochs,
-            **fixed_part(config.to_dict(), TrainConfig),
-            geometry=self.setup.cache.geometry.to_json(),
-            codec_sha256=self.codec_sha256,
-            training_clips=len(self.rows),
-            validation_clips=len(self.validation_rows),
-            clips_sha256=self.clips_sha256,
+    def kept(self) -> dict[str, Any]:
+        return {
+            **fixed_part(self.config.to_dict(), TrainConfig),
+            "geometry": self.setup.cache.geometry.to_json(),
+            "codec_sha256": self.codec_sha256,
+            "training_clips": len(self.rows),
+            "validation_clips": len(self.validation_rows),
+            "clips_sha256": self.clips_sha256,
             **({"starts_sha256": self.starts_sha256} if self.starts_sha256 else {}),
-        )
-        return LoopSettings(
-            run=config.run,
-            plan=stored,
-            checkpoint=config.checkpoint,
-            validate_every_steps=config.validation.every_steps,
-            ema_decay=config.optim.ema_decay,
-            max_skipped_in_row=config.optim.max_skipped_in_row,
-            require_same_plan=require_same_plan,
-        )
+        }
+
+    def require_same_plan(
+        self, folder: str, stored: dict[str, Any], current: dict[str, Any]
+    ) -> None:
+        require_same_plan(folder, stored, current)
 
     def trainee(self, device: torch.device) -> DecoderTrainee:
         config = self.config

@@ -22,16 +22,16 @@ def export_best(plan: TTTPlan) -> str:
     RUN/export and return it. Raises UserError when there is no checkpoint.
     """
     config, model = plan.config, plan.config.model
-    folder = checkpoint.best(plan.run) or checkpoint.newest_complete(plan.run)
+    folder = checkpoint.best(plan.config.run) or checkpoint.newest_complete(plan.config.run)
     if folder is None:
-        raise UserError(f"{plan.run}: no checkpoint to export")
+        raise UserError(f"{plan.config.run}: no checkpoint to export")
     snapshot = checkpoint.load(folder)
     base = load_moshi(model.weights, dtype=model.dtype, lm_kwargs=model.lm_kwargs)
     rank = None if config.lora is None else lora_rank(base.lm, config.lora)
     put_in(base.lm, config)
     freeze_base(base.lm)
     base.lm.load_state_dict(snapshot.tensors.get("ema", snapshot.tensors[MAIN]), strict=False)
-    export = storage.join(plan.run, "export")
+    export = storage.join(plan.config.run, "export")
     facts = TrainedFacts(
         base=plan.given.model.weights,
         base_fingerprint=plan.base_fingerprint,
@@ -41,7 +41,7 @@ def export_best(plan: TTTPlan) -> str:
         step=snapshot.step,
         **_data_in_words(plan),
         window=plan.window,
-        rows=_rows(plan.run, snapshot.step),
+        rows=_rows(plan.config.run, snapshot.step),
         origin=_origin(plan),
     )
     save_trained(

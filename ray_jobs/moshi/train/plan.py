@@ -20,7 +20,6 @@ from ray_jobs.moshi.train.loaded import load_trainee, put_in, starts_sha256
 from ray_jobs.moshi.train.spans_file import SpansFile
 from ray_jobs.moshi.train.window_stream import ChapterStream
 from ray_jobs.training import trackers
-from ray_jobs.training.config import ClusterConfig, TrackingConfig
 from ray_jobs.training.training_job import TrainingJob
 from ttt import storage
 from ttt.config import fixed_part
@@ -41,8 +40,7 @@ from ttt.moshi.training.validation.spans import (
 )
 from ttt.training.hooks import Hook
 from ttt.training.local_source import LocalSource
-from ttt.training.loop import BatchSource, LoopSettings
-from ttt.training.state import plan_of
+from ttt.training.loop import BatchSource
 
 SYNTHETIC = "synthetic"
 """In place of a Mimi: the chapters are codes that none has made."""
@@ -55,7 +53,7 @@ class TTTPlan(TrainingJob[WindowBatch]):
     item_name = "windows"
 
     config: TrainTTTConfig
-    """With absolute paths, since workers run in folders of their own."""
+    epochs: tuple[WindowStage, ...]
     given: TrainTTTConfig
     """As the user wrote it, for words."""
     base_fingerprint: str
@@ -66,7 +64,6 @@ class TTTPlan(TrainingJob[WindowBatch]):
     """The cache's rows that train, rising."""
     spans: tuple[Span, ...]
     """What validations hear; empty without validation."""
-    stages: tuple[WindowStage, ...]
     chapters_sha256: dict[str, str]
     """Of the codes that train and of those that validate."""
     start_sha256: dict[str, str]
@@ -76,49 +73,15 @@ class TTTPlan(TrainingJob[WindowBatch]):
     match: str | None
     """How near `lora.rank: match` comes, in a sentence."""
 
-    @property
-    def run(self) -> str:
-        return self.config.run
-
-    @property
-    def cluster(self) -> ClusterConfig:
-        return self.config.cluster
-
-    @property
-    def tracking(self) -> TrackingConfig:
-        return self.config.tracking
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.config.to_dict()
-
-    @property
-    def total_steps(self) -> int:
-        return sum(stage.steps for stage in self.stages)
-
-    @property
-    def last_epoch(self) -> int:
-        return len(self.stages)
-
-    def loop_settings(self) -> LoopSettings:
-        config = self.config
-        stored = plan_of(
-            self.stages,
-            **fixed_part(config.to_dict(), TrainTTTConfig),
-            base_fingerprint=self.base_fingerprint,
-            chapters_sha256=self.chapters_sha256,
-            start_sha256=self.start_sha256,
-            attention_window=self.window,
-            trained=self.trained,
-        )
-        return LoopSettings(
-            run=config.run,
-            plan=stored,
-            checkpoint=config.checkpoint,
-            validate_every_steps=config.validation.every_steps,
-            ema_decay=config.optim.ema_decay,
-            max_skipped_in_row=config.optim.max_skipped_in_row,
-        )
+    def kept(self) -> dict[str, Any]:
+        return {
+            **fixed_part(self.config.to_dict(), TrainTTTConfig),
+            "base_fingerprint": self.base_fingerprint,
+            "chapters_sha256": self.chapters_sha256,
+            "start_sha256": self.start_sha256,
+            "attention_window": self.window,
+            "trained": self.trained,
+        }
 
     def trainee(self, device: torch.device) -> MoshiTrainee:
         return load_trainee(self.config, self.base_fingerprint, self.spans, device)
@@ -139,7 +102,7 @@ class TTTPlan(TrainingJob[WindowBatch]):
         return LocalSource(stream.reader(), stream.epochs)
 
     def hooks(self) -> Sequence[Hook]:
-        return [SpansFile(self.run, self.spans)]
+        return [SpansFile(self.config.run, self.spans)]
 
 
 def make_plan(config: TrainTTTConfig) -> TTTPlan:
@@ -170,7 +133,7 @@ def make_plan(config: TrainTTTConfig) -> TTTPlan:
         window=window,
         rows=rows,
         spans=spans,
-        stages=plan_stages(config.stages),
+        epochs=plan_stages(config.stages),
         chapters_sha256={
             "training": _sha256(cache, rows.tolist()),
             "validation": _sha256(cache, (span.row for span in spans)),
@@ -234,7 +197,7 @@ def _require_of_this_model(config: TrainTTTConfig, cache: ChapterCache, base: Lo
 def _require_even_shares(plan: TTTPlan) -> None:
     """Raise UserError unless every worker gets the same number of micro-batches of a step."""
     for index, shape in enumerate(plan.stream().shapes):
-        for workers in plan.cluster.worker_counts:
+        for workers in plan.config.cluster.worker_counts:
             if shape.micro_batches_per_step % max(workers, 1):
                 raise UserError(
                     f"stages[{index}]: {shape.micro_batches_per_step} micro-batches of "

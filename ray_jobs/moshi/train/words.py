@@ -31,12 +31,12 @@ def describe(plan: TTTPlan) -> str:
         *([] if plan.match is None else [plan.match]),
         f"validation: {len(plan.spans)} spans of held-out speakers, "
         f"{sum(span.frames for span in plan.spans):,} frames",
-        f"{plan.total_steps:,} steps in {len(plan.stages)} stages, {workers} worker(s)",
+        f"{plan.total_steps:,} steps in {len(plan.epochs)} stages, {workers} worker(s)",
         "",
         "stage frames  seconds windows/step  at once   steps passes  padding  hours heard  "
         + "  ".join(f"learning rate ({group})" for group in groups),
     ]
-    for stage, shape, passes in zip(plan.stages, stream.shapes, windows.passes, strict=True):
+    for stage, shape, passes in zip(plan.epochs, stream.shapes, windows.passes, strict=True):
         first, last = (
             learning_rates(config.optim, step, plan.total_steps)
             for step in (stage.first_step, stage.first_step + stage.steps - 1)
@@ -63,7 +63,7 @@ def _needs(plan: TTTPlan) -> list[str]:
     base = outline_moshi(model.weights, dtype=model.dtype, lm_kwargs=model.lm_kwargs)
     lines, hours = ["memory of a worker, by sum, without what libraries keep:"], 0.0
     try:
-        for stage, shape in zip(plan.stages, plan.stream().shapes, strict=True):
+        for stage, shape in zip(plan.epochs, plan.stream().shapes, strict=True):
             asked = config, shape.frames, shape.windows_per_micro_batch
             lines.append(
                 f"  stage {stage.number}: {training_bytes(base, *asked).sentence()}"

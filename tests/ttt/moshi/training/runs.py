@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from moshi.models.lm import LMModel
 
 from tests.ttt.conftest import _small_lm
 from tests.two_ranks import Killed, be_a_rank, run_two_ranks
@@ -16,6 +17,7 @@ from ttt.moshi.training import (
     MoshiTrainee,
     MoshiTrainingConfig,
     WindowBatch,
+    freeze_base,
     insert_trained,
 )
 from ttt.moshi.training.config import (
@@ -62,6 +64,19 @@ LACT = dataclasses.replace(
 
 def small_base(**overrides):
     return _small_lm(None, **{"num_layers": 2, "dim": 32, "depformer_dim": 16, **overrides})
+
+
+def in_training(
+    config: MoshiTrainingConfig = CONFIG, dtype: torch.dtype = torch.float32, **base
+) -> LMModel:
+    """A small model after some steps: what was inserted has moved."""
+    lm = small_base(dtype=dtype, **base)
+    insert_trained(lm, config)
+    generator = torch.Generator().manual_seed(5)
+    for named in freeze_base(lm).values():
+        for parameter in named.values():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return lm
 
 
 def trainee(config: MoshiTrainingConfig = CONFIG, **overrides) -> MoshiTrainee:

@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from tests.chapter_caches import write_cache
-from tests.ttt.moshi.training.runs import CONFIG, Windows, small_base
+from tests.ttt.moshi.training.runs import CONFIG, Windows, in_training, small_base
 from tests.ttt.moshi.training.validation_runs import (
     HEARING,
     LENGTHS,
     SPANS,
     WINDOW,
-    in_training,
     measured,
     validate_over_two_ranks,
     validation,
@@ -86,7 +85,7 @@ def evaluated(lm, cache: Path, folder: Path, weights):
     ((torch.float32, "moshi"), (torch.bfloat16, "moshi"), (torch.float32, "uniform")),
 )
 def test_an_evaluation_of_the_export_finds_the_loss_of_validation(cache, tmp_path, dtype, weights):
-    lm = in_training(dtype)
+    lm = in_training(dtype=dtype)
     result = validation(cache, lm, weights=weights)(SingleProcess(), untrained=True)
     export, base = small_base(dtype=dtype), small_base(dtype=dtype)
     fingerprint = base_fingerprint(base)

@@ -7,12 +7,11 @@ import functools
 import json
 from pathlib import Path
 
-import torch
 from moshi.models.lm import LMModel
 from torch import Tensor
 
 from tests.chapter_caches import write_cache
-from tests.ttt.moshi.training.runs import CONFIG, small_base
+from tests.ttt.moshi.training.runs import in_training
 from tests.two_ranks import be_a_rank, run_two_ranks
 from ttt.errors import UserError
 from ttt.moshi.chapter_cache.reader import ChapterCache
@@ -21,9 +20,7 @@ from ttt.moshi.training import (
     HeardSpan,
     SpansConfig,
     choose_spans,
-    freeze_base,
     hear_span,
-    insert_trained,
 )
 from ttt.training.loop import TrainingStopped
 from ttt.training.ranks import Communicator, ProcessGroup
@@ -34,17 +31,6 @@ LENGTHS = (50, 33, 41, 9, 70, 20, 28)
 """Of the chapters of speakers 0, 1, 2 in turn; one ends within the window."""
 SPANS = SpansConfig(span_frames=40, most_spans=7)
 HEARING = {"chunk": 7, "text_stream": "own", "other_stream": "masked"}
-
-
-def in_training(dtype=torch.float32):
-    """A small model after some steps."""
-    lm = small_base(dtype=dtype)
-    insert_trained(lm, CONFIG)
-    generator = torch.Generator().manual_seed(5)
-    for named in freeze_base(lm).values():
-        for parameter in named.values():
-            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return lm
 
 
 def validation(folder, lm, spans=None, hear=None, weights="moshi") -> ChapterValidation:

@@ -13,7 +13,7 @@ from moshi.modules.lora import LoRALinear as PublishedLoRALinear
 from moshi.modules.lora import replace_all_linear_with_lora
 from safetensors.torch import load_file, save_file
 
-from tests.ttt.moshi.training.runs import CONFIG, small_base
+from tests.ttt.moshi.training.runs import CONFIG, in_training, small_base
 from ttt.errors import UserError
 from ttt.moshi import evaluate_codes, load_ttt
 from ttt.moshi.insert import temporal_layers, ttt_layers
@@ -49,16 +49,6 @@ FILES = {
     "lora": ["README.md", "config.json", "lora.safetensors"],
 }
 FILES["both"] = FILES["short"] = sorted({*FILES["ttt"], *FILES["lora"]})
-
-
-def in_training(config: MoshiTrainingConfig, dtype=torch.float32, **base):
-    lm = small_base(dtype=dtype, **base)
-    insert_trained(lm, config)
-    generator = torch.Generator().manual_seed(5)
-    for named in freeze_base(lm).values():
-        for parameter in named.values():
-            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return lm
 
 
 def save(lm, folder: Path) -> Path:
@@ -198,7 +188,10 @@ def test_an_export_of_another_configuration_is_refused_by_its_key(export, config
 
 
 def test_the_default_context_is_the_models_own(export):
-    start_trained(small_base(), replaced("ttt", attention_context=12), export)
+    lm = small_base()
+    start_trained(lm, replaced("ttt", attention_context=12), export)
+    stored = load_file(export / "ttt.safetensors")
+    assert all(torch.equal(lm.state_dict()[name], tensor) for name, tensor in stored.items())
 
 
 def test_what_is_no_export_of_this_base_is_refused(export, tmp_path):
