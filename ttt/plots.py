@@ -110,12 +110,13 @@ def curves(
     title: str = "",
     log_x: bool = False,
     log_y: bool = False,
-    marks: Mapping[str, float] | None = None,
+    marks: Sequence[tuple[str, float]] = (),
     image_format: ImageFormat = "png",
 ) -> bytes:
-    """Lines with optional bands and a legend; `marks` draws labelled vertical lines at x.
+    """Lines with optional bands and a legend; `marks` draws vertical lines, each a label and its x.
 
-    `log_x` doubles from tick to tick. Raises ValueError when there is no line.
+    Labels of marks that lie close stand one below the other. `log_x` doubles from tick to tick.
+    Raises ValueError when there is no line.
     """
     if not lines:
         raise ValueError("curves: give at least one line")
@@ -127,12 +128,6 @@ def curves(
         named = [line for line in lines if not line.faint]
         for place, line in enumerate(named):
             _draw(axes, line, PALETTE[place % len(PALETTE)])
-        for label, x in (marks or {}).items():
-            axes.axvline(x, color="#8a94a3", linewidth=1, linestyle=":")
-            axes.annotate(
-                label, (x, 1), xycoords=("data", "axes fraction"), xytext=(3, -11),
-                textcoords="offset points", fontsize=8, color="#4a5564",
-            )  # fmt: skip
         if log_x:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
@@ -143,12 +138,12 @@ def curves(
         axes.grid(color="#e3e7ec", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(y=0.12)  # room for the marks' labels above the lines
         # Three long names in a row would not fit the picture.
         columns = 2 if max((len(line.label) for line in named), default=0) > 18 else 3
         if named:
             columns = min(len(named), columns)
             figure.legend(loc="outside lower center", frameon=False, ncols=columns)
+        _draw_marks(figure, axes, marks)
         return save(figure, title, image_format)
 
 
@@ -222,6 +217,40 @@ def _draw(axes: Axes, line: Curve, colour: str) -> None:
     )
     if line.low is not None and line.high is not None:
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _draw_marks(figure: Figure, axes: Axes, marks: Sequence[tuple[str, float]]) -> None:
+    """Labelled vertical lines; a label stands in the highest row where it hides no other."""
+    labels = []
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # The next line may cross it.
+    for label, x in sorted(marks, key=lambda mark: mark[1]):
+        axes.axvline(x, color="#8a94a3", linewidth=1, linestyle=":")
+        labels.append(
+            axes.annotate(
+                label, (x, 1), xycoords=("data", "axes fraction"), xytext=(3, -_MARK_ROW),
+                textcoords="offset points", fontsize=8, color="#4a5564",
+                bbox=ground,
+            )
+        )  # fmt: skip
+    axes.margins(y=0.12)  # room for a row of labels above the lines
+    if not labels:
+        return
+    figure.draw_without_rendering()  # Only now is known where they stand.
+    ends: list[float] = []  # of each row, in pixels
+    for label in labels:
+        place = label.get_window_extent()
+        free = (row for row, end in enumerate(ends) if end < place.x0)
+        row = next(free, len(ends))
+        ends[row : row + 1] = [place.x1]
+        label.set_position((3, -_MARK_ROW * (row + 1)))
+    share = _MARK_ROW / 72 * figure.dpi * (len(ends) - 1) / axes.bbox.height
+    scale = axes.yaxis.get_transform()
+    low, high = scale.transform(np.array(axes.get_ylim()))
+    axes.set_ylim(top=float(scale.inverted().transform(low + (high - low) / (1 - share))))
+
+
+_MARK_ROW = 11
+"""Points from one row of labels to the next."""
 
 
 def _marker(line: Curve) -> str | None:

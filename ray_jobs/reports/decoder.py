@@ -67,21 +67,20 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     # Not every step is recorded, but phase 1 ends with a validation.
     phase_2 = next((line["step"] for line in steps if line["phase"] == 2), math.inf)
     phase_1_end = max((v["step"] for v in validations if v["step"] < phase_2), default=0)
-    marks = {"all layers train": phase_1_end} if phase_2 < math.inf else {}
+    marks = [("all layers train", phase_1_end)] if phase_2 < math.inf else []
     at = [line["step"] for line in validations]
     losses = [Curve(label="validation", x=at, y=_numbers(validations, "loss"))]
     if steps:
         x = [line["step"] for line in steps]
         losses.insert(0, Curve(label="training", x=x, y=_numbers(steps, "loss")))
     pictures = {"Loss": curves(losses, x_label="step", y_label="loss", title="Loss", marks=marks)}
-    turns = [("back to the best", h["step"]) for h in history if h["kind"] == "turn_back"]
-    backs = dict(turns)  # once in a run
+    backs = [("back to the best", h["step"]) for h in history if h["kind"] == "turn_back"]
     if taught := [line for line in steps if _JUDGEMENTS[0] in line.get("terms", {})]:
         x, terms = [line["step"] for line in taught], [line["terms"] for line in taught]
         lines = [Curve(label=each, x=x, y=_numbers(terms, each)) for each in _JUDGEMENTS]
         title = "Discriminators"
         pictures[title] = curves(lines, x_label="step", y_label="loss", title=title, marks=backs)
-    marks |= backs
+    marks += backs
     for metric in ("lsd", "lsd_lf", "l1"):
         lines = [
             Curve(

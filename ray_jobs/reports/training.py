@@ -44,7 +44,7 @@ def build_report(summary: Mapping[str, Any]) -> str:
         layers=_layers(summary),
         layer_rows=LAYER_ROWS,
         sides=WINDOW_SIDES,
-        heard=_spans_words(summary["spans"]["base"]),
+        heard=_spans_words(summary["spans"]["base"], summary["plan"]),
         settings=_settings(summary["provenance"]),
     )
 
@@ -62,7 +62,7 @@ def build_comparison(summary: Mapping[str, Any]) -> str:
         measures=MEASURES,
         counts=[_parameters(side["trained"]) for side in summary["sides"]],
         pictures=drawn_pngs(comparison_figures(summary)),
-        heard=_spans_words(summary["spans"]),
+        heard=_spans_words(summary["spans"], summary["sides"][0]["plan"]),
     )
 
 
@@ -83,6 +83,7 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
         "chapters expect a little less of it. The interval is over speakers, not over trainings "
         "from other seeds."
     )
+    sentences += _of_voices(summary["plan"])
     return {"kind": kind, "heading": heading, "sentences": sentences}
 
 
@@ -104,6 +105,7 @@ def comparison_verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
         "stages and schedule are the same).",
         "The best step of each was chosen on these same spans. The interval is over speakers, not "
         "over trainings from other seeds.",
+        *_of_voices(run["plan"]),
     ]
     return {"kind": kind, "heading": heading, "sentences": sentences}
 
@@ -136,10 +138,26 @@ def _groups(trained: Mapping[str, int]) -> str:
     return ", ".join(f"{group} {count:,}" for group, count in trained.items())
 
 
-def _spans_words(spans: Sequence[Mapping[str, Any]]) -> str:
+def _spans_words(spans: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> str:
     speakers, frames = {span["speaker"] for span in spans}, sum(span["frames"] for span in spans)
-    held_out = _counted(len(speakers), "held-out speaker")
-    return f"{_counted(len(spans), 'span')} by {held_out}, {frames:,} frames"
+    by = _counted(len(speakers), "speaker" if _named(plan) else "held-out speaker")
+    named = " of held-out chapters" if _named(plan) else ""
+    return f"{_counted(len(spans), 'span')}{named} by {by}, {frames:,} frames"
+
+
+def _of_voices(plan: Mapping[str, Any]) -> list[str]:
+    """What held-out chapters by speakers that train cannot say."""
+    if not _named(plan):
+        return []
+    return [
+        "The held-out chapters were named (data.validation_chapters), and their speakers may be "
+        "among those that train: this says nothing of other voices."
+    ]
+
+
+def _named(plan: Mapping[str, Any]) -> bool:
+    """Whether chapters were held out in place of speakers."""
+    return plan["data"].get("validation_chapters") is not None
 
 
 def _counted(count: int, noun: str) -> str:

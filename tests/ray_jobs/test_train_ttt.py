@@ -164,6 +164,18 @@ REFUSED = {
     ),
     "silence without a codec": (["other=silence"], "set other=masked"),
     "nothing to train": (["ttt=null", "lora=null"], "there is nothing to train"),
+    "a held-out chapter that is not there": (
+        ["data.validation_share=null", "data.validation_chapters=[speaker_0/1]"],
+        "data.validation_chapters: no chapter of the cache is called speaker_0/1; did you mean",
+    ),
+    "two ways of holding out": (
+        ["data.validation_chapters=[speaker_0/1]"],
+        "set validation_share=null to hold out the chapters that are named",
+    ),
+    "nothing held out": (
+        ["data.validation_share=null", "data.validation_chapters=[]"],
+        "validation_chapters must name one or more, each once, got []",
+    ),
     "no such cache": (["data.cache=nowhere"], "nowhere"),
     "no such base": (["model.weights=nowhere/at-all-0"], "nowhere/at-all-0"),
     "no such export": (["start_from=nowhere"], "nowhere"),

@@ -174,6 +174,23 @@ def test_the_first_sentence_says_only_what_the_interval_shows(
     assert said in verdict["heading"]
 
 
+def test_a_voice_that_trains_is_named_as_such(tmp_path: Path) -> None:
+    held_out = {"validation_share": None, "validation_chapters": ["a/1"]}
+    said = "data.validation_chapters), and their speakers may be among those that train: this says"
+    for name, data, named in (("old", {"validation_share": 0.5}, False), ("new", held_out, True)):
+        run = write_training(tmp_path / name, data=data)
+        write_report(str(run))
+        sentences = read_json(run / "summary.json")["verdict"]["sentences"]
+        assert any(said in sentence for sentence in sentences) == named
+        page = (run / "report.html").read_text()
+        assert (said in page) == ("of held-out chapters by" in page) == named
+    both = tmp_path / "both"
+    write_comparison(str(tmp_path / "new"), str(tmp_path / "new"), str(both))
+    page = (both / "report.html").read_text()
+    assert said in page
+    assert "of held-out chapters by" in page
+
+
 def test_more_parameters_are_no_merit(tmp_path: Path) -> None:
     run = write_training(tmp_path / "ttt")
     for count, kind in ((1030, "good"), (1000, "mixed")):

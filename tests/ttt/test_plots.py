@@ -1,14 +1,18 @@
 """Pictures are real images, show what was asked, repeat exactly and leave pyplot alone."""
 
 import io
+import itertools
 import subprocess
 import sys
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from matplotlib import image as mpl_image
+from matplotlib.figure import Figure
 
+from ttt import plots
 from ttt.plots import Curve, curves, estimates, spectrograms
 
 RATE = 48_000
@@ -47,7 +51,7 @@ def test_svg_names_axes_labels_and_legend() -> None:
         x_label="step",
         y_label="loss",
         title="Loss",
-        marks={"phase 2": 2.0},
+        marks=[("phase 2", 2.0)],
         image_format="svg",
     )
     ElementTree.fromstring(picture)
@@ -89,6 +93,42 @@ def test_a_logarithmic_axis_writes_plain_numbers() -> None:
     linear = curves([line], x_label="frame", y_label="nats", image_format="svg").decode()
     assert "<!-- 1,024 -->" in svg
     assert "<!-- 1,024 -->" not in linear
+
+
+@pytest.mark.parametrize("log_x", [False, True])
+@pytest.mark.parametrize(
+    "at, rows",
+    [
+        ([100], 1),
+        ([100, 1100], 1),  # far apart
+        ([100, 110, 1100], 2),
+        ([1000, 1010, 1020, 1000], 4),  # two at one place
+        ([1000, 1040, 1060], 3),  # the last ones of a training
+    ],
+)
+def test_labels_of_close_marks_hide_no_other(
+    at: list[float], rows: int, log_x: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    kept = plots.save
+
+    def save(figure: Figure, *rest: Any) -> bytes:
+        drawn.append(figure)
+        return kept(figure, *rest)
+
+    monkeypatch.setattr(plots, "save", save)
+    line = Curve(label="loss", x=[90, 1100], y=[2.0, 1.0])
+    marks = [(f"{24_000 + place:,}", x) for place, x in enumerate(at)]
+    curves([line], x_label="step", y_label="nats", marks=marks, log_x=log_x)
+    (axes,) = drawn[0].axes
+    labels = [each for each in axes.texts if each.get_text().startswith("24,")]
+    assert len(labels) == len(at), "a label of its own for each, also where two are alike"
+    boxes = [each.get_window_extent() for each in labels]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    assert len({round(box.y0) for box in boxes}) == rows
+    top = axes.transData.transform((0, 2.0))[1]
+    assert min(box.y0 for box in boxes) > top, "the lines run below the labels"
 
 
 def test_estimates_stand_in_their_rows_with_their_intervals() -> None:

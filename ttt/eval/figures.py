@@ -169,8 +169,9 @@ def _curve(label: str, line: Mapping[str, Sequence[Any]]) -> Curve:
     )
 
 
-def _window_marks(models: Any) -> dict[str, float]:
-    return {f"window {context:,}": float(context) for context in {m["context"] for m in models}}
+def _window_marks(models: Any) -> list[tuple[str, float]]:
+    contexts = sorted({model["context"] for model in models})
+    return [(f"window {context:,}", float(context)) for context in contexts]
 
 
 def _accuracy(summary: Mapping[str, Any], metrics: list[str]) -> dict[str, Any]:

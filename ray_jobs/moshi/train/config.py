@@ -20,8 +20,11 @@ class TrainingChaptersConfig(Config):
     cache: str
     """Cache written by ray_jobs.cache_chapters: a folder or URI that every node reads."""
     validation_share: float | None = 0.02
-    """Share of the speakers held out by a hash of their names, at least one; null trains on all,
-    without validation."""
+    """Share of the speakers held out by a hash of their names, at least one; null holds out none,
+    and without validation_chapters there is no validation."""
+    validation_chapters: tuple[str, ...] | None = None
+    """Ids of the chapters to hold out in place of whole speakers, for a cache of one speaker;
+    validation then says nothing of other voices."""
     limit_chapters: int | None = None
     """Train on the first so many chapters, for trials; null takes all."""
 
@@ -29,6 +32,16 @@ class TrainingChaptersConfig(Config):
         if self.validation_share is not None and not 0 < self.validation_share < 1:
             raise ValueError(
                 f"validation_share must lie in (0, 1) or be null, got {self.validation_share}"
+            )
+        named = self.validation_chapters
+        if named is not None and self.validation_share is not None:
+            raise ValueError(
+                "validation_share and validation_chapters both say what is held out: set "
+                "validation_share=null to hold out the chapters that are named"
+            )
+        if named is not None and (not named or len(set(named)) < len(named)):
+            raise ValueError(
+                f"validation_chapters must name one or more, each once, got {list(named)}"
             )
         if self.limit_chapters is not None and self.limit_chapters < 1:
             raise ValueError(
@@ -38,7 +51,7 @@ class TrainingChaptersConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ChapterValidationConfig(SpansConfig):
-    """What is heard of held-out speakers while training; the spans never change during a run."""
+    """What is heard of held-out chapters while training; the spans never change during a run."""
 
     chunk: int = 64
     """Steps per pass, as in evaluate_chapters; in bfloat16 part of what a loss is."""
@@ -73,7 +86,7 @@ class TrainTTTConfig(MoshiTrainingConfig):
     data: TrainingChaptersConfig
     """The chapters."""
     validation: ChapterValidationConfig = field(default_factory=ChapterValidationConfig)
-    """What is heard of held-out speakers."""
+    """What is heard of held-out chapters."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When the run is saved and what is kept."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

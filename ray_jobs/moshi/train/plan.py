@@ -35,6 +35,7 @@ from ttt.moshi.training.trainee import MoshiTrainee, WindowBatch
 from ttt.moshi.training.validation.spans import (
     Span,
     choose_spans,
+    hold_out,
     require_beyond_window,
     split_speakers,
 )
@@ -124,7 +125,7 @@ def make_plan(config: TrainTTTConfig) -> TTTPlan:
     match = None if config.lora is None else describe_match(base.lm, config.lora)
     put_in(base.lm, config)
     window = attention_window(base.lm)
-    if config.data.validation_share is not None:
+    if len(held_out):
         require_beyond_window(spans, window)
     plan = TTTPlan(
         config=config,
@@ -168,9 +169,11 @@ def with_absolute_paths(config: TrainTTTConfig) -> TrainTTTConfig:
 
 
 def _split(config: TrainTTTConfig, cache: ChapterCache) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that train, and rows of speakers that are held out."""
-    share = config.data.validation_share
-    if share is None:
+    """Rows that train, and rows that are held out."""
+    share, named = config.data.validation_share, config.data.validation_chapters
+    if named is not None:
+        training, held_out = hold_out(cache.chapters, named)
+    elif share is None:
         training, held_out = np.arange(len(cache)), np.array([], np.int64)
     else:
         training, held_out = split_speakers(cache.chapters, share)

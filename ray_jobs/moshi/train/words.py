@@ -29,8 +29,9 @@ def describe(plan: TTTPlan) -> str:
         + ", ".join(f"{group} {count:,}" for group, count in plan.trained.items())
         + ")",
         *([] if plan.match is None else [plan.match]),
-        f"validation: {len(plan.spans)} spans of held-out speakers, "
-        f"{sum(span.frames for span in plan.spans):,} frames",
+        f"validation: {len(plan.spans)} spans of held-out "
+        + ("speakers, " if config.data.validation_chapters is None else "chapters, ")
+        + f"{sum(span.frames for span in plan.spans):,} frames",
         f"{plan.total_steps:,} steps in {len(plan.epochs)} stages, {workers} worker(s)",
         "",
         "stage frames  seconds windows/step  at once   steps passes  padding  hours heard  "

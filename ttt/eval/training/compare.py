@@ -44,7 +44,7 @@ def read_training(run: str) -> Summary:
     if not found["spans"]["best"]:
         raise UserError(
             f"{run}: this training has no validation, so there is nothing to compare; train with "
-            "data.validation_share set"
+            "data.validation_share or data.validation_chapters set"
         )
     return found
 

@@ -11,6 +11,8 @@ from ttt.eval.figures import LOSS_NAMES, Figures
 from ttt.plots import PALETTE, Curve, ImageFormat, curves
 
 _POSITION = "position in the chapter (frames, 12.5 per second)"
+Marks = Sequence[tuple[str, float]]
+"""Labels and where they stand."""
 WINDOW_SIDES = {"beyond_window": "beyond", "in_window": "inside"}
 """The losses that have a picture by step, in words."""
 LAYER_ROWS = {
@@ -181,7 +183,7 @@ def _by_step(
     lines: Sequence[Curve],
     y_label: str,
     title: str,
-    marks: Mapping[str, float],
+    marks: Marks,
     image_format: ImageFormat,
 ) -> bytes:
     return curves(
@@ -189,17 +191,17 @@ def _by_step(
     )
 
 
-def _stage_marks(summary: Mapping[str, Any]) -> dict[str, float]:
+def _stage_marks(summary: Mapping[str, Any]) -> Marks:
     """Where windows become longer; the first stage begins where the picture does."""
-    return {f"{each['frames']:,}": each["first_step"] for each in summary["stages"][1:]}
+    return [(f"{each['frames']:,}", each["first_step"]) for each in summary["stages"][1:]]
 
 
 def _loss_name(summary: Mapping[str, Any]) -> str:
     return LOSS_NAMES[summary["weights"]]
 
 
-def _window_mark(summary: Mapping[str, Any]) -> dict[str, float]:
-    return {f"window {summary['window']:,}": float(summary["window"])}
+def _window_mark(summary: Mapping[str, Any]) -> Marks:
+    return [(f"window {summary['window']:,}", float(summary["window"]))]
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

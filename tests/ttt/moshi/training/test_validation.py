@@ -41,6 +41,7 @@ from ttt.moshi.training import (
     save_trained,
     split_speakers,
 )
+from ttt.moshi.training.validation.spans import hold_out
 from ttt.moshi.ttt_files import base_fingerprint
 from ttt.training.config import CheckpointConfig
 from ttt.training.hooks import Hook
@@ -275,6 +276,21 @@ def test_whole_speakers_are_held_out(speakers, share, held):
 def test_one_speaker_cannot_be_on_both_sides(some, there):
     with pytest.raises(UserError, match=f"chapters have {there}: cache chapters of more speakers"):
         split_speakers(some, 0.5)
+
+
+def test_named_chapters_are_held_out_whoever_speaks():
+    some = chapters(("a", 3), ("b", 5), ("a", 4), ("b", 1))
+    ids = [each.chapter_id for each in some]
+    split = hold_out(some, [ids[2], ids[1]])
+    assert split.training.tolist() == [0, 3]
+    assert split.held_out.tolist() == [1, 2]
+    assert split.held_out.dtype == np.int64
+    with pytest.raises(UserError, match=f"is called {ids[3]}x; did you mean {ids[3]}\\?$"):
+        hold_out(some, [ids[0], f"{ids[3]}x"])
+    with pytest.raises(UserError, match=r"no chapter of the cache is called a$"):
+        hold_out([], ["a"])
+    with pytest.raises(UserError, match="holds out all 4 chapters of the cache: leave some to"):
+        hold_out(some, ids)
 
 
 def test_spans_that_end_within_the_window_are_refused(cache):

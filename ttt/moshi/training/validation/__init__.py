@@ -1,1 +1,1 @@
-"""Validation of a training in Moshi: held-out speakers, heard as an evaluation hears the export."""
+"""Validation of a training in Moshi: held-out chapters, heard as an evaluation hears the export."""

@@ -1,4 +1,4 @@
-"""Which speakers are held out, and which frames of their chapters a validation hears.
+"""Which chapters are held out, and which of their frames a validation hears.
 
 Everything here is a pure function of ids, speakers and lengths: the order of the chapters in their
 cache does not matter. A span begins at its chapter's first frame, where an evaluation begins, too:
@@ -7,6 +7,7 @@ its loss is the one that `evaluate_chapters` finds with max_frames set to the sp
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,8 +32,8 @@ class Spoken(Protocol):
     def n_frames(self) -> int: ...
 
 
-class SpeakerSplit(NamedTuple):
-    """Rows of chapters, rising, int64; no speaker is on both sides."""
+class Split(NamedTuple):
+    """Rows of chapters, rising, int64."""
 
     training: np.ndarray
     held_out: np.ndarray
@@ -49,10 +50,10 @@ class Span:
     speaker: str
 
 
-def split_speakers(chapters: Sequence[Spoken], share: float) -> SpeakerSplit:
+def split_speakers(chapters: Sequence[Spoken], share: float) -> Split:
     """Hold out the `share` of speakers whose names hash lowest, with all their chapters.
 
-    At least one speaker is on either side.
+    At least one speaker is on either side, and none is on both.
 
     Raises:
         UserError: the chapters have fewer than two speakers.
@@ -63,11 +64,34 @@ def split_speakers(chapters: Sequence[Spoken], share: float) -> SpeakerSplit:
         there = f"one speaker, {order[0]}" if order else "no speaker"
         raise UserError(
             f"validation holds out whole speakers, and the {len(chapters):,} chapters have "
-            f"{there}: cache chapters of more speakers, or name another cache for validation"
+            f"{there}: cache chapters of more speakers, or set data.validation_share=null and name "
+            "the chapters to hold out in data.validation_chapters"
         )
     chosen = set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
     held = np.array([name in chosen for name in speakers])
-    return SpeakerSplit(np.flatnonzero(~held), np.flatnonzero(held))
+    return Split(np.flatnonzero(~held), np.flatnonzero(held))
+
+
+def hold_out(chapters: Sequence[Spoken], ids: Sequence[str]) -> Split:
+    """Hold out the chapters of these ids; their speakers may have others that train.
+
+    Raises:
+        UserError: an id that no chapter has, or no chapter left to train on.
+    """
+    names = [chapter.chapter_id for chapter in chapters]
+    if unknown := sorted(set(ids) - set(names)):
+        near = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.0)
+        raise UserError(
+            f"data.validation_chapters: no chapter of the cache is called {unknown[0]}"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
+    held = np.array([name in set(ids) for name in names])
+    if held.all():
+        raise UserError(
+            f"data.validation_chapters holds out all {len(names):,} chapters of the cache: leave "
+            "some to train on"
+        )
+    return Split(np.flatnonzero(~held), np.flatnonzero(held))
 
 
 def choose_spans(
