@@ -1,7 +1,11 @@
 r"""Measure a 48 kHz decoder against resampling, clip by clip, and write a report.
 
+Several are also compared with each other, paired by clip.
+
     python -m ray_jobs.evaluate_decoder --config configs/evaluate_decoder.yaml \
         decoder=runs/train data.audio=FOLDER output=runs/evaluation
+    python -m ray_jobs.evaluate_decoder --config configs/evaluate_decoder.yaml \
+        decoder=[runs/one,runs/two] data.audio=FOLDER output=runs/compared
 """
 
 from __future__ import annotations
@@ -17,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     return cli.run(
         EvaluateConfig,
-        plan=cli.later("ray_jobs.decoder.evaluate.plan:plan_evaluation"),
-        describe=cli.later("ray_jobs.decoder.evaluate.plan:describe"),
-        execute=cli.later("ray_jobs.decoder.evaluate.run:evaluate"),
+        plan=cli.later("ray_jobs.decoder.evaluate.several:plan"),
+        describe=cli.later("ray_jobs.decoder.evaluate.several:describe"),
+        execute=cli.later("ray_jobs.decoder.evaluate.compare:evaluate"),
         doc=__doc__ or "",
         argv=argv,
     )

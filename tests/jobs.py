@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.decoder import decode as decode_worker
-from ray_jobs.decoder.evaluate import plan as evaluation_plan
-from ray_jobs.decoder.evaluate import run as evaluate_worker
+from ray_jobs.decoder.evaluate import compare as evaluation
+from ray_jobs.decoder.evaluate import several
 from ray_jobs.decoder.evaluate_config import DecodeConfig, EvaluateConfig
 from ray_jobs.moshi.chapters import plan as chapter_plan
 from ray_jobs.moshi.chapters import run as chapter_pool
@@ -32,7 +32,7 @@ def run_pairs(config: EvaluatePairsConfig, *, resume: bool = False) -> dict[str,
 
 def run_decoder_evaluation(config: EvaluateConfig, *, resume: bool = False) -> None:
     """As `python -m ray_jobs.evaluate_decoder` does."""
-    evaluate_worker.evaluate(evaluation_plan.plan_evaluation(config), _invocation(resume))
+    evaluation.evaluate(several.plan(config), _invocation(resume))
 
 
 def run_decode(config: DecodeConfig, *, resume: bool = False) -> None:

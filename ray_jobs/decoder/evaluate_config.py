@@ -14,6 +14,9 @@ from ttt.snac.cache.inputs import QualityConfig
 from ttt.snac.cache.speakers import folder_number
 from ttt.snac.config import ORPHEUS_BASE, ORPHEUS_ORDER, CodeLayout
 
+MOST_DECODERS = 26
+"""As many as there are letters to call them by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationDataConfig(Config):
@@ -90,7 +93,7 @@ class ReportConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
-    """Measuring a 48 kHz decoder against resampling."""
+    """Measuring a 48 kHz decoder against resampling, or several against each other too."""
 
     __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
     # Decoder and codec are known by their digests.
@@ -99,8 +102,10 @@ class EvaluateConfig(Config):
         "output",
     )  # fmt: skip
 
-    decoder: str
-    """An export, or a training run's folder (its export, else its best checkpoint)."""
+    decoder: str | tuple[str, ...]
+    """An export, or a training run's folder (its export, else its best checkpoint). A list of
+    several is measured one by one, into A/, B/ and so on below the output, and compared by clip,
+    each against the first."""
     output: str
     """New folder for results.jsonl, summary.json and report.html."""
     codec: str | None = None
@@ -122,6 +127,10 @@ class EvaluateConfig(Config):
     """Workers."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.decoder, str) and not 2 <= len(self.decoder) <= MOST_DECODERS:
+            raise ValueError(
+                f"decoder must be one, or a list of 2 to {MOST_DECODERS}, got {len(self.decoder)}"
+            )
         if not 0 <= self.min_coverage <= 1:
             raise ValueError(f"min_coverage must lie between 0 and 1, got {self.min_coverage}")
         if not uris.is_local(self.output):

@@ -16,6 +16,7 @@ from ttt.eval.chapters.summary import CHAPTERS
 from ttt.eval.pairs.summary import PAIRS
 from ttt.eval.rescore import rescore
 from ttt.records import provenance, write_json
+from ttt.snac.evaluation.between import summarize_between
 from ttt.snac.evaluation.systems import BASELINE, CEILING, FOLDING_HISS, OURS, TRUE
 from ttt.snac.evaluation.trick_levels import fit
 from ttt.snac.verdict import summarize
@@ -67,6 +68,38 @@ def decoder() -> tuple[Any, ...]:
         {"kind": "validation", "step": 2, "loss": 2.5, "rows": {OURS: row, BASELINE: row}},
     ]
     return summary, clips, examples, history
+
+
+def compared_decoders() -> tuple[Any, ...]:
+    """Summary, clips and examples of three decoders' comparison."""
+    single, _, examples, _ = decoder()
+    clips = []
+    for n, (one, two) in enumerate(zip(_rows(lsd=0.6), _rows(lsd=0.5, lsd_hf=1.9), strict=True)):
+        systems = {"A": one[OURS], "B": two[OURS], "C": one[OURS]}
+        systems |= {name: one[name] for name in (BASELINE, CEILING)}
+        name = LONG if n == 0 else f"speaker_{n}/{n}.flac"
+        clips.append({"clip_id": name, "seconds": 3.2, "systems": systems})
+    names = {letter: f"runs/{letter}/{LONG}" for letter in "ABC"}
+    between = summarize_between(
+        [clip["systems"] for clip in clips],
+        names,
+        [f"speaker_{n}" for n in range(len(clips))],
+        seed=0,
+        resamples=300,
+        beside=(BASELINE, CEILING),
+    )
+    summary = {
+        **between,
+        "decoders": {
+            letter: {**single["decoder"], "name": name, "verdict": single["verdict"]["heading"]}
+            for letter, name in names.items()
+        },
+        "data": {**single["data"], "compared": 8},
+        "bootstrap": single["bootstrap"],
+        "provenance": single["provenance"],
+    }
+    audio = {**examples[0].audio, **dict.fromkeys("ABC", examples[0].audio[OURS])}
+    return summary, clips, [Example(LONG, "LSD of C 1.00 times A's", 1.0, audio)]
 
 
 def chapters(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ray_jobs.moshi.compare import compare_chapters, compare_pairs
-from ray_jobs.reports import chapters, decoder, demo, pairs, sweep, together
+from ray_jobs.reports import between, chapters, decoder, demo, pairs, sweep, together
 from ray_jobs.reports.page import read_pictures
 from tests.ray_jobs import sample_pages
 from ttt.records import read_json
@@ -84,6 +84,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     both = (drawn, drawn)
     made = {
         "decoder": decoder.build_report(*evaluated),
+        "decoders compared": between.build_report(*sample_pages.compared_decoders()),
         "chapters": chapters.build_report(of_chapters, drawn),
         "pairs": pairs.build_report(of_pairs, *media),
         "together": together.build_report(

@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from ttt.snac.evaluation.comparisons import (
     GUARDS,
+    NOT_MEASURED,
     TRICKS,
     Comparison,
     Draws,
     Units,
     by_rule,
     compare_all,
+    mean_interval,
     ratios_to_baseline,
     units_of,
 )
@@ -34,8 +36,6 @@ from ttt.snac.evaluation.systems import (
     SYSTEM_NAMES,
     TRUE,
     ClipRow,
-    is_measured,
-    value,
     with_tricks,
 )
 from ttt.snac.evaluation.trick_levels import FittedTricks, fit
@@ -48,7 +48,7 @@ from ttt.snac.evaluation.verdict_words import (
     trick_sentences,
 )
 from ttt.snac.evaluation.visqol import told_by
-from ttt.statistics.intervals import Interval, clustered_interval
+from ttt.statistics.intervals import Interval
 
 __all__ = [
     "BASELINE",
@@ -106,7 +106,8 @@ def summarize(
     return {
         "systems": {
             system: {
-                metric: _mean(rows, system, metric, draws).to_dict() for metric in METRIC_NAMES
+                metric: mean_interval(rows, system, metric, draws).to_dict()
+                for metric in METRIC_NAMES
             }
             for system in systems
         },
@@ -168,9 +169,6 @@ def check_metrics_together(metrics: Iterable[str]) -> None:
         )
 
 
-NOT_MEASURED = "not measured"
-
-
 def describe_interval(interval: Mapping[str, Any], digits: int = 3) -> str:
     """`0.612 [0.580, 0.655]`, or the mean and the word `no interval`, or why there is no mean."""
     if interval["mean"] is None:
@@ -188,21 +186,6 @@ def _judged_tricks(rows: Sequence[ClipRow], fitted: FittedTricks | None) -> Sequ
         for trick in TRICKS
         if fitted is not None or trick in (HISS, FOLDING_HISS) or any(trick in row for row in rows)
     ]
-
-
-def _mean(rows: Sequence[ClipRow], system: str, metric: str, draws: Draws) -> Interval:
-    if not any(is_measured(row, system, metric) for row in rows):
-        return Interval(None, None, None, 0, NOT_MEASURED)
-    numbers = [value(row, system, metric) for row in rows]
-    places = [place for place, number in enumerate(numbers) if number is not None]
-    units = draws.units
-    return clustered_interval(
-        [number for number in numbers if number is not None],
-        [units.of_clips[place] for place in places],
-        draws.seed,
-        draws.resamples,
-        units.kind,
-    )
 
 
 def card(summary: Mapping[str, Any]) -> str:

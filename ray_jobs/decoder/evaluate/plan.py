@@ -41,16 +41,15 @@ class Plan:
 
 
 def plan_evaluation(config: EvaluateConfig) -> Plan:
-    """Find decoder and clips. Raises UserError for whatever cannot be found or does not fit."""
+    """Find the one decoder of `config` and the clips.
+
+    Raises UserError for whatever cannot be found or does not fit.
+    """
+    assert isinstance(config.decoder, str), "several are planned by plan_several"
     if config.report.visqol is True and not is_installed():
         raise UserError(f"report.visqol is true, but {VISQOL_NOT_INSTALLED}")
     decoder = find_decoder(config.decoder)
-    codec = config.codec or (decoder.training.codec if decoder.training is not None else None)
-    if codec is None:
-        raise UserError(
-            f"{config.decoder} does not say its codec by name; set codec to the hub name or folder "
-            "of the codec it was trained from"
-        )
+    codec = codec_name(config, decoder)
     if config.data.audio is not None:
         found = list_folder(os.path.expanduser(config.data.audio))
         items: Sequence[Item] = [
@@ -71,6 +70,17 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
     if cache is not None:
         cache = storage.absolute(cache)
     return Plan(config, decoder, codec, kind, data, cache, tuple(items))
+
+
+def codec_name(config: EvaluateConfig, decoder: DecoderSource) -> str:
+    """The codec that a decoder is measured with. Raises UserError where nothing names it."""
+    codec = config.codec or (decoder.training.codec if decoder.training is not None else None)
+    if codec is None:
+        raise UserError(
+            f"{decoder.name} does not say its codec by name; set codec to the hub name or folder "
+            "of the codec it was trained from"
+        )
+    return codec
 
 
 def describe(plan: Plan) -> str:

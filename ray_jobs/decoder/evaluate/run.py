@@ -9,20 +9,20 @@ passages that it shows, as FLAC.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ray_jobs.decoder.evaluate import clips as measured_clips
+from ray_jobs.decoder.evaluate.passages import middle_passages, ranked_examples
 from ray_jobs.decoder.evaluate.plan import Item, Plan
 from ray_jobs.decoder.evaluate.visqol_pass import score_clips, visqol_of, with_scores
 from ray_jobs.decoder.evaluate_config import EvaluateConfig
 from ray_jobs.reports.decoder import build_report
-from ray_jobs.reports.examples import Example, write_examples
+from ray_jobs.reports.examples import write_examples
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import WorkerDied, Workers, worker_session
@@ -36,7 +36,7 @@ from ttt.numerics import exact_float32
 from ttt.snac.cache.index import open_cache_of
 from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
 from ttt.snac.evaluation.clips import ClipReader
-from ttt.snac.evaluation.systems import BASELINE, FOLDING_HISS, OURS, trick_levels, value
+from ttt.snac.evaluation.systems import trick_levels
 from ttt.snac.evaluation.trick_levels import FittedTricks, Level, fit
 from ttt.snac.evaluation.visqol import NotScored
 from ttt.snac.export import read_config
@@ -45,11 +45,40 @@ from ttt.snac.model import Decoder48k
 from ttt.snac.verdict import card, summarize
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation of one decoder found."""
+
+    lines: Sequence[dict[str, Any]]
+    """Of results.jsonl, in the order of the clips."""
+    summary: dict[str, Any]
+    """Of summary.json."""
+    measured: Mapping[str, str]
+    """The digests of the decoder and its noise floor, by key."""
+    passages: Mapping[str, Passage]
+    """Clip -> its middle in all versions, of the clips that were asked for."""
+
+
 def evaluate(plan: Plan, invocation: Invocation) -> None:
     """Measure every clip and write the output folder; with --resume, measured clips are kept.
 
     Raises UserError before Ray starts for what does not fit, and at the end, with everything
     written, when fewer clips than `min_coverage` were measured.
+    """
+    summary = measure_one(plan, invocation).summary
+    data, config = summary["data"], plan.config
+    require_coverage(config, data["evaluated"], data["wanted"])
+
+
+def measure_one(
+    plan: Plan,
+    invocation: Invocation,
+    choose: Callable[[Sequence[str]], Sequence[str]] = lambda measured: (),
+) -> Evaluated:
+    """Measure every clip with the plan's decoder, write its folder and say what was found.
+
+    Args:
+        choose: which of the measured clips' ids to return passages of.
     """
     config = plan.config
     if invocation.resume:
@@ -81,8 +110,10 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
             clips, left_out = _measure(plan, workers, (measured, codec.weights_sha256), done)
             levels = trick_levels(exported.tricks, fit([line["systems"] for line in clips]))
             scores = score_clips(config, plan.items, clips, levels, workers)
-            examples = _render(plan, workers, clips, levels)
-        clips = with_scores(_in_order(clips, plan.items), scores)
+            examples = ranked_examples(plan, workers, clips, levels)
+            clips = _in_order(clips, plan.items)
+            passages = middle_passages(plan, workers, choose([line["clip_id"] for line in clips]))
+        clips = with_scores(clips, scores)
         _write_lines(output / "results.jsonl", clips)
         summary = _summary(plan, codec, measured["decoder"], clips, left_out, exported.tricks)
         summary["decoder"]["noise_floor"] = None if floor is None else floor.words
@@ -95,10 +126,16 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
             readme = storage.join(plan.decoder.export, "README.md")
             storage.write_bytes(readme, card(summary).encode())
     print(_closing_words(config, summary), flush=True)
-    if summary["data"]["coverage"] < config.min_coverage:
+    return Evaluated(clips, summary, measured, passages)
+
+
+def require_coverage(config: EvaluateConfig, evaluated: int, wanted: int) -> None:
+    """Raise UserError when fewer clips were measured than `min_coverage` asks for."""
+    if evaluated / max(wanted, 1) < config.min_coverage:
+        summary = storage.local_path(config.output) / "summary.json"
         raise UserError(
-            f"{len(clips)} of {len(plan.items)} clips could be measured, min_coverage is "
-            f"{config.min_coverage:g}; {output}/summary.json lists the others with their reasons"
+            f"{evaluated} of {wanted} clips could be measured, min_coverage is "
+            f"{config.min_coverage:g}; {summary} lists the others with their reasons"
         )
 
 
@@ -179,48 +216,6 @@ def _measure(
             progress.advance(1, left_out=len(left_out))
     left_out.sort(key=lambda entry: entry["clip_id"])
     return clips, left_out
-
-
-def _render(
-    plan: Plan,
-    workers: Workers,
-    clips: Sequence[dict[str, Any]],
-    levels: Mapping[str, Level],
-) -> list[Example]:
-    """Passages of clips at even ranks from the best to the worst, with the strongest trick."""
-    config = plan.config
-    ranked = sorted(clips, key=lambda line: (_lsd_ratio(line), line["clip_id"]))
-    count = min(config.report.examples, len(ranked))
-    if count == 0:
-        return []
-    ranks = [round(k * (len(ranked) - 1) / max(count - 1, 1)) for k in range(count)]
-    item_of = {item.clip_id: item for item in plan.items}
-    chosen = {ranked[rank]["clip_id"]: rank for rank in ranks}
-    wanted = [item_of[clip_id] for clip_id in chosen]
-    strongest = {name: level for name, level in levels.items() if name == FOLDING_HISS}
-    passages = workers.each("render", wanted, config.report.example_seconds, strongest)
-    examples = []
-    for item, passage in passages:
-        if not isinstance(passage, WorkerDied):
-            rank = chosen[item.clip_id]
-            ratio = _lsd_ratio(ranked[rank])
-            size = f"{ratio:.2f} times resampling's" if math.isfinite(ratio) else "undefined"
-            place = f"{_place(rank, len(ranked))}: LSD {size}"
-            examples.append(
-                (rank, Example(item.clip_id, place, passage.start_seconds, passage.audio))
-            )
-    return [example for _, example in sorted(examples, key=lambda pair: pair[0])]
-
-
-def _place(rank: int, count: int) -> str:
-    names = {count - 1: "worst", 0: "best"}
-    return names.get(rank, f"rank {rank + 1}") + f" of {count}"
-
-
-def _lsd_ratio(line: dict[str, Any]) -> float:
-    """Infinite, so that it ranks last, where it is undefined."""
-    ours, baseline = (value(line["systems"], system, "lsd") for system in (OURS, BASELINE))
-    return math.inf if ours is None or baseline is None else ours / max(baseline, 1e-12)
 
 
 def _read_done(path: Path, measured: dict[str, str]) -> list[dict[str, Any]]:

@@ -40,6 +40,8 @@ GUARDS = {"lsd_lf": 1.02, "l1": 1.01}
 """How far above resampling's (as a ratio) these may lie before a lower LSD counts for nothing."""
 SI_SDR_LOSS_DB = 0.5
 """By how much SI-SDR may be lower than resampling's."""
+NOT_MEASURED = "not measured"
+"""The reason of an interval of which no clip has the number."""
 TRICKS = (HISS_BEFORE, FOLDING_HISS_BEFORE, HISS, FOLDING_HISS)
 
 Role = Literal["distance", "when", "how much", "guard"]
@@ -146,6 +148,22 @@ def paired_interval(
     if not kept and rows:
         return _without_ends(found, "undefined on every clip")
     return found
+
+
+def mean_interval(rows: Sequence[ClipRow], system: str, metric: str, draws: Draws) -> Interval:
+    """A system's mean over the clips on which the metric is defined."""
+    if not any(is_measured(row, system, metric) for row in rows):
+        return Interval(None, None, None, 0, NOT_MEASURED)
+    numbers = [value(row, system, metric) for row in rows]
+    places = [place for place, number in enumerate(numbers) if number is not None]
+    units = draws.units
+    return clustered_interval(
+        [number for number in numbers if number is not None],
+        [units.of_clips[place] for place in places],
+        draws.seed,
+        draws.resamples,
+        units.kind,
+    )
 
 
 def by_rule(
