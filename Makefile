@@ -91,5 +91,5 @@ submit: $(READY)
 	@$(BIN)/python -m ray_jobs.submit $(JOB) $(ARGS)
 
 lock:
-	uv pip compile --universal --python-version 3.11 --extra moshi --extra jobs --extra dev \
+	uv pip compile --universal --python-version 3.11 --extra moshi --extra jobs --extra onnx --extra dev \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q pyproject.toml -o requirements.lock

@@ -12,6 +12,7 @@ BENCHMARKS = (
     "caching",
     "train_step",
     "streaming_decode",
+    "onnx_decode",
     "moshi_stream",
     "chapter_memory",
     "chapter_actors",

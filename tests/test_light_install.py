@@ -21,6 +21,7 @@ KEYS = {
     "tune_decoder": ["run=r", "codec=tiny", "data.train=c", "space={seed: {choice: [0, 1]}}"],
     "evaluate_decoder": ["decoder=d", "output=o"],
     "decode_codes": ["decoder=d", "input=i", "output=o"],
+    "export_onnx": ["decoder=d", "output=o.onnx"],
     "cache_chapters": ["output=o", "data.root=d"],
     "train_ttt": [
         "run=r",
@@ -34,8 +35,10 @@ KEYS = {
     "import_ttt": ["input=i", "output=o"],
 }
 """What each job cannot do without."""
-EXTRA = "ray moshi pyarrow fsspec pydantic yaml matplotlib optuna jinja2 tensorboard"
-"""Packages of [moshi] and [jobs]; torch and snac bring some, but the decoder imports none."""
+EXTRA = (
+    "ray moshi pyarrow fsspec pydantic yaml matplotlib optuna jinja2 tensorboard onnx onnxruntime"
+)
+"""Packages of extras; torch and snac bring some, but the decoder imports none."""
 BLOCKED = f"""
 import sys
 

@@ -1,6 +1,6 @@
 """Packages that not every installation has, and which extra of ttt-speech brings each of them.
 
-`pip install ttt-speech` is the decoder alone; Moshi, the jobs and ViSQOL are extras of it.
+`pip install ttt-speech` is the decoder alone; Moshi, the jobs, ONNX and ViSQOL are extras of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ttt.errors import UserError
 
 _EXTRA_OF = {
     "moshi": "moshi",
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     **dict.fromkeys(
         ("fsspec", "jinja2", "matplotlib", "optuna", "pyarrow", "pydantic", "ray", "yaml"), "jobs"
     ),

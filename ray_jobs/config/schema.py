@@ -24,6 +24,7 @@ JOB_CONFIGS = {
     "tune_decoder": "ray_jobs.sweep.config:TuneConfig",
     "evaluate_decoder": "ray_jobs.decoder.evaluate_config:EvaluateConfig",
     "decode_codes": "ray_jobs.decoder.evaluate_config:DecodeConfig",
+    "export_onnx": "ray_jobs.decoder.onnx_config:ExportOnnxConfig",
     "cache_chapters": "ray_jobs.moshi.cache.config:CacheChaptersConfig",
     "evaluate_chapters": "ray_jobs.moshi.chapters.config:EvaluateChaptersConfig",
     "evaluate_pairs": "ray_jobs.moshi.pairs.config:EvaluatePairsConfig",

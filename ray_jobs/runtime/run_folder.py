@@ -81,8 +81,9 @@ def locked(run: str) -> Iterator[None]:
 
 
 def begun(config: Config) -> bool:
-    """Whether the folder that the job writes to holds anything yet."""
-    return any(content(getattr(config, key)) for key in KEYS if hasattr(config, key))
+    """Whether the folder that the job writes to holds anything yet, or the file is there."""
+    places = [getattr(config, key) for key in KEYS if hasattr(config, key)]
+    return any(storage.file_bytes(each) is not None or content(each) for each in places)
 
 
 def content(run: str) -> list[str]:

@@ -21,6 +21,9 @@ ORPHEUS_BASE = 128_266
 ORPHEUS_ORDER = (0, 1, 3, 4, 2, 5, 6)
 """Column of an interleaved row (1 coarse, 2 middle, 4 fine codes) that each place holds."""
 
+ONNX_OPSETS = (18, 19, 20)
+"""Versions of ONNX's operations that a decoder is exported in (`ttt.snac.onnx`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(Config):
