@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from ray_jobs.moshi.train.window_stream import to_table, to_window_batch
 from ray_jobs.moshi.train.words import CARD_BYTES, on_a_card
 from ray_jobs.training.ray_source import RayBatchSource, batch_dataset, start_cursor
 from tests.chapter_caches import MIMI, write_cache
-from tests.ray_jobs.nano_training import ON_RAY, TOTAL_STEPS, World, metrics, steps_recorded
+from tests.ray_jobs.nano_training import (
+    ON_RAY,
+    TOTAL_STEPS,
+    World,
+    final,
+    metrics,
+    steps_recorded,
+)
 from tests.ray_jobs.nano_ttt import BASE
 from ttt.codebook_weights import mixture
 from ttt.eval.chapters.records import read_record, record_path
@@ -147,6 +155,19 @@ REFUSED = {
     "another Mimi": (["model.mimi=tiny", "model.weights=tiny"], "its codes are synthetic"),
     "text that is not there": (["text=own"], "the own text of"),
     "a layer that is not there": (["ttt.layers=[0,3]"], "3"),
+    "a layer below the first": (["ttt.layers=[-1]"], "layers [-1] do not fit: this model has 3"),
+    "a layer named twice": (["ttt.layers=[0,0]"], "must name one or more, each once, got [0, 0]"),
+    "no layers": (["ttt.layers=[]"], "ttt: layers must name one or more, each once, got []"),
+    "a layer by its name": (["ttt.layers=[first]"], "ttt.layers.0: "),
+    "half a layer": (["ttt.layers=[0.5]"], "ttt.layers.0: "),
+    "a truth for a layer": (["ttt.layers=[true]"], "ttt.layers.0: "),
+    "layers as a word": (["ttt.layers=all"], "ttt.layers: "),
+    "a number for layers": (["ttt.layers=1"], "ttt.layers: "),
+    "the control's layers": (
+        ["ttt=null", "lora.rank=match", "lora.match={layers: [0, 9], num_heads: 3}"],
+        "ttt: num_heads=3 must divide",
+    ),
+    "a rank of nothing": (["lora.rank=0"], "lora: rank must be match, 1 or more, got 0"),
     "heads that do not divide": (["ttt.num_heads=5"], "ttt: "),
     "a window longer than every chapter": (
         ["stages.1.frames=256"],
@@ -222,6 +243,48 @@ def test_a_run_that_diverges_names_windows_and_rates(
     error = capsys.readouterr().err
     assert "the loss or gradient was not finite in 2 steps in a row (windows speaker_" in error
     assert "lower optim.peak_rates" in error
+
+
+def _runs_out(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+OUT_OF_MEMORY = {
+    "forward": (
+        "ttt.moshi.training.trainee.training_nll",
+        "step 5: out of memory with 1 windows of",
+    ),
+    "optimizer": ("torch.optim.AdamW.step", "step 5: out of memory when the optimizer moved the"),
+    "validation": (
+        "ttt.moshi.training.exported.forms._as_loaded",
+        "validation: out of memory; it holds the weights that LoRA goes into and the TTT layers",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", OUT_OF_MEMORY)
+def test_out_of_memory_is_a_sentence_and_the_last_checkpoint_goes_on(
+    where: str,
+    ttt_world: World,
+    ttt_finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, (name, said) = tmp_path / "run", OUT_OF_MEMORY[where]
+    shutil.copytree(ttt_finished, run)
+    for step in range(5, TOTAL_STEPS + 1):  # as if it stood after step 4
+        shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(name, _runs_out)
+        assert ttt_world.main(run, "--resume") == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "the last checkpoint is intact" in error
+    assert "Traceback" not in error
+    if where == "forward":
+        assert "or lower memory.head_block (None) and memory.attention_block (None)" in error
+    assert ttt_world.main(run, "--resume") == 0
+    assert final(run) == final(ttt_finished)
 
 
 def test_a_resumed_run_keeps_its_plan_but_for_memory(

@@ -8,7 +8,9 @@ and `lora_scaling`; the weight becomes
 
 computed in the model's own type: the bits that `moshi.models.loaders` gives with `fuse_lora=True`.
 A tensor under the name of one of the base's (embeddings, with moshi-finetune's `ft_embed`) takes
-its place. A Linear without a pair stays as it is, where the published loader wants pairs for all.
+its place. A Linear without a pair stays as it is, where the published loader wants pairs for all;
+so does one whose pair is all zeros, as it is written for that loader (which would turn the
+Linear's weights of -0.0 into 0.0).
 """
 
 from __future__ import annotations
@@ -81,11 +83,12 @@ def fuse_lora(lm: LMModel, stored: StoredLora) -> int:
         UserError: as `check_lora`; the model is then unchanged.
     """
     pairs, whole = _fitted(lm, stored)
-    for name, (down, up) in pairs.items():
+    trained = {name: pair for name, pair in pairs.items() if any(part.any() for part in pair)}
+    for name, (down, up) in trained.items():
         fuse_pair(lm.get_submodule(name).get_parameter("weight"), down, up, stored.scaling)
     for name, tensor in whole.items():
         lm.get_parameter(name).copy_(tensor)
-    return len(pairs)
+    return len(trained)
 
 
 @torch.no_grad()
@@ -139,7 +142,11 @@ def read_lora(folder: str | Path) -> StoredLora:
             f"{folder}: {CONFIG} is missing, which says by how much the LoRA counts "
             "(lora_rank, lora_scaling); bring the one that was written beside it"
         ) from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise UserError(
+            f"{folder}: {CONFIG} lacks {error}, which the LoRA was made with"
+        ) from error
+    except (SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"{folder}: the LoRA cannot be read ({error})") from error
     if found := sorted(key for key in tensors if any(part in key for part in _TTT)):
         raise UserError(

@@ -22,6 +22,7 @@ from ttt.errors import UserError
 from ttt.training.config import CheckpointConfig
 from ttt.training.device import copied_ahead, read_together
 from ttt.training.hooks import Hook, StepRecord
+from ttt.training.optim import move_weights
 from ttt.training.ranks import Communicator, require_equal, sum_gradients
 from ttt.training.schedules import EpochPlan
 from ttt.training.state import RequireSamePlan, Training, TrainState
@@ -104,8 +105,7 @@ def train(
             grad_norms = dict(zip(names, numbers[len(terms) :], strict=True))
             taken = all(map(math.isfinite, numbers))
             if taken:
-                for update in due:
-                    update.optimizer.step()
+                move_weights(due, state.step)
                 if training.average is not None:
                     training.average.update(trainee.tensors()[MAIN])
             for update in updates:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttt.device_errors import is_out_of_memory
+from ttt.errors import UserError
+
 
 @dataclass(frozen=True)
 class Update:
@@ -42,6 +45,25 @@ class Update:
         """Give each named group its learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = rates[group["name"]]
+
+
+def move_weights(updates: Iterable[Update], step: int) -> None:
+    """The optimizers' steps, in the run's step (from 0).
+
+    Raises:
+        UserError: what an optimizer keeps, from its first step on, does not fit the memory.
+    """
+    for update in updates:
+        try:
+            update.optimizer.step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"step {step + 1}: out of memory when the optimizer moved the weights; the last "
+                "checkpoint is intact: a new run with fewer trained parameters or with "
+                f"optim.ema_decay=null takes less ({error})"
+            ) from error
 
 
 def load_state(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from ray_jobs.moshi.train.loaded import put_in
 from ray_jobs.moshi.train.plan import TTTPlan
 from ttt import checkpoint, records, storage
 from ttt.errors import UserError
@@ -13,13 +12,13 @@ from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.load import base_arguments, load_moshi
 from ttt.moshi.training.exported.card import TrainedFacts, card
 from ttt.moshi.training.exported.save import save_trained
-from ttt.moshi.training.freeze import freeze_base, lora_rank
+from ttt.moshi.training.freeze import freeze_base, insert_unset_trained, lora_rank
 from ttt.training.trainee import MAIN, Row
 
 
 def export_best(plan: TTTPlan) -> str:
     """Write the best checkpoint's TTT layers and LoRA (the newest's without validation) into
-    RUN/export and return it. Raises UserError when there is no checkpoint.
+    RUN/export and return it. Raises UserError when there is no checkpoint, or one of other tensors.
     """
     config, model = plan.config, plan.config.model
     folder = checkpoint.best(plan.config.run) or checkpoint.newest_complete(plan.config.run)
@@ -28,14 +27,22 @@ def export_best(plan: TTTPlan) -> str:
     snapshot = checkpoint.load(folder)
     base = load_moshi(model.weights, dtype=model.dtype, lm_kwargs=model.lm_kwargs)
     rank = None if config.lora is None else lora_rank(base.lm, config.lora)
-    put_in(base.lm, config)
-    freeze_base(base.lm)
-    base.lm.load_state_dict(snapshot.tensors.get("ema", snapshot.tensors[MAIN]), strict=False)
+    insert_unset_trained(base.lm, config)
+    wanted = {name for named in freeze_base(base.lm).values() for name in named}
+    tensors = snapshot.tensors.get("ema", snapshot.tensors[MAIN])
+    if other := sorted(wanted ^ tensors.keys()):
+        raise UserError(
+            f"{folder}: its tensors are not those that this run trains, {len(other)} differ, the "
+            f"first {other[0]}; --resume from another checkpoint"
+        )
+    base.lm.load_state_dict(tensors, strict=False)
     export = storage.join(plan.config.run, "export")
     facts = TrainedFacts(
         base=plan.given.model.weights,
         base_fingerprint=plan.base_fingerprint,
+        mimi=plan.given.model.mimi,
         dtype=model.dtype,
+        lm_kwargs=model.lm_kwargs,
         config=config,
         lora_rank=rank,
         step=snapshot.step,

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 
 import torch
-from moshi.models.lm import LMModel
 
 from ray_jobs.moshi.train.config import TrainTTTConfig
 from ttt import storage
@@ -42,7 +41,10 @@ def load_trainee(
             f"{base.name}: this node has another base model ({base.fingerprint}) than the one "
             f"that the run was planned with ({base_fingerprint}); bring the same to all nodes"
         )
-    put_in(base.lm, config)
+    if config.start_from is None:
+        insert_trained(base.lm, config)
+    else:
+        start_trained(base.lm, config, config.start_from)
     silence = _silence(config, spans, device)
     validation = None
     if spans:
@@ -56,17 +58,6 @@ def load_trainee(
         read = ChapterCache.open(config.data.cache).read
         validation = ChapterValidation(base.lm, spans, read, hear, weights=config.weights)
     return MoshiTrainee(base.lm, config, validation, silence=silence)
-
-
-def put_in(lm: LMModel, config: TrainTTTConfig) -> None:
-    """Put what is trained into the base model: freshly drawn, or what `start_from` left.
-
-    Raises UserError for what does not fit.
-    """
-    if config.start_from is None:
-        insert_trained(lm, config)
-    else:
-        start_trained(lm, config, config.start_from)
 
 
 def _silence(

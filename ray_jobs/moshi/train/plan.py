@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ray_jobs.moshi.train.config import TrainTTTConfig
-from ray_jobs.moshi.train.loaded import load_trainee, put_in, starts_sha256
+from ray_jobs.moshi.train.loaded import load_trainee, starts_sha256
 from ray_jobs.moshi.train.spans_file import SpansFile
 from ray_jobs.moshi.train.window_stream import ChapterStream
 from ray_jobs.training import trackers
@@ -28,7 +28,8 @@ from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.insert import attention_window
 from ttt.moshi.load import LoadedMoshi, load_mimi, load_moshi
 from ttt.moshi.training.config import Group
-from ttt.moshi.training.freeze import describe_match, freeze_base
+from ttt.moshi.training.exported.start import read_start
+from ttt.moshi.training.freeze import describe_match, freeze_base, insert_unset_trained
 from ttt.moshi.training.staged_windows import stage_shape
 from ttt.moshi.training.stages import WindowStage, plan_stages
 from ttt.moshi.training.trainee import MoshiTrainee, WindowBatch
@@ -123,7 +124,10 @@ def make_plan(config: TrainTTTConfig) -> TTTPlan:
     rows, held_out = _split(config, cache)
     spans = choose_spans(cache.chapters, held_out, config.validation)
     match = None if config.lora is None else describe_match(base.lm, config.lora)
-    put_in(base.lm, config)
+    if config.start_from is not None:
+        read_start(base.lm, config, config.start_from)
+    base.lm.to("meta")  # From here on shapes are enough; drawing the layers of the 7B takes long.
+    insert_unset_trained(base.lm, config)
     window = attention_window(base.lm)
     if len(held_out):
         require_beyond_window(spans, window)

@@ -101,6 +101,25 @@ def test_what_has_no_pair_stays_and_whole_tensors_take_a_place(folder):
     assert torch.equal(after["emb.3.weight"], emb)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_has_a_pair_of_zeros_keeps_every_bit(folder, dtype):
+    """Written for the published loader, which wants pairs for all; -0.0 + 0.0 would be 0.0."""
+    path, lm = folder / "consolidated" / "lora.safetensors", base(dtype=dtype)
+    name = "transformer.layers.1.gating.linear_in"
+    tensors = load_file(path)
+    save_file(
+        {k: t if k.startswith(name) else torch.zeros_like(t) for k, t in tensors.items()}, path
+    )
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.view(-1)[::3] = -0.0
+    before = {key: tensor.clone() for key, tensor in lm.state_dict().items()}
+    assert fuse_lora(lm, read_lora(folder)) == 1
+    for key, tensor in lm.state_dict().items():
+        same = torch.equal(tensor.view(torch.uint8), before[key].view(torch.uint8))
+        assert same == (key != f"{name}.weight"), key
+
+
 def test_names_of_before_are_read_as_the_published_package_reads_them(folder):
     """Once, one matrix held the maps of all steps of the depformer's attention."""
     path, lm, other = folder / "consolidated" / "lora.safetensors", base(), base()
@@ -172,7 +191,7 @@ def test_files_that_are_not_there_or_not_whole_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match=r"config.json is missing, which says by how much"):
         read_lora(folder)
     (inside / "config.json").write_text(json.dumps(ARGUMENTS))
-    with pytest.raises(UserError, match=r"the LoRA cannot be read .*lora_rank"):
+    with pytest.raises(UserError, match=r"config.json lacks 'lora_rank', which the LoRA was made"):
         read_lora(folder)
     (inside / "config.json").write_text(config)
     whole = (inside / "lora.safetensors").read_bytes()

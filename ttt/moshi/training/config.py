@@ -8,6 +8,7 @@ from typing import Literal
 from ttt.codebook_weights import CodebookWeights
 from ttt.config import Config
 from ttt.layers.config import Flavour, check_flavour
+from ttt.training.config import OptimizerConfig
 
 Group = Literal["ttt", "gate", "lora"]
 GROUPS: tuple[Group, ...] = ("ttt", "gate", "lora")
@@ -131,7 +132,7 @@ class PeakRatesConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoshiOptimConfig(Config):
+class MoshiOptimConfig(OptimizerConfig):
     """AdamW over all groups, its schedule over the whole run, clipping, an average of weights."""
 
     peak_rates: PeakRatesConfig = field(default_factory=PeakRatesConfig)
@@ -141,40 +142,8 @@ class MoshiOptimConfig(Config):
     fall by half a cosine."""
     warmup_fraction: float = 0.05
     """Share of all steps in which rates rise."""
-    initial_div: float = 25.0
-    """Rates start at their peak divided by this."""
-    final_div: float = 1.0e4
-    """Rates end at where they started divided by this."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay of the first and the second moment."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, on every trained parameter."""
-    clip_norm: float | None = 1.0
-    """Largest global gradient norm of a step; null leaves gradients as they are."""
-    ema_decay: float | None = None
-    """Decay per step of an average of the trained weights that is validated and exported instead
-    of them; null keeps no average."""
-    max_skipped_in_row: int = 10
-    """Training stops after so many steps in a row with a non-finite loss or gradient."""
-
-    def __post_init__(self) -> None:
-        for name in ("initial_div", "final_div"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 < self.warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must lie in (0, 1), got {self.warmup_fraction}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in (0, 1) or be null, got {self.ema_decay}")
-        if self.max_skipped_in_row < 1:
-            raise ValueError(
-                f"max_skipped_in_row must be at least 1, got {self.max_skipped_in_row}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,13 @@ from torch import nn
 
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
-from ttt.moshi.insert import StreamingTTT, insert_ttt, temporal_layers, ttt_layers
+from ttt.moshi.insert import (
+    StreamingTTT,
+    insert_ttt,
+    insert_unset_ttt,
+    temporal_layers,
+    ttt_layers,
+)
 from ttt.moshi.lora import linears_with_lora
 from ttt.moshi.training.config import (
     GROUPS,
@@ -18,7 +24,12 @@ from ttt.moshi.training.config import (
     MoshiTrainingConfig,
     TTTLayersConfig,
 )
-from ttt.moshi.training.lora import insert_lora, lora_parameters, match_rank
+from ttt.moshi.training.lora import (
+    insert_lora,
+    insert_unset_lora,
+    lora_parameters,
+    match_rank,
+)
 
 TrainedParameters = dict[Group, dict[str, nn.Parameter]]
 """Group -> name in the model -> parameter."""
@@ -32,11 +43,7 @@ def insert_trained(lm: LMModel, config: MoshiTrainingConfig) -> None:
     Raises:
         UserError: what does not fit the model.
     """
-    if present := linears_with_lora(lm):
-        raise UserError(
-            f"the base model has a LoRA of its own in {len(present)} Linears, the first "
-            f"{present[0]}: name a base without, or fuse it into the weights first"
-        )
+    _refuse_lora_inside(lm)
     generator = torch.Generator().manual_seed(config.seed)
     lora, ttt = config.lora, config.ttt
     if lora is not None:
@@ -45,6 +52,25 @@ def insert_trained(lm: LMModel, config: MoshiTrainingConfig) -> None:
         shape = layer_config(lm, ttt)
         context = ttt.attention_context
         insert_ttt(lm, ttt.layers, shape, context, gate=ttt.gate, generator=generator)
+
+
+def insert_unset_trained(lm: LMModel, config: MoshiTrainingConfig) -> None:
+    """`insert_trained` without drawing: for whoever sets every parameter right after, or wants
+    shapes alone, when the model may be on the meta device."""
+    _refuse_lora_inside(lm)
+    lora, ttt = config.lora, config.ttt
+    if lora is not None:
+        insert_unset_lora(lm, lora_rank(lm, lora), lora.scaling, lora.targets)
+    if ttt is not None:
+        insert_unset_ttt(lm, ttt.layers, layer_config(lm, ttt), ttt.attention_context)
+
+
+def _refuse_lora_inside(lm: LMModel) -> None:
+    if present := linears_with_lora(lm):
+        raise UserError(
+            f"the base model has a LoRA of its own in {len(present)} Linears, the first "
+            f"{present[0]}: name a base without, or fuse it into the weights first"
+        )
 
 
 def layer_config(lm: LMModel, config: TTTLayersConfig) -> TTTConfig:

@@ -16,7 +16,7 @@ Source: Hu et al., "LoRA", 2106.09685; kyutai-labs/moshi-finetune at 2acc879 (wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from moshi.models.lm import LMModel
@@ -76,22 +76,57 @@ def insert_lora(
     Raises:
         UserError: the rank, the targets or the model do not fit; the model is then unchanged.
     """
+
+    def drawn(linear: nn.Linear) -> tuple[nn.Linear, nn.Linear]:
+        # On the CPU, so that a seed gives the same numbers on every device.
+        low, high = _pair(linear, rank)
+        nn.init.kaiming_uniform_(low.weight, a=math.sqrt(5), generator=generator)
+        nn.init.zeros_(high.weight)
+        device = linear.weight.device
+        return low.to(device), high.to(device)
+
+    return _insert(lm, rank, scaling, targets, drawn)
+
+
+def insert_unset_lora(lm: LMModel, rank: int, scaling: float, targets: Sequence[LoRATarget]) -> int:
+    """`insert_lora` without drawing: for whoever sets every parameter right after, or wants shapes
+    alone."""
+
+    def unset(linear: nn.Linear) -> tuple[nn.Linear, nn.Linear]:
+        with torch.device("meta"):
+            low, high = _pair(linear, rank)
+        device = linear.weight.device
+        return low.to_empty(device=device), high.to_empty(device=device)
+
+    return _insert(lm, rank, scaling, targets, unset)
+
+
+def _insert(
+    lm: LMModel,
+    rank: int,
+    scaling: float,
+    targets: Sequence[LoRATarget],
+    make: Callable[[nn.Linear], tuple[nn.Linear, nn.Linear]],
+) -> int:
     _check(lm, rank, targets)
     chosen = _targeted(lm, targets)
     for linear in chosen:
-        exact = torch.float64 if linear.weight.dtype == torch.float64 else torch.float32
-        low = nn.Linear(linear.in_features, rank, bias=False, dtype=exact)
-        high = nn.Linear(rank, linear.out_features, bias=False, dtype=exact)
-        # On the CPU, so that a seed gives the same numbers on every device.
-        nn.init.kaiming_uniform_(low.weight, a=math.sqrt(5), generator=generator)
-        nn.init.zeros_(high.weight)
+        low, high = make(linear)
         linear.__class__ = LoRALinear
         assert isinstance(linear, LoRALinear)
-        device = linear.weight.device
-        linear.lora_A, linear.lora_B, linear.scaling = low.to(device), high.to(device), scaling
+        linear.lora_A, linear.lora_B, linear.scaling = low, high, scaling
     for block in _gatings(lm) if "gating" in targets else ():
         block.__class__ = LoRAGating
     return len(chosen)
+
+
+def _pair(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
+    """A and B for a Linear, with what torch draws."""
+    exact = torch.float64 if linear.weight.dtype == torch.float64 else torch.float32
+    return (
+        nn.Linear(linear.in_features, rank, bias=False, dtype=exact),
+        nn.Linear(rank, linear.out_features, bias=False, dtype=exact),
+    )
 
 
 def take_out_lora(lm: LMModel) -> None:

@@ -8,7 +8,6 @@ LoRA get one of zeros, which changes nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,13 @@ from typing import Any
 
 import torch
 from moshi.models.lm import LMModel
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from ttt import storage
 from ttt.errors import UserError
-from ttt.moshi.lora import CONFIG, PARTS, TENSORS, StoredLora, base_of, write_lora
+from ttt.moshi.lora import PARTS, TENSORS, StoredLora, read_lora, write_lora
 from ttt.moshi.training.config import LORA_TARGETS, LoRATarget
 from ttt.moshi.training.lora import insert_lora, lora_linears
 from ttt.moshi.ttt_files import base_fingerprint
-from ttt.records import read_json
 
 
 def save_lora(lm: LMModel, folder: str | Path, arguments: Mapping[str, Any]) -> None:
@@ -105,7 +100,7 @@ def read_trained_lora(lm: LMModel, folder: str | Path) -> TrainedLoRA:
         UserError: files missing or damaged, TTT layers or other tensors inside, a pair that does
             not fit the model or lies outside of the targets.
     """
-    stored = _read(folder)
+    stored = read_lora(folder)
     stored.require_base(base_fingerprint(lm))
     rank, tensors = stored.rank, stored.tensors
     _check_fit(lm, folder, rank, tensors)
@@ -126,29 +121,7 @@ def read_trained_lora(lm: LMModel, folder: str | Path) -> TrainedLoRA:
     return TrainedLoRA(rank, stored.scaling, targets, tensors)
 
 
-def _read(folder: str | Path) -> StoredLora:
-    try:
-        config = read_json(storage.join(folder, CONFIG))
-        content = storage.read_bytes(storage.join(folder, TENSORS))
-        rank, scaling = int(config["lora_rank"]), float(config["lora_scaling"])
-        tensors = load(content)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder}: not a folder of LoRA, {TENSORS} or {CONFIG} is missing"
-        ) from error
-    except KeyError as error:
-        raise UserError(f"{folder}: {CONFIG} lacks {error}, which LoRA was made with") from error
-    except (SafetensorError, json.JSONDecodeError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}: the LoRA cannot be read ({error})") from error
-    return StoredLora(str(folder), tensors, rank, scaling, sha256="", base=base_of(content))
-
-
 def _check_fit(lm: LMModel, folder: str | Path, rank: int, tensors: dict[str, Tensor]) -> None:
-    if ttt := sorted(key for key in tensors if ".ttt." in key):
-        raise UserError(
-            f"{folder}: {TENSORS} holds TTT layers, the first {ttt[0]}; LoRA and TTT are two "
-            "files: take them apart, or export both anew"
-        )
     wanted: dict[str, tuple[int, ...]] = {}
     for name, linear in _base_linears(lm).items():
         wanted[f"{name}.{PARTS[0]}"] = (rank, linear.in_features)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ttt.config import Config
 from ttt.snac.config import DiscriminatorConfig
+from ttt.training.config import AdamWConfig
 
 Precision = Literal["float32", "bf16"]
 """What the convolutions run in; losses are float32 in either."""
@@ -94,7 +95,7 @@ def _default(name: str) -> object:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialConfig(Config):
+class AdversarialConfig(AdamWConfig):
     """The adversarial phase: discriminators learn beside the decoder and then teach it.
 
     It begins at a step; for `hold_steps` the discriminators learn alone, then what they say enters
@@ -125,10 +126,6 @@ class AdversarialConfig(Config):
     """Steps over which it rises first."""
     betas: tuple[float, float] = (0.8, 0.9)
     """Their AdamW's decay of the first and the second moment."""
-    weight_decay: float = 0.01
-    """Their AdamW's decoupled weight decay."""
-    clip_norm: float | None = 1.0
-    """Largest global norm of their gradient in a step; null leaves it as it is."""
     r1_gamma: float | None = None
     """Weight of a penalty on their slope at recorded audio (lazy R1), 10 for one that is too sure;
     null has none."""
@@ -141,11 +138,12 @@ class AdversarialConfig(Config):
     """Discriminators whose loss stays the same for so many steps are warned of."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.first_epoch < 1:
             raise ValueError(f"first_epoch must be at least 1, got {self.first_epoch}")
         if self.first_step is not None and self.first_epoch != 1:
             raise ValueError("first_epoch and first_step are both set; set one of them")
-        for name in ("first_step", "hold_steps", "weight", "feature_weight", "weight_decay"):
+        for name in ("first_step", "hold_steps", "weight", "feature_weight"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("ramp_steps", "lr_rise_steps", "r1_every", "give_up_after"):
@@ -154,12 +152,10 @@ class AdversarialConfig(Config):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.collapse_steps < 2:
             raise ValueError(f"collapse_steps must be at least 2, got {self.collapse_steps}")
-        for name in ("lr", "final_lr", "clip_norm", "r1_gamma"):
+        for name in ("lr", "final_lr", "r1_gamma"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
 
 
 BestBy = Literal["loss", "guarded"]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ttt.config import Config
+from ttt.training.config import OptimizerConfig
 from ttt.training.schedules import one_cycle
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig(Config):
+class OptimConfig(OptimizerConfig):
     """AdamW, its schedule, clipping and the average of the weights."""
 
     head_only_lr: float = 5.0e-5
@@ -34,39 +34,17 @@ class OptimConfig(Config):
     schedule and takes it to two fifths after step 900; none leaves it as it is."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay of the first and the second moment."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, on every parameter."""
-    clip_norm: float | None = 1.0
-    """Largest global gradient norm of a step; null leaves gradients as they are."""
-    ema_decay: float | None = None
-    """Decay per step of an average of the weights that is validated and exported instead of them;
-    null keeps no average."""
-    max_skipped_in_row: int = 10
-    """Training stops after so many steps in a row with a non-finite loss or gradient."""
 
     def __post_init__(self) -> None:
-        for name in ("head_only_lr", "peak_lr", "body_lr_scale", "initial_div", "final_div"):
+        super().__post_init__()
+        for name in ("head_only_lr", "peak_lr", "body_lr_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 < self.warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must lie in (0, 1), got {self.warmup_fraction}")
         for step, factor in self.rate_factors.items():
             if step < 0 or factor <= 0:
                 raise ValueError(
                     f"rate_factors take steps from 0 on to factors above 0, got {step}: {factor}"
                 )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in (0, 1) or be null, got {self.ema_decay}")
-        if self.max_skipped_in_row < 1:
-            raise ValueError(
-                f"max_skipped_in_row must be at least 1, got {self.max_skipped_in_row}"
-            )
 
 
 def learning_rates(

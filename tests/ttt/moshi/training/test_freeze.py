@@ -6,8 +6,30 @@ import torch
 from ttt.errors import UserError
 from ttt.layers import TTTConfig
 from ttt.moshi import insert_ttt
+from ttt.moshi.insert import attention_window
 from ttt.moshi.streaming.streams import Streams
-from ttt.moshi.training import MemoryConfig, freeze_base, insert_lora, sparing, training_nll
+from ttt.moshi.training import (
+    MemoryConfig,
+    MoshiTrainingConfig,
+    freeze_base,
+    insert_lora,
+    insert_trained,
+    sparing,
+    training_nll,
+)
+from ttt.moshi.training.config import LoRAConfig, TTTLayersConfig, WindowStageConfig
+from ttt.moshi.training.freeze import insert_unset_trained
+
+STAGES = (WindowStageConfig(frames=64, steps=1, frames_per_step=64),)
+LAYERS = TTTLayersConfig(layers=(0, 2), attention_context=7)
+CONFIGS = {
+    "ttt": MoshiTrainingConfig(ttt=LAYERS, stages=STAGES),
+    "lora": MoshiTrainingConfig(lora=LoRAConfig(rank=3, targets=("gating",)), stages=STAGES),
+    "a matched control": MoshiTrainingConfig(
+        lora=LoRAConfig(rank="match", match=LAYERS), stages=STAGES
+    ),
+    "both": MoshiTrainingConfig(ttt=LAYERS, lora=LoRAConfig(rank=2), stages=STAGES),
+}
 
 
 def prepared(lm, what):
@@ -94,3 +116,24 @@ def test_half_precision_learns_the_same_by_groups(small_lm, speech):
 def test_a_base_model_alone_is_not_trained(small_lm):
     with pytest.raises(UserError, match="nothing is there to be trained: insert TTT layers or"):
         freeze_base(small_lm(None))
+
+
+@pytest.mark.parametrize("device", ("meta", "cpu"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("what", CONFIGS)
+def test_what_is_not_drawn_has_the_same_shapes(small_lm, what, dtype, device):
+    drawn, lm = small_lm(None, dtype=dtype), small_lm(None, dtype=dtype).to(device)
+    before = torch.get_rng_state()
+    insert_unset_trained(lm, CONFIGS[what])
+    assert torch.equal(torch.get_rng_state(), before)
+    insert_trained(drawn, CONFIGS[what])
+    assert attention_window(lm) == attention_window(drawn)
+    groups, expected = freeze_base(lm), freeze_base(drawn)
+    assert groups.keys() == expected.keys()
+    for group, named in expected.items():
+        found = {name: (p.shape, p.dtype, p.device.type) for name, p in groups[group].items()}
+        assert found == {name: (p.shape, p.dtype, device) for name, p in named.items()}
+    if device == "cpu":
+        lm.load_state_dict({n: p for named in expected.values() for n, p in named.items()}, False)
+        for name, tensor in drawn.state_dict().items():
+            assert torch.equal(lm.state_dict()[name], tensor), name

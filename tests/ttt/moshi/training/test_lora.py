@@ -194,7 +194,7 @@ def empty(tensors):
 
 
 BAD = {
-    add_ttt: r"lora.safetensors holds TTT layers, the first transformer.layers.1.ttt.alpha; LoRA",
+    add_ttt: r"lora.safetensors holds TTT layers, too \(1 tensors, the first transformer.layers.1",
     widen: r"does not fit this model at rank 3 in 1 tensors, the first .*linear_in.lora_A.weight "
     r"\(\(3, 65\), not \(3, 64\)\); load the base",
     train_the_depformer: r"trains 1 Linears outside of the temporal transformer's in_projs, "
@@ -217,11 +217,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(small_lm, tmp_path, ch
 
 def test_damaged_and_missing_files_are_named(small_lm, tmp_path):
     lm = small_lm(None)
-    with pytest.raises(UserError, match=r"not a folder of LoRA, lora.safetensors or config.json"):
+    with pytest.raises(UserError, match=r"not a folder of moshi-finetune's LoRA, lora.safetensors"):
         load_lora(lm, tmp_path)
     save_lora(with_lora(small_lm(None)), tmp_path, ARGUMENTS)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"config.json lacks 'lora_rank', which LoRA was made"):
+    with pytest.raises(UserError, match=r"config.json lacks 'lora_rank', which the LoRA was made"):
         load_lora(lm, tmp_path)
     (tmp_path / "config.json").write_text('{"lora_rank": 3, "lora_scaling": 2.0}')
     (tmp_path / "lora.safetensors").write_bytes(b"12345678901")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ttt.codebook_weights import FIRST_CODEBOOK_WEIGHT
 from ttt.moshi.training.config import LoRAConfig, MoshiTrainingConfig, TTTLayersConfig
@@ -26,8 +29,12 @@ class TrainedFacts:
     base: str
     """Name of the base model, as `load_moshi` takes it."""
     base_fingerprint: str
+    mimi: str | None
+    """Name of the codec; None is the one beside the base model."""
     dtype: str
     """Precision of the base model."""
+    lm_kwargs: Mapping[str, Any]
+    """Arguments of the base model that replace those of its config.json."""
     config: MoshiTrainingConfig
     lora_rank: int | None
     """Of the LoRA that was trained."""
@@ -49,12 +56,10 @@ def card(facts: TrainedFacts) -> str:
     """Markdown: what was trained, in what and on what, what validation found, how to hear it."""
     config = facts.config
     trained = [name for name, part in (("TTT layers", config.ttt), ("LoRA", config.lora)) if part]
-    key = "ttt" if config.ttt is not None else "lora"
-    model = f"model.weights={facts.base} model.dtype={facts.dtype} model.{key}=THIS_FOLDER"
     return f"""# {" and ".join(trained)} for Moshi
 
-Trained in `{facts.base}` (fingerprint `{facts.base_fingerprint}`, {facts.dtype}), whose own weights
-were never changed and are not in this folder.
+Trained in `{facts.base}` ({_base(facts)}), whose own weights were never changed and are not in
+this folder.
 
 {chr(10).join(f"- {line}" for line in _lines(facts))}
 
@@ -66,15 +71,34 @@ were never changed and are not in this folder.
 
 ```bash
 python -m ray_jobs.evaluate_chapters --config configs/librilight.yaml \\
-    {model} data.root=FOLDER output=runs/chapters
+    {_model(facts)} data.root=FOLDER output=runs/chapters
 python -m ray_jobs.evaluate_pairs --config configs/paper_metrics.yaml \\
-    {model} output=runs/pairs
+    {_model(facts)} output=runs/pairs
 ```
 
 ## Origin
 
 {chr(10).join(f"- {name}: {value}" for name, value in facts.origin.items())}
 """
+
+
+def _base(facts: TrainedFacts) -> str:
+    replaced = f", with {json.dumps(dict(facts.lm_kwargs))}" if facts.lm_kwargs else ""
+    return f"fingerprint `{facts.base_fingerprint}`, {facts.dtype}{replaced}"
+
+
+def _model(facts: TrainedFacts) -> str:
+    """The keys of an evaluation that name this model, for a shell."""
+    keys = {
+        "weights": facts.base,
+        "mimi": facts.mimi,
+        "dtype": facts.dtype,
+        "lm_kwargs": json.dumps(dict(facts.lm_kwargs)) if facts.lm_kwargs else None,
+        "ttt" if facts.config.ttt is not None else "lora": "THIS_FOLDER",
+    }
+    return " ".join(
+        shlex.quote(f"model.{key}={value}") for key, value in keys.items() if value is not None
+    )
 
 
 def _lines(facts: TrainedFacts) -> Iterator[str]:

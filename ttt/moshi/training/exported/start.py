@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,28 @@ def start_trained(lm: LMModel, config: MoshiTrainingConfig, folder: str | Path) 
         UserError: files missing or damaged, another base model, or an export that does not fit the
             configuration; the model is then unchanged.
     """
+    start = read_start(lm, config, folder)
+    insert_trained(lm, config)
+    if start.lora is not None:
+        start.lora.fill(lm)
+    if start.ttt is not None:
+        widen_ttt(lm)  # Half precision would round the export.
+        lm.load_state_dict(start.ttt.tensors, strict=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a training starts from."""
+
+    ttt: StoredTTT | None
+    lora: TrainedLoRA | None
+
+
+def read_start(lm: LMModel, config: MoshiTrainingConfig, folder: str | Path) -> Start:
+    """Read an export and see that a training of this base model can start from it.
+
+    The model is not changed. Args and errors are those of `start_trained`.
+    """
     ttt = read_ttt(folder) if has_ttt(folder) else None
     lora = read_trained_lora(lm, folder) if has_lora(folder) else None
     if ttt is None and lora is None:
@@ -46,12 +68,7 @@ def start_trained(lm: LMModel, config: MoshiTrainingConfig, folder: str | Path) 
             )
     if ttt is not None:
         check_ttt(lm, ttt)
-    insert_trained(lm, config)
-    if lora is not None:
-        lora.fill(lm)
-    if ttt is not None:
-        widen_ttt(lm)  # Half precision would round the export.
-        lm.load_state_dict(ttt.tensors, strict=False)
+    return Start(ttt, lora)
 
 
 def _ttt_keys(

@@ -16,6 +16,7 @@ import torch
 from moshi.models.lm import LMModel
 
 from ttt.codebook_weights import CodebookWeights
+from ttt.device_errors import is_out_of_memory
 from ttt.errors import UserError
 from ttt.moshi.insert import attention_window, ttt_layers
 from ttt.moshi.training.exported.forms import base_form, exported_form
@@ -99,15 +100,23 @@ class ChapterValidation:
         """Means over the spans in rows of these names, and the rows of every span; a name that no
         span has a value of is left out."""
         mine: dict[int, Sequence[Row]] = {}
-        failure = ""
-        with form(self._lm):
-            keys = self._keys(names)
-            for place in range(group.rank, len(self._spans), group.world):
-                try:
+        failure, keys = "", self._keys(names)
+        try:
+            with form(self._lm):
+                for place in range(group.rank, len(self._spans), group.world):
+                    failure = f"validation on {self._spans[place].chapter_id}: "
                     mine[place] = self._measured(self._spans[place])
-                except UserError as error:
-                    failure = f"validation on {self._spans[place].chapter_id}: {error}"
-                    break
+            failure = ""
+        except UserError as error:
+            failure += str(error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = (
+                "validation: out of memory; it holds the weights that LoRA goes into and the TTT "
+                "layers once more, which fewer lora.targets or ttt.layers make less; the last "
+                f"checkpoint is intact ({error})"
+            )
         if failures := [text for text in group.all_texts(failure) if text]:
             raise TrainingStopped(failures[0])
         table = torch.zeros(len(self._spans), len(keys), 2, dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,7 @@ def test_what_is_no_export_of_this_base_is_refused(export, tmp_path):
     tensors["transformer.layers.1.ttt.alpha"] = torch.zeros(32)
     save_file(tensors, tmp_path / "lora.safetensors")
     lm = small_base()
-    with pytest.raises(UserError, match=r"holds TTT layers, the first transformer.layers.1.ttt"):
+    with pytest.raises(UserError, match=r"holds TTT layers, too \(1 tensors, the first tr"):
         start_trained(lm, CONFIG, tmp_path)
     assert not lora_linears(lm)
 
@@ -262,7 +263,8 @@ def test_a_control_that_is_no_match_is_called_one(targets, layers, apart):
 def test_the_card_says_what_was_trained_and_how_to_hear_it(what):
     losses = {"mean": 2.0, "in_window": 2.25, "beyond_window": 1.5}
     facts = TrainedFacts(
-        base="kyutai/moshiko", base_fingerprint="abc", dtype="bfloat16", config=CONFIGS[what],
+        base="kyutai/moshiko", base_fingerprint="abc", mimi=None, dtype="bfloat16", lm_kwargs={},
+        config=CONFIGS[what],
         lora_rank=7, step=3, data="cache/: 12 chapters", held_out="2 speakers", window=3000,
         rows={"trained": losses, "base": dict.fromkeys(losses, 2.5)}, origin={"commit": "f00"},
     )  # fmt: skip
@@ -282,3 +284,17 @@ def test_the_card_says_what_was_trained_and_how_to_hear_it(what):
         assert words in text
     assert "semantic codebook |" not in text
     assert "had no validation" in card(dataclasses.replace(facts, rows={}))
+    assert "(fingerprint `abc`, bfloat16), whose" in text
+    changed = {"context": 500, "norm": "layer norm"}
+    other = card(dataclasses.replace(facts, base="my models/a", mimi="tiny", lm_kwargs=changed))
+    assert f"bfloat16, with {json.dumps(changed)}), whose" in other
+    commands = [shlex.split(line) for line in other.splitlines() if "THIS_FOLDER" in line]
+    assert len(commands) == 2
+    for words in commands:
+        assert words[:5] == [
+            "model.weights=my models/a",
+            "model.mimi=tiny",
+            "model.dtype=bfloat16",
+            f"model.lm_kwargs={json.dumps(changed)}",
+            f"model.{key}=THIS_FOLDER",
+        ]
