@@ -2,11 +2,13 @@
 
 import dataclasses
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from ray_jobs import export_onnx
 from ray_jobs.config.load import dump_yaml
 from ray_jobs.decoder.evaluate.plan import plan_evaluation
 from ray_jobs.decoder.evaluate_config import EvaluateConfig
@@ -16,8 +18,9 @@ from tests.object_store import ObjectStore
 from ttt import checkpoint, records, storage
 from ttt.errors import UserError
 from ttt.snac.cache.catalogue import held_out_rows
-from ttt.snac.load import load_codec
+from ttt.snac.load import load_codec, weights_sha256
 from ttt.snac.model import Decoder48k
+from ttt.snac.onnx import read_metadata
 
 
 @pytest.fixture
@@ -59,6 +62,19 @@ def test_the_best_checkpoint_is_exported(run: Path, small_codec: Path, tmp_path:
     assert source.history() == [{"kind": "step", "step": 1}]
     folder = source.export_into(tmp_path / "made")
     assert _same(Decoder48k.from_pretrained(folder), _decoder(small_codec, 0.1))
+
+
+def test_the_best_checkpoint_becomes_an_onnx_file_and_nothing_else_is_written(
+    run: Path, small_codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    file = tmp_path / "voice.onnx"
+    before = set(tmp_path.rglob("*"))
+    assert export_onnx.main([f"decoder={run}", f"output={file}"]) == 0
+    assert set(tmp_path.rglob("*")) - before == {file}
+    best = _decoder(small_codec, 0.1)
+    assert read_metadata(file)["decoder_sha256"] == weights_sha256(best)
 
 
 def test_an_export_replaces_another_only_where_nothing_refuses_it(
