@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from moshi.models import loaders
+from safetensors.torch import load_file, save_file
 
 from ray_jobs import cache_chapters, evaluate_chapters, train_ttt
 from ray_jobs.config.load import load_config
@@ -36,10 +38,12 @@ from ttt.eval.chapters.records import read_record, record_path
 from ttt.eval.chapters.run import records_root
 from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.chapter_cache.windows import ChapterWindowPlan, ChapterWindowShape, read_windows
-from ttt.moshi.load import load_mimi
-from ttt.moshi.training import WindowBatch
+from ttt.moshi.load import base_arguments, load_mimi, load_moshi
+from ttt.moshi.training import WindowBatch, insert_lora
 from ttt.moshi.training.config import TTTLayersConfig, WindowStageConfig
 from ttt.moshi.training.estimate.need import advice
+from ttt.moshi.training.lora_files import save_lora
+from ttt.records import read_json, write_json
 from ttt.training.micro_batches import BatchId
 
 
@@ -130,6 +134,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     ]
     assert "parameters in float32 (ttt " in printed
     assert re.search(r"stage 2: 0\.0 GB at most, .*\(base 0\.0, trained", printed)
+    assert "  validation: 0.0 GB at most (model 0.0, optimizer 0.0, copies 0.0, hearing" in printed
     assert "hours of an H100 at 40% of its peak" in printed
     assert not run.exists()
 
@@ -368,6 +373,61 @@ def test_a_run_starts_from_what_another_left(
     capsys.readouterr()
     assert ttt_world.main(tmp_path / "other", f"start_from={export}", "ttt.layers=[0,1]") == 2
     assert "ttt.layers is [0, 2] there, and [0, 1] in this" in capsys.readouterr().err
+
+
+def test_a_base_with_a_lora_inside_is_refused(
+    ttt_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm, base = load_moshi(str(BASE), dtype="float32").lm, tmp_path / "base"
+    insert_lora(lm, 2)
+    save_lora(lm, base, base_arguments(str(BASE)))
+    shutil.copy(BASE / "model.safetensors", base)
+    config = read_json(base / "config.json")
+    write_json(base / "config.json", {**config, "lora_name": "lora.safetensors"})
+    assert ttt_world.main(tmp_path / "run", f"model.weights={base}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the base model has a LoRA of its own in ")
+    assert "name a base without, or fuse it into the weights first" in line
+
+
+def _other_base(export: Path) -> tuple[list[str], str]:
+    return [f"model.weights={OTHER_BASE}"], "belongs to the base model"
+
+
+def _ttt_in_lora(export: Path) -> tuple[list[str], str]:
+    tensors = load_file(export / "lora.safetensors")
+    save_file(
+        {**tensors, "transformer.layers.0.ttt.alpha": torch.zeros(8)}, export / "lora.safetensors"
+    )
+    return [], "lora.safetensors holds TTT layers, too (1 tensors, the first transformer.layers.0"
+
+
+def _no_number(export: Path) -> tuple[list[str], str]:
+    tensors = load_file(export / "ttt.safetensors")
+    name = "transformer.layers.0.ttt.alpha"
+    tensors[name][3] = float("nan")
+    save_file(tensors, export / "ttt.safetensors")
+    return [], f"{name} holds values that are no finite numbers"
+
+
+OTHER_BASE = BASE.parents[1] / "tiny_moshi_base"
+
+
+@pytest.mark.parametrize("spoil", [_other_base, _ttt_in_lora, _no_number])
+def test_an_export_that_is_none_for_this_base_starts_nothing(
+    spoil: Callable[[Path], tuple[list[str], str]],
+    ttt_world: World,
+    ttt_finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    export = Path(shutil.copytree(ttt_finished / "export", tmp_path / "export"))
+    words, said = spoil(export)
+    assert ttt_world.main(tmp_path / "run", f"start_from={export}", *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_says_which_keys_make_a_chapter_of_the_7b_fit() -> None:

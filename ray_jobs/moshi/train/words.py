@@ -9,6 +9,7 @@ from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.load import outline_moshi
 from ttt.moshi.training.estimate.cost import frame_flops, gpu_hours
 from ttt.moshi.training.estimate.need import Advice, advice, training_bytes
+from ttt.moshi.training.estimate.validation import validation_bytes
 from ttt.moshi.training.stages import learning_rates
 
 
@@ -72,6 +73,11 @@ def _needs(plan: TTTPlan) -> list[str]:
             )
             heard = stage.steps * shape.windows_per_step * shape.frames / FRAME_RATE / 3600
             hours += gpu_hours(frame_flops(base, config, shape.frames), heard, SHARE_OF_PEAK)
+        if plan.spans:
+            frames = max(span.frames for span in plan.spans)
+            need = validation_bytes(base, config, frames, config.validation.chunk)
+            fits = "" if need.total <= CARD_BYTES else "; more than a card of 80 GB has"
+            lines.append(f"  validation: {need.sentence()}{fits}")
     except UserError as error:  # of a flavour that nobody has summed
         return [f"memory of a worker: {error}"]
     return [

@@ -109,7 +109,7 @@ def _insert(
     make: Callable[[nn.Linear], tuple[nn.Linear, nn.Linear]],
 ) -> int:
     _check(lm, rank, targets)
-    chosen = _targeted(lm, targets)
+    chosen = targeted(lm, targets)
     for linear in chosen:
         low, high = make(linear)
         linear.__class__ = LoRALinear
@@ -155,7 +155,7 @@ def match_rank(lm: LMModel, targets: Sequence[LoRATarget], parameters: int) -> i
 
 def lora_parameters(lm: LMModel, rank: int, targets: Sequence[LoRATarget] = LORA_TARGETS) -> int:
     """The number of parameters that `insert_lora` would add."""
-    return rank * sum(each.in_features + each.out_features for each in _targeted(lm, targets))
+    return rank * sum(each.in_features + each.out_features for each in targeted(lm, targets))
 
 
 def lora_linears(lm: LMModel) -> dict[str, LoRALinear]:
@@ -163,7 +163,7 @@ def lora_linears(lm: LMModel) -> dict[str, LoRALinear]:
     return {name: each for name, each in lm.named_modules() if isinstance(each, LoRALinear)}
 
 
-def _targeted(lm: LMModel, targets: Sequence[LoRATarget]) -> list[nn.Linear]:
+def targeted(lm: LMModel, targets: Sequence[LoRATarget]) -> list[nn.Linear]:
     """The Linears of the temporal transformer that the targets name, in the model's order."""
     found: list[nn.Linear] = []
     for layer in temporal_layers(lm):
@@ -197,7 +197,7 @@ def _check(lm: LMModel, rank: int, targets: Sequence[LoRATarget]) -> None:
         )
     if layers := list(ttt_layers(lm)):
         raise UserError(f"this model has TTT in layers {layers} already: insert LoRA before TTT")
-    if not _targeted(lm, targets):
+    if not targeted(lm, targets):
         raise UserError(
             f"this model has no Linear for {', '.join(targets)}: choose other targets, or load a "
             "Moshi that is not quantized"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import gc
 from typing import Any
 
 import pytest
@@ -29,9 +31,16 @@ from ttt.moshi.training.config import (
     TTTLayersConfig,
     WindowStageConfig,
 )
-from ttt.moshi.training.estimate import advice, frame_flops, gpu_hours, training_bytes
+from ttt.moshi.training.estimate import (
+    advice,
+    frame_flops,
+    gpu_hours,
+    training_bytes,
+    validation_bytes,
+)
 from ttt.moshi.training.estimate.need import HEAD_BLOCK
 from ttt.moshi.training.estimate.pieces import pairs_and_keys
+from ttt.moshi.training.exported.forms import exported_form
 from ttt.moshi.training.loss import weighed
 
 ALL = MemoryConfig(checkpoint_layers=True, checkpoint_mini_batches="auto", head_block=HEAD_BLOCK)
@@ -109,6 +118,49 @@ def test_no_sum_is_made_up_for_lact(moshi_7b):
     shape = TTTLayersConfig(layers=(1,), flavour="lact", mini_batch_size=256, rope_theta=None)
     with pytest.raises(UserError, match="lact takes is not summed yet"):
         training_bytes(moshi_7b, config(ALL, 1_250, ttt=shape), 1_250)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"ttt": TTTLayersConfig(layers=(1, 2))},
+        {"ttt": None, "lora": LoRAConfig(rank=8)},
+        {"lora": LoRAConfig(rank=4, targets=("in_projs", "gating"))},
+    ],
+)
+def test_the_copies_of_a_validation_are_those_that_live(more, dtype):
+    lm = _small_lm(None, num_layers=4, dim=64, dtype=dtype)
+    wanted = config(MemoryConfig(), 96, **more)
+    summed = validation_bytes(copy.deepcopy(lm).to("meta"), wanted, 96, 16)
+    insert_trained(lm, wanted)
+    trained = sum(p.nbytes for named in freeze_base(lm).values() for p in named.values())
+    before = _living_bytes()
+    with exported_form(lm):
+        assert _living_bytes() - before == summed.copies
+    assert _living_bytes() == before
+    assert summed.optimizer == 2 * trained
+    assert summed.model == sum(each.nbytes for each in (*lm.parameters(), *lm.buffers()))
+    assert 0 < summed.hearing < validation_bytes(_meta(lm, dtype), wanted, 96, 64).hearing
+
+
+def _meta(lm: LMModel, dtype: torch.dtype) -> LMModel:
+    return _small_lm(None, num_layers=4, dim=lm.dim, dtype=dtype).to("meta")
+
+
+def _living_bytes() -> int:
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage() for each in tensors}
+    return sum(storage.nbytes() for place, storage in storages.items() if place)
+
+
+def test_validation_of_the_7b_fits_a_card_beside_its_training(moshi_7b):
+    wanted = config(ALL, 24_000, tuple(range(8, 24)), lora=LoRAConfig(rank=128))
+    need = validation_bytes(moshi_7b, wanted, 6_000, 64)
+    assert 12e9 < need.copies < 16e9
+    assert 40e9 < need.total < 75e9
+    assert need.sentence().startswith(f"{need.total / 1e9:.1f} GB at most (model ")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ are held to what the pretended card counts (tests/fake_cuda).
 
 from ttt.moshi.training.estimate.cost import FrameFlops, frame_flops, gpu_hours
 from ttt.moshi.training.estimate.need import Advice, TrainingBytes, advice, training_bytes
+from ttt.moshi.training.estimate.validation import ValidationBytes, validation_bytes
 
 __all__ = [
     "Advice",
     "FrameFlops",
     "TrainingBytes",
+    "ValidationBytes",
     "advice",
     "frame_flops",
     "gpu_hours",
     "training_bytes",
+    "validation_bytes",
 ]

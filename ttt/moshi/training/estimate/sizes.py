@@ -20,7 +20,7 @@ from ttt.layers import TTTLayer
 from ttt.moshi.insert import StreamingTTT, temporal_layers
 from ttt.moshi.training.config import LORA_TARGETS, LoRATarget, MoshiTrainingConfig
 from ttt.moshi.training.freeze import layer_config, lora_rank
-from ttt.moshi.training.lora import lora_parameters
+from ttt.moshi.training.lora import lora_parameters, targeted
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Sizes:
     """0 without LoRA."""
     lora_targets: tuple[LoRATarget, ...]
     lora_parameters: int
+    fused_bytes: int
+    """Of the base's weights that LoRA goes into."""
 
     @classmethod
     def of(cls, lm: LMModel, config: MoshiTrainingConfig) -> Sizes:
@@ -70,6 +72,7 @@ class Sizes:
             lora_rank=rank,
             lora_targets=targets,
             lora_parameters=lora_parameters(lm, rank, targets) if rank else 0,
+            fused_bytes=sum(each.weight.nbytes for each in targeted(lm, targets)) if rank else 0,
         )
 
     @property

@@ -60,6 +60,12 @@ def read_start(lm: LMModel, config: MoshiTrainingConfig, folder: str | Path) -> 
         raise UserError(
             f"{folder}: holds neither ttt.json nor lora.safetensors; name the export of a training"
         )
+    for name, tensor in {**(ttt.tensors if ttt else {}), **(lora.tensors if lora else {})}.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{folder}: {name} holds values that are no finite numbers; start from another "
+                "checkpoint's export"
+            )
     for key, ours, theirs in (*_ttt_keys(lm, config, ttt), *_lora_keys(lm, config, lora)):
         if ours != theirs:
             raise UserError(
