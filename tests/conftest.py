@@ -20,6 +20,7 @@ import torch
 from snac import SNAC
 
 if TYPE_CHECKING:
+    from tests.hub_server import HubServer
     from tests.object_store import ObjectStore
 
 torch.set_num_threads(1)
@@ -83,3 +84,15 @@ NANO_CONFIG = {
 def build_nano_snac(seed: int = 0, **overrides: object) -> SNAC:
     torch.manual_seed(seed)
     return SNAC(**{**NANO_CONFIG, **overrides}).eval()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator["HubServer"]:
+    """A hub that this process talks to with anna's token and an empty cache of its own."""
+    from tests.hub_server import HubServer, talk_to
+
+    server = HubServer()
+    with talk_to(server.endpoint, tmp_path / "hub_cache", monkeypatch):
+        monkeypatch.setenv("HF_TOKEN", "hf_annas_secret")
+        yield server
+        server.close()

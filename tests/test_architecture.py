@@ -207,6 +207,7 @@ TRAINING_KEYS = {"min_workers", "max_failures"}
 WITHOUT_WORKERS = {
     "import_ttt": "it reads one folder and writes another",
     "export_onnx": "as import_ttt",
+    "push_decoder": "it sends three files",
 }
 
 

@@ -20,6 +20,7 @@ KEYS = {
     "train_decoder": ["run=r", "codec=tiny", "data.train=c"],
     "tune_decoder": ["run=r", "codec=tiny", "data.train=c", "space={seed: {choice: [0, 1]}}"],
     "evaluate_decoder": ["decoder=d", "output=o"],
+    "push_decoder": ["decoder=d", "repo=user/name"],
     "decode_codes": ["decoder=d", "input=i", "output=o"],
     "export_onnx": ["decoder=d", "output=o.onnx"],
     "cache_chapters": ["output=o", "data.root=d"],

@@ -23,6 +23,7 @@ JOB_CONFIGS = {
     "train_decoder": "ray_jobs.decoder.train_config:TrainConfig",
     "tune_decoder": "ray_jobs.sweep.config:TuneConfig",
     "evaluate_decoder": "ray_jobs.decoder.evaluate_config:EvaluateConfig",
+    "push_decoder": "ray_jobs.decoder.push_config:PushConfig",
     "decode_codes": "ray_jobs.decoder.evaluate_config:DecodeConfig",
     "export_onnx": "ray_jobs.decoder.onnx_config:ExportOnnxConfig",
     "cache_chapters": "ray_jobs.moshi.cache.config:CacheChaptersConfig",

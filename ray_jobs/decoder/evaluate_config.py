@@ -71,8 +71,9 @@ class ReportConfig(Config):
     example_seconds: float = 5.0
     """Length of the passage, from the middle of the clip; 5 s of five players take about 2.5 MB."""
     write_card: bool = True
-    """Put the numbers into the README.md of the export that was measured; an export that was
-    measured without its noise floor keeps the one it has."""
+    """Put the numbers into the README.md of the export that was measured, from where
+    ray_jobs.push_decoder takes them to the hub; an export that was measured without its noise floor
+    keeps the one it has, and nothing is written for one that came from the hub."""
     visqol: bool | Literal["auto"] = "auto"
     """Report ViSQOL, a predicted opinion, beside the verdict; auto does where it is installed (make
     setup METRICS=1)."""
@@ -103,7 +104,8 @@ class EvaluateConfig(Config):
     )  # fmt: skip
 
     decoder: str | tuple[str, ...]
-    """An export, or a training run's folder (its export, else its best checkpoint). A list of
+    """An export, a training run's folder (its export, else its best checkpoint), or USER/NAME of
+    one on the hub, with @REVISION for a branch, a tag or a commit; a folder comes first. A list of
     several is measured one by one, into A/, B/ and so on below the output, and compared by clip,
     each against the first."""
     output: str
@@ -160,7 +162,8 @@ class DecodeConfig(Config):
     __aliases__: ClassVar[Mapping[str, Alias]] = FORMER_KEYS
 
     decoder: str
-    """An export, or a training run's folder (its export, else its best checkpoint)."""
+    """An export, a training run's folder (its export, else its best checkpoint), or USER/NAME of
+    one on the hub, with @REVISION for a branch, a tag or a commit; a folder comes first."""
     input: str
     """A cache, a file of codes (.npy, .pt, .safetensors, .txt, .jsonl), or a folder of such."""
     output: str

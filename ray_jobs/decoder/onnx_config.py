@@ -14,7 +14,8 @@ class ExportOnnxConfig(Config):
     """A 48 kHz decoder as an ONNX file, which decodes without torch."""
 
     decoder: str
-    """An export, or a training run's folder (its export, else its best checkpoint)."""
+    """An export, a training run's folder (its export, else its best checkpoint), or USER/NAME of
+    one on the hub, with @REVISION for a branch, a tag or a commit; a folder comes first."""
     output: str
     """New file, named .onnx; the weights are in it."""
     opset: int = ONNX_OPSETS[0]

@@ -1,6 +1,7 @@
-"""Where a decoder comes from: an export, or a training run's export or best checkpoint.
+"""Where a decoder comes from: an export, a training run's export or best checkpoint, or the hub.
 
-Both may lie on an object store; an export there is copied to where it is used.
+Folders may lie on an object store. An export there, or one of the hub, is copied to where it is
+used, which every node sees; the cache of the hub on this machine they need not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ray_jobs.decoder.train_config import TrainConfig
 from ttt import checkpoint, storage
 from ttt.errors import UserError
 from ttt.snac import export
+from ttt.snac.hub import fetch_export, is_hub_name
 from ttt.snac.load import load_codec
 
 
@@ -37,13 +39,22 @@ class DecoderSource:
     """Folder or URI of the training run, where there is one."""
     training: TrainConfig | None
     """The run's configuration."""
+    hub_commit: str | None = None
+    """Of a decoder on the hub, whose `export` is in this machine's cache: which commit it is."""
 
     @property
     def kind(self) -> str:
         """In words, for reports."""
+        if self.hub_commit is not None:
+            return f"export on the hub (commit {self.hub_commit[:12]})"
         if self.export is None:
             return f"checkpoint {storage.name(self.checkpoint or '')} of a run"
         return "export" if self.run is None else "export of a run"
+
+    @property
+    def takes_card(self) -> bool:
+        """Whether an evaluation may write its numbers beside the export: it is the user's own."""
+        return self.export is not None and self.hub_commit is None
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of the run's metrics.jsonl; empty without a run."""
@@ -68,17 +79,17 @@ class DecoderSource:
 
     def exported(self, folder: Path) -> Path:
         """Where the export is once `export_into(folder)` is done."""
-        if self.export is not None and storage.is_local(self.export):
+        if self.export is not None and self._in_place:
             return storage.local_path(self.export)
         return folder
 
     def export_into(self, folder: Path) -> Path:
         """The local export to load; it is written into `folder` when there is only a checkpoint,
-        or an export on an object store.
+        or an export on an object store or the hub.
 
         Raises UserError when the checkpoint does not fit the run's configuration.
         """
-        if self.export is not None and storage.is_local(self.export):
+        if self.export is not None and self._in_place:
             return storage.local_path(self.export)
         if self.export is not None:
             for name in storage.file_sizes(self.export):
@@ -100,14 +111,27 @@ class DecoderSource:
         decoder.save_pretrained(folder)
         return folder
 
+    @property
+    def _in_place(self) -> bool:
+        """Whether the export is used where it lies."""
+        return self.takes_card and storage.is_local(self.export or "")
+
 
 def find_decoder(path: str) -> DecoderSource:
-    """Look at `path` without loading weights.
+    """Look at `path`, a folder or a name on the hub, without loading weights.
 
-    Raises UserError when it is neither an export nor a training run that has one or a checkpoint.
+    A folder comes first; what the hub has is fetched into this machine's cache. Raises UserError
+    when it is neither an export nor a training run that has one or a checkpoint, and where the hub
+    does not give it.
     """
+    if is_hub_name(path):
+        fetched = fetch_export(path)
+        return DecoderSource(path, str(fetched.folder), None, None, None, fetched.commit)
     if not storage.exists(path):
-        raise UserError(f"{path}: no such folder; give an export or the folder of a training run")
+        raise UserError(
+            f"{path}: no such folder; give an export or the folder of a training run, or USER/NAME "
+            "of a decoder on the hub"
+        )
     if storage.exists(storage.join(path, "trials")):
         raise UserError(
             f"{path}: the folder of a sweep; give its best decoder, "

@@ -69,17 +69,26 @@ def save(
     records.write_json(folder / "config.json", config)
 
 
-def read_config(folder: str | Path) -> ExportConfig:
-    """Read and check config.json. Raises UserError when it is missing, damaged or another's."""
-    path = storage.join(folder, "config.json")
+def read_config(folder: str | Path, *, called: str | None = None) -> ExportConfig:
+    """Read and check config.json. Raises UserError when it is missing, damaged or another's.
+
+    `called` is what a sentence calls it, by default its path.
+    """
+    file = storage.join(folder, "config.json")
+    path = called or file
     try:
-        fields = records.read_json(path)
+        fields = records.read_json(file)
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: not found; give a folder that save_pretrained or the export wrote"
         ) from error
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
+    if isinstance(fields, dict) and fields.keys() >= {"vq_strides", "decoder_rates"}:
+        raise UserError(
+            f"{path}: a SNAC codec and not a 48 kHz decoder made for one; give the decoder's own "
+            "folder or name (ray_jobs.train_decoder makes one with this as its codec=)"
+        )
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise UserError(f"{path}: not an exported 48 kHz decoder (no format {FORMAT!r} in it)")
     if fields.get("format_version") != FORMAT_VERSION:

@@ -21,6 +21,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from ttt.errors import UserError
+
 TARGET_RATE = 48_000
 """Sample rate of the decoder we train, in Hz."""
 
@@ -214,3 +216,17 @@ _PRESETS = {
     # The seed's table: the class defaults' 441-sample hop with the first three of four strides.
     "seed": CodeGeometry(sample_rate=24_000, hop_samples=441, strides=(8, 4, 2)),
 }
+
+
+def refuse_unfit(geometry: CodeGeometry) -> None:
+    """Raise UserError for a codec that is not at 24 kHz or that uses local attention."""
+    if geometry.attention_window is not None:
+        raise UserError(
+            f"this codec uses local attention over {geometry.attention_window} frames, which the "
+            "48 kHz decoder does not support; use one without, such as snac_24khz"
+        )
+    if geometry.sample_rate * 2 != TARGET_RATE:
+        raise UserError(
+            f"this codec is at {geometry.sample_rate:,} Hz; the 2x head needs one at "
+            f"{TARGET_RATE // 2:,} Hz, such as snac_24khz"
+        )

@@ -1,6 +1,6 @@
 """The 48 kHz decoder: SNAC's own decoder with a new 2x head.
 
-    model = Decoder48k.from_snac(snac_model)            # or Decoder48k.from_pretrained(folder)
+    model = Decoder48k.from_snac(snac_model)            # or .from_pretrained(folder or "USER/NAME")
     with deterministic(model):
         audio = model.decode(codes)                     # [B, 1, T48]
 
@@ -14,6 +14,7 @@ Codes are a list of integer tensors [B, n * tokens_per_coarse[k]], coarsest scal
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +26,12 @@ from snac.layers import DecoderBlock, NoiseBlock
 from snac.vq import ResidualVectorQuantize, VectorQuantize
 from torch import Tensor, nn
 
-from ttt.errors import UserError
 from ttt.snac import export
 from ttt.snac.config import Init
 from ttt.snac.evaluation.trick_levels import FittedTricks
-from ttt.snac.geometry import TARGET_RATE, CodeGeometry
+from ttt.snac.geometry import TARGET_RATE, CodeGeometry, refuse_unfit
 from ttt.snac.heads import Head, build_head, full_precision
+from ttt.snac.hub import export_folder, push_export
 from ttt.snac.layers.units import with_own_layers
 from ttt.snac.load import weights_sha256
 from ttt.snac.noise_floor import NoiseFloor
@@ -107,7 +108,7 @@ class Decoder48k(nn.Module):
         that is not at 24 kHz or that uses local attention.
         """
         geometry = CodeGeometry.of(snac_model)
-        _refuse_unfit(geometry)
+        refuse_unfit(geometry)
         layers = copy.deepcopy(snac_model.decoder.model)
         for block in _noise_blocks(layers):
             vars(block).pop("forward", None)  # copied inside deterministic(snac_model)
@@ -227,17 +228,43 @@ class Decoder48k(nn.Module):
         """
         export.save(self, Path(folder), card, tricks)
 
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        license: str | None = None,
+        base_model: str | None = None,
+        private: bool | None = None,
+    ) -> str:
+        """Push to the repository USER/NAME, made where there is none; returns the commit's address.
+
+        See `ttt.snac.hub.push_export`, by which an evaluated export goes with its numbers. Raises
+        UserError, also without a license, and then nothing was pushed.
+        """
+        options: dict[str, Any] = {"license": license, "base_model": base_model, "private": private}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_export(folder, repo, **options)
+
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device = "cpu", *, noise_floor: bool = True
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        noise_floor: bool = True,
     ) -> Self:
-        """A decoder in eval mode from a folder that `save_pretrained` wrote.
+        """A decoder in eval mode from a folder that `save_pretrained` wrote, or from the hub.
 
-        Without `noise_floor` it adds none, even if the folder has one. Leaves the global random
-        generator as it is.
-        Raises UserError when a file is missing, damaged, or of another format or geometry.
+        A name USER/NAME that is no folder here is the hub's; `revision` or @REVISION behind it is a
+        branch, tag or commit; `local_files_only` takes what the cache has (`fetch_export`). Without
+        `noise_floor` it adds none. Leaves the global random generator as it is. Raises UserError
+        when a file is missing, damaged, or of another format, or the hub does not give it.
         """
-        config = export.read_config(Path(folder))
+        folder = export_folder(folder, revision, local_files_only=local_files_only)
+        config = export.read_config(folder)
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are all replaced
             quantizer, decoder = export.build_base(config.snac)
             model = cls(
@@ -248,7 +275,7 @@ class Decoder48k(nn.Module):
                 geometry=config.geometry,
                 codec_sha256=config.codec_sha256,
             )
-        export.load_weights(model, Path(folder))
+        export.load_weights(model, folder)
         model.noise_floor = config.noise_floor if noise_floor else None
         return model.eval().to(device)
 
@@ -278,19 +305,6 @@ class Decoder48k(nn.Module):
             raise ValueError(f"scales of unequal batch sizes: {[len(scale) for scale in codes]}")
         if self.geometry.n_coarse_of([scale.shape[1] for scale in codes]) == 0:
             raise ValueError("codes are empty; give at least one coarsest token")
-
-
-def _refuse_unfit(geometry: CodeGeometry) -> None:
-    if geometry.attention_window is not None:
-        raise UserError(
-            f"this codec uses local attention over {geometry.attention_window} frames, which the "
-            "48 kHz decoder does not support; use one without, such as snac_24khz"
-        )
-    if geometry.sample_rate * 2 != TARGET_RATE:
-        raise UserError(
-            f"this codec is at {geometry.sample_rate:,} Hz; the 2x head needs one at "
-            f"{TARGET_RATE // 2:,} Hz, such as snac_24khz"
-        )
 
 
 def _noise_blocks(model: nn.Module) -> list[NoiseBlock]:

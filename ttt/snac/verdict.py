@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ttt import storage
 from ttt.snac.evaluation.comparisons import (
     GUARDS,
     NOT_MEASURED,
@@ -48,6 +49,7 @@ from ttt.snac.evaluation.verdict_words import (
     trick_sentences,
 )
 from ttt.snac.evaluation.visqol import told_by
+from ttt.snac.hub.card import measured_card
 from ttt.statistics.intervals import Interval
 
 __all__ = [
@@ -189,10 +191,10 @@ def _judged_tricks(rows: Sequence[ClipRow], fitted: FittedTricks | None) -> Sequ
 
 
 def card(summary: Mapping[str, Any]) -> str:
-    """Markdown from an evaluation's summary.json."""
+    """README.md of the decoder that an evaluation's summary.json is about, for the hub as well."""
     decoder, data, made = summary["decoder"], summary["data"], summary["provenance"]
-    verdict = summary["verdict"]
-    return f"""# A 48 kHz decoder for SNAC codes
+    verdict, recordings = summary["verdict"], storage.name(data["name"]) or "recordings"
+    body = f"""# A 48 kHz decoder for SNAC codes
 
 It turns the codes of `{decoder["codec"]}` into 48 kHz audio.
 
@@ -211,7 +213,7 @@ audio = Decoder48k.from_pretrained("path/to/this/folder").decode(codes)
 {_card_table(summary)}
 
 Mean over {data["evaluated"]} clips ({data["seconds"]:.0f} s) of {data["wanted"]} from
-`{data["name"]}`, with 95 % intervals over {summary["units"]["kind"]}s. Lower is better,
+`{recordings}`, with 95 % intervals over {summary["units"]["kind"]}s. Lower is better,
 except for env-r, SI-SDR and ViSQOL. LSD: log-spectral distance (Hann 2048/512, base-10 log of the
 power spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; offset out: LSD-HF after each
 clip's median log difference, which is blind to level; env-r: correlation of band energies over time
@@ -228,6 +230,21 @@ beside all others, and beside the rows of hiss and folding, which cost nothing.
 - measured: {made["created"]}, commit `{made["git_commit"]}`, configuration {made["config_digest"]}
 - versions: {", ".join(f"{name} {version}" for name, version in made["versions"].items())}
 """
+    # A codec's name has a slash where it is the hub's.
+    base_model = decoder["codec"] if "/" in decoder["codec"] else None
+    named = f"{recordings}, {data['evaluated']} clips"
+    return measured_card(body, named, _card_numbers(summary), base_model)
+
+
+def _card_numbers(summary: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
+    """Metric -> the decoder's own number and its name with the interval, where it was measured."""
+    numbers = {}
+    for metric, words in METRIC_NAMES.items():
+        interval = summary["systems"][OURS][metric]
+        if interval["mean"] is not None:
+            value = round(interval["mean"], digits(metric) + 1)
+            numbers[metric] = value, f"{words} {describe_interval(interval, digits(metric))}"
+    return numbers
 
 
 def _card_table(summary: Mapping[str, Any]) -> str:

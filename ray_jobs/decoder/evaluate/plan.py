@@ -86,7 +86,7 @@ def codec_name(config: EvaluateConfig, decoder: DecoderSource) -> str:
 def describe(plan: Plan) -> str:
     """The plan in words."""
     config = plan.config
-    writes_card = config.report.write_card and plan.decoder.export is not None
+    writes_card = config.report.write_card and plan.decoder.takes_card
     return (
         f"measure {plan.kind} {plan.data}, clips: {len(plan.items):,}\n"
         f"  decoder: {plan.decoder.kind} {plan.decoder.name}, codec {plan.codec}\n"

@@ -122,8 +122,8 @@ def measure_one(
         page = build_report(summary, clips, examples, plan.decoder.history())
         storage.write_bytes(output / "report.html", page.encode())
         without_its_floor = floor is None and exported.noise_floor is not None
-        if plan.decoder.export is not None and config.report.write_card and not without_its_floor:
-            readme = storage.join(plan.decoder.export, "README.md")
+        if plan.decoder.takes_card and config.report.write_card and not without_its_floor:
+            readme = storage.join(plan.decoder.export or "", "README.md")
             storage.write_bytes(readme, card(summary).encode())
     print(_closing_words(config, summary), flush=True)
     return Evaluated(clips, summary, measured, passages)
