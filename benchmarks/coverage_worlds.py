@@ -16,7 +16,12 @@ import numpy as np
 from benchmarks.recorded_rows import origin, recorded_rows
 from ttt.eval.chapters.long_context import slope_interval, slope_weights
 from ttt.snac.metrics import METRICS
-from ttt.statistics.accuracies import Weighing, accuracy_difference_interval, accuracy_interval
+from ttt.statistics.accuracies import (
+    Weighing,
+    accuracy_difference_interval,
+    accuracy_interval,
+    crossed_accuracy_interval,
+)
 from ttt.statistics.intervals import Floats, Interval, clustered_interval, clustered_ratio_interval
 
 Clusters = Sequence[int]
@@ -26,6 +31,7 @@ Draw = Callable[[np.random.Generator, int], tuple[Interval, float]]
 RESAMPLES = 500
 CHANCES = (0.01, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99)
 SIZES = (1, 2, 4, 10, 40)
+CLIPS_HEARD, TIES, MISSING = 16, 0.1, 0.05
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ def worlds(chances: Sequence[float] = CHANCES, sizes: Sequence[int] = SIZES) -> 
     yield from _shares()
     yield from _accuracies(chances, sizes)
     yield from _accuracy_differences(sizes)
+    yield from _preferences()
 
 
 # Means, ratios and differences over clips.
@@ -228,6 +235,32 @@ def _accuracy_differences(sizes: Sequence[int]) -> Iterator[World]:
                 data = f"+{gained} -{lost}, clusters of {size}, correlation {alike}"
                 of_this = partial(draw, gained=gained, lost=lost, size=size, alike=alike)
                 yield World("difference of accuracies", data, gained - lost, of_this)
+
+
+def _preferences() -> Iterator[World]:
+    """Listeners who all hear the same 16 clips and differ in taste, as the clips do."""
+
+    def draw(
+        rng: np.random.Generator, n: int, leaning: float, taste: float, clip: float
+    ) -> tuple[Interval, float]:
+        leans = leaning + rng.normal(0, taste, (n, 1)) + rng.normal(0, clip, (1, CLIPS_HEARD))
+        prefers = (rng.random(leans.shape) < 1 / (1 + np.exp(-leans))).astype(np.float64)
+        prefers[rng.random(leans.shape) < TIES] = 0.5
+        heard = rng.random(leans.shape) >= MISSING
+        listeners, clips = np.nonzero(heard)
+        crossed = listeners.tolist(), clips.tolist(), ("listener", "clip")
+        printed = crossed_accuracy_interval(prefers[heard], *crossed)
+        return printed, _t_width(prefers[heard], np.ones(len(clips)), listeners)
+
+    points, weights = np.polynomial.hermite_e.hermegauss(201)
+    for leaning in (0.0, 1.0, 2.5):
+        for taste, clip in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (2.5, 0.5), (0.5, 2.5)):
+            leans = leaning + math.hypot(taste, clip) * points
+            share = float(weights @ (1 / (1 + np.exp(-leans))) / weights.sum())
+            truth = (1 - TIES) * share + TIES / 2
+            data = f"leaning {leaning}, tastes {taste}, clips {clip}"
+            of_this = partial(draw, leaning=leaning, taste=taste, clip=clip)
+            yield World("preference, by listener and 16 clips", data, truth, of_this)
 
 
 def _beta(rng: np.random.Generator, chance: float, alike: float, n: int) -> Floats:

@@ -81,7 +81,13 @@ class ReportConfig(Config):
     """ViSQOL of at most so many clips, evenly spread, of each the middle 5 s; a second of audio
     takes about a second of a CPU for every row of the table."""
 
+    listening_clips: int = 16
+    """Of two decoders: clips of listening.html, a blind comparison by ear, evenly spread, of each
+    the middle example_seconds; 16 of 5 s take about 12 MB. 0 makes no such page."""
+
     def __post_init__(self) -> None:
+        if self.listening_clips < 0:
+            raise ValueError(f"listening_clips must not be negative, got {self.listening_clips}")
         if self.visqol_clips < 1:
             raise ValueError(f"visqol_clips must be at least 1, got {self.visqol_clips}")
         if self.examples < 0:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_jobs.reports.examples import PANELS, Example, panels
+from ray_jobs.reports.listening import residual_words
 from ray_jobs.reports.page import render
 from ray_jobs.reports.words import Cell, described, number
 from ttt.snac.evaluation.between import against_words
@@ -17,10 +18,12 @@ def build_report(
     summary: Mapping[str, Any],
     clips: Sequence[Mapping[str, Any]],
     examples: Sequence[Example],
+    preference: Mapping[str, Any] | None = None,
 ) -> str:
-    """The whole page; its links lead to the decoders' own reports beside it.
+    """The whole page; its links lead to the decoders' own reports and the listening page beside it.
 
-    `clips` have clip_id, seconds and systems, whose keys are the decoders' letters.
+    `clips` have clip_id, seconds and systems, whose keys are the decoders' letters; `preference` is
+    what listeners said, where they were asked.
     """
     check_metrics_together(METRIC_NAMES)
     letters, data = list(summary["decoders"]), summary["data"]
@@ -36,6 +39,9 @@ def build_report(
         tiles=_tiles(summary["comparisons"]),
         table_rows=[_row(summary, metric) for metric in METRIC_NAMES],
         letters=letters,
+        listening=summary["listening"],
+        residual=residual_words(summary["listening"]["residual_lu"]),
+        preference=preference,
         examples=[panels(example, shown) for example in examples],
         clips={
             name: [_clip_row(clip, metric, letters) for clip in clips]

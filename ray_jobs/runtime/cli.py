@@ -63,6 +63,8 @@ class Action:
     """Called with the values; raises UserError when what it looks for is wrong."""
     takes_output: bool = False
     """Whether output=FOLDER may follow; `execute` gets the folder, or None, as `output`."""
+    many: bool = False
+    """Whether there may be any number of values, at least one; `metavars` then has one name."""
 
 
 def run(
@@ -174,7 +176,9 @@ def _dispatch(
     for action in actions:
         values = getattr(arguments, _destination(action))
         if values is not None:
-            action.execute(*values, **_beside(action, arguments.overrides))
+            words = [value for value in values if action.many and value.startswith("output=")]
+            values = [value for value in values if value not in words]
+            action.execute(*values, **_beside(action, [*arguments.overrides, *words]))
             return
     config = load_config(config_class, arguments.config, arguments.overrides, _note)
     if arguments.print_config:
@@ -226,8 +230,8 @@ def _parser(doc: str, actions: Sequence[Action]) -> argparse.ArgumentParser:
     for action in actions:
         add(
             action.flag,
-            nargs=len(action.metavars),
-            metavar=action.metavars,
+            nargs="+" if action.many else len(action.metavars),
+            metavar=action.metavars[0] if action.many else action.metavars,
             help=action.help,
             dest=_destination(action),
         )

@@ -33,7 +33,7 @@ def test_every_kind_of_interval_covers_what_it_must(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(coverage_worlds, "RESAMPLES", 300)
     cells = coverage.worst(coverage.simulate((5, 8), TRIALS, quick=True, processes=1))
     kinds = {cell.interval for cell in cells}
-    assert len(cells) == 2 * len(kinds) == 18
+    assert len(cells) == 2 * len(kinds) == 20
     for cell in cells:
         assert cell.coverage >= coverage.required(cell.units) - SLACK, cell
         assert cell.printed > 0.9, cell

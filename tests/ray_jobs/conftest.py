@@ -11,6 +11,7 @@ import torch
 from snac import SNAC
 
 from ray_jobs import train_decoder
+from tests.ray_jobs.compared_decoders import Compared, compare
 from tests.ray_jobs.nano_training import ON_RAY, ROOT, World, command, write_world
 from tests.ray_jobs.nano_ttt import write_ttt_world
 from ttt.snac.cache.encode import ClipEncoder
@@ -131,3 +132,11 @@ def small_export(tmp_path_factory: pytest.TempPathFactory, small_codec: Path) ->
             parameter.add_(0.02 * torch.randn_like(parameter))
     decoder.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def compared(
+    tmp_path_factory: pytest.TempPathFactory, small_codec: Path, small_export: Path
+) -> Compared:
+    """Two decoders that were compared; who changes something there copies it first."""
+    return compare(tmp_path_factory.mktemp("compared"), small_codec, small_export)

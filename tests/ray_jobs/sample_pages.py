@@ -8,6 +8,7 @@ import numpy as np
 
 from ray_jobs.moshi.train.report import write_comparison, write_report
 from ray_jobs.reports.examples import Example
+from ray_jobs.reports.listening import build_listening_page
 from tests.ttt.eval import finished_run, scored_pairs
 from tests.ttt.eval.training_runs import LORA, write_training
 from tests.ttt.snac.test_verdict import _rows
@@ -17,6 +18,7 @@ from ttt.eval.pairs.summary import PAIRS
 from ttt.eval.rescore import rescore
 from ttt.records import provenance, write_json
 from ttt.snac.evaluation.between import summarize_between
+from ttt.snac.evaluation.listening import make_listening
 from ttt.snac.evaluation.systems import BASELINE, CEILING, FOLDING_HISS, OURS, TRUE
 from ttt.snac.evaluation.trick_levels import fit
 from ttt.snac.verdict import summarize
@@ -95,11 +97,49 @@ def compared_decoders() -> tuple[Any, ...]:
             for letter, name in names.items()
         },
         "data": {**single["data"], "compared": 8},
+        "listening": {"page": None, "clips": 0, "left_out": {}, "residual_lu": 0.0},
         "bootstrap": single["bootstrap"],
         "provenance": single["provenance"],
     }
     audio = {**examples[0].audio, **dict.fromkeys("ABC", examples[0].audio[OURS])}
     return summary, clips, [Example(LONG, "LSD of C 1.00 times A's", 1.0, audio)]
+
+
+def heard_decoders() -> tuple[Any, ...]:
+    """The same of two decoders that six listeners have heard, and what they prefer."""
+    summary, clips, examples = compared_decoders()
+    decoders = {letter: summary["decoders"][letter] for letter in "AB"}
+    listening = {"page": "0123456789abcdef", "clips": 16, "left_out": {}, "residual_lu": 0.0021}
+    summary = {
+        **summary,
+        "decoders": decoders,
+        "comparisons": summary["comparisons"][:1],
+        "listening": listening,
+    }
+    listeners = [
+        {
+            "file": f"{n}.json", "name": LONG if n == 0 else f"Listener {n}",
+            "listener": f"{n:016x}",
+            "answered": 16, "preferred": {"A": 2, "B": 12}, "no_difference": 2,
+        }
+        for n in range(6)
+    ]  # fmt: skip
+    preference = {
+        "page": listening["page"], "trials": 16, "listeners": listeners,
+        "sides": {"1": 40, "2": 44},
+        "verdict": {
+            "kind": "good", "heading": "Listeners prefer B to A",
+            "sentences": ["B is preferred in 72, A in 12 and neither in 12 of 96 answers."],
+        },
+    }  # fmt: skip
+    return summary, clips, examples, preference
+
+
+def listening_page() -> str:
+    """A blind comparison of two clips of noise."""
+    noise = (np.random.default_rng(0).normal(size=(4, 24_000)) * 1000).astype(np.int16)
+    clips = {"1": {"A": noise[0], "B": noise[1]}, "2": {"A": noise[2], "B": noise[3]}}
+    return build_listening_page(make_listening(clips, "secret"))
 
 
 def chapters(folder: Path) -> Path:

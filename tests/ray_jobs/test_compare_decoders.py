@@ -1,90 +1,27 @@
 """Two decoders measured on the same clips: each as alone, then paired; resume and refusals."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
-import torch
 
 from ray_jobs import evaluate_decoder
-from ray_jobs.config.workers import WorkersConfig
 from ray_jobs.decoder.evaluate import several
 from ray_jobs.decoder.evaluate_config import (
-    BootstrapConfig,
-    EvaluateConfig,
     EvaluationDataConfig,
     ReportConfig,
 )
 from ray_jobs.reports.examples import read_examples
 from tests.jobs import run_decoder_evaluation
+from tests.ray_jobs.compared_decoders import CLIPS, Compared
 from ttt.errors import UserError
 from ttt.records import read_json
 from ttt.snac.evaluation.systems import BASELINE, CEILING, METRIC_NAMES, OURS, TRUE
 from ttt.snac.model import Decoder48k
 from ttt.snac.noise_floor import NoiseFloor
 from ttt.statistics.intervals import clustered_ratio_interval
-
-CLIPS = 6
-
-
-@dataclasses.dataclass
-class Compared:
-    config: EvaluateConfig
-    output: Path
-    exports: tuple[Path, Path]
-
-    def lines(self, letter: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.output / letter / "results.jsonl").open()]
-
-
-@pytest.fixture(scope="module")
-def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips that fall towards high frequencies, of three lengths, and one that is no audio."""
-    folder = tmp_path_factory.mktemp("voices")
-    for number in range(CLIPS):
-        rng = np.random.default_rng(number)
-        noise = np.cumsum(rng.standard_normal(30_000 + 4_000 * (number % 3)))
-        audio = np.diff(noise) + 0.05 * np.sin(np.arange(len(noise) - 1) * 0.02 * (number + 1))
-        soundfile.write(folder / f"{number}.wav", 0.05 * audio, 48_000, subtype="PCM_16")
-    (folder / "broken.wav").write_text("this is no audio")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def compared(
-    tmp_path_factory: pytest.TempPathFactory, small_codec: Path, small_export: Path, voices: Path
-) -> Compared:
-    folder = tmp_path_factory.mktemp("compared")
-    exports = folder / "one", folder / "two"
-    shutil.copytree(small_export, exports[0])
-    _other(small_export, exports[1])
-    config = EvaluateConfig(
-        decoder=tuple(map(str, exports)),
-        codec=str(small_codec),
-        output=str(folder / "out"),
-        data=EvaluationDataConfig(audio=str(voices)),
-        min_coverage=0.5,
-        bootstrap=BootstrapConfig(resamples=200),
-        report=ReportConfig(examples=2, example_seconds=0.5, visqol=False),
-        cluster=WorkersConfig(num_workers=0),
-    )
-    run_decoder_evaluation(config)
-    return Compared(config, folder / "out", exports)
-
-
-def _other(export: Path, folder: Path) -> None:
-    """The same decoder with another head."""
-    decoder = Decoder48k.from_pretrained(export)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for parameter in decoder.head_parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    decoder.save_pretrained(folder)
 
 
 def test_each_is_measured_as_it_is_alone(compared: Compared, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ import pytest
 from ray_jobs.moshi.compare import compare_chapters, compare_pairs
 from ray_jobs.reports import between, chapters, decoder, demo, pairs, sweep, together
 from ray_jobs.reports.page import read_pictures
+from tests.browser import CHROMIUM
 from tests.ray_jobs import sample_pages
 from ttt.records import read_json
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 PHONE, DESK = 390, 1280
 LEAST_CONTRAST = 4.5
 """Between a text and what is behind it, as the web's guidelines for accessibility want it."""
@@ -85,6 +82,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {
         "decoder": decoder.build_report(*evaluated),
         "decoders compared": between.build_report(*sample_pages.compared_decoders()),
+        "decoders heard": between.build_report(*sample_pages.heard_decoders()),
+        "listening": sample_pages.listening_page(),
         "chapters": chapters.build_report(of_chapters, drawn),
         "pairs": pairs.build_report(of_pairs, *media),
         "together": together.build_report(
@@ -120,7 +119,7 @@ def test_every_page_is_one_whole_file(pages: dict[str, Path]) -> None:
         assert not re.search(r'(?:src|href)="https?:', text), name
 
 
-@pytest.mark.skipif(not BROWSER, reason="there is no Chromium on this machine")
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_pages_fit_and_can_be_read(pages: dict[str, Path], tmp_path: Path, dark: bool) -> None:
     found = _look(pages, tmp_path, dark=dark)
@@ -146,7 +145,7 @@ def _look(pages: dict[str, Path], folder: Path, *, dark: bool) -> list[dict[str,
     around.write_text(LOOK.replace("FRAMES", frames).replace("LEAST", str(LEAST_CONTRAST)))
     done = subprocess.run(
         [
-            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
             *(f"--user-data-dir={folder / 'profile'}", "--allow-file-access-from-files"),
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             *("--virtual-time-budget=20000", "--dump-dom", around.as_uri()),

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ttt.statistics.accuracies import accuracy_difference_interval, accuracy_interval
+from ttt.statistics.accuracies import (
+    accuracy_difference_interval,
+    accuracy_interval,
+    crossed_accuracy_interval,
+)
 
 
 @pytest.mark.parametrize("n", [5, 8, 40, 1000])
@@ -81,3 +85,66 @@ def test_many_differences_have_the_normal_interval() -> None:
     reach = 1.96 * changes.std() / 4000**0.5
     assert found.low == pytest.approx(changes.mean() - reach, abs=0.1 * reach)
     assert found.high == pytest.approx(changes.mean() + reach, abs=0.1 * reach)
+
+
+LISTENERS, CLIPS = np.repeat(np.arange(8), 12).tolist(), list(range(12)) * 8
+UNITS = ("listener", "clip")
+
+
+def _width(outcomes: np.ndarray, crossed: bool) -> float:
+    values = outcomes.ravel().tolist()
+    if crossed:
+        found = crossed_accuracy_interval(values, LISTENERS, CLIPS, UNITS)
+    else:
+        found = accuracy_interval(values, range(len(values)), "values", "answer")
+    assert found.low is not None
+    assert found.high is not None
+    return found.high - found.low
+
+
+def test_crossed_answers_without_tastes_are_worth_more_than_listeners() -> None:
+    """Wider than if they were known to have none, and far from what eight answers are worth."""
+    rng = np.random.default_rng(0)
+    drawn = [(rng.random((8, 12)) < 0.6).astype(float) for _ in range(20)]
+    ratio = np.mean([_width(each, True) / _width(each, False) for each in drawn])
+    assert 1 < ratio < 1.8
+    eight = scipy_stats.binomtest(5, 8).proportion_ci(method="exact")
+    assert np.mean([_width(each, True) for each in drawn]) < 0.6 * (eight.high - eight.low)
+
+
+@pytest.mark.parametrize("by_clip", [False, True])
+def test_answers_that_follow_one_of_the_two_are_worth_as_many_as_it(by_clip: bool) -> None:
+    size = 12 if by_clip else 8
+    tastes = np.arange(size) < size / 2
+    outcomes = np.broadcast_to(tastes if by_clip else tastes[:, None], (8, 12)).astype(float)
+    theirs = scipy_stats.binomtest(size // 2, size).proportion_ci(method="exact")
+    width = _width(outcomes, True)
+    assert width == pytest.approx(theirs.high - theirs.low, rel=0.12)
+
+
+def test_the_order_of_rows_and_columns_does_not_matter() -> None:
+    rng = np.random.default_rng(3)
+    values = (rng.random(96) < 0.7).astype(float)
+    there = rng.random(96) < 0.9
+    kept = values[there].tolist()
+    rows, columns = (np.array(each)[there].tolist() for each in (LISTENERS, CLIPS))
+    found = crossed_accuracy_interval(kept, rows, columns, UNITS)
+    other = crossed_accuracy_interval(kept, columns, rows, UNITS[::-1])
+    assert (found.low, found.high) == pytest.approx((other.low, other.high))
+    assert found.mean == pytest.approx(np.mean(kept))
+
+
+@pytest.mark.parametrize("answer", [0.0, 1.0])
+def test_when_all_agree_answers_are_worth_the_fewer_of_the_two(answer: float) -> None:
+    found = crossed_accuracy_interval([answer] * 96, LISTENERS, CLIPS, UNITS)
+    theirs = scipy_stats.binomtest(8 * int(answer), 8).proportion_ci()
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_crossed_intervals_need_five_of_each() -> None:
+    found = crossed_accuracy_interval([1.0, 0.0] * 6, [0, 1, 2, 3] * 3, range(12), UNITS)
+    assert (found.mean, found.low) == (0.5, None)
+    assert found.reason == "4 listeners; an interval needs 5"
+    found = crossed_accuracy_interval([1.0, 0.0] * 6, range(12), [0, 1, 2, 3] * 3, UNITS)
+    assert found.reason == "4 clips; an interval needs 5"
+    assert crossed_accuracy_interval([], [], [], UNITS).reason == "no values"

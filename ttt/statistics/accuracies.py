@@ -18,7 +18,14 @@ from typing import Literal
 
 import numpy as np
 
-from ttt.statistics.intervals import Floats, Interval, Values, finite, with_enough_clusters
+from ttt.statistics.intervals import (
+    Floats,
+    Interval,
+    Values,
+    effective_count,
+    finite,
+    with_enough_clusters,
+)
 from ttt.statistics.studentized import beta_quantile
 
 Weighing = Literal["clusters", "values"]
@@ -45,6 +52,41 @@ def accuracy_interval(
     interval = with_enough_clusters(Interval(share.mean, None, None, n), len(sizes), unit)
     if interval.reason is not None:
         return interval
+    return Interval(share.mean, *share.ends(), n)
+
+
+def crossed_accuracy_interval(
+    outcomes: Values,
+    rows: Sequence[Hashable],
+    columns: Sequence[Hashable],
+    units: tuple[str, str],
+) -> Interval:
+    """The share of right `outcomes` (0 to 1; a tie is a half) where each belongs to two clusters.
+
+    Such as a listener's answers about clips that all hear: who answers and what is heard both
+    make answers alike. The variances by rows and by columns are added and that of single answers,
+    which is in both, is taken off; the answers are worth no fewer than there are clusters of the
+    fewer kind. Every answer counts once. None below five clusters of either kind.
+
+    Args:
+        units: what a row and a column are called where there are too few, such as listener, clip.
+
+    Source: Cameron, Gelbach and Miller (2011), Journal of Business and Economic Statistics 29.
+    """
+    values = finite(outcomes, "outcomes")
+    _require_between(values, 0.0)
+    if not len(values):
+        return Interval(None, None, None, 0, "no values")
+    n, shares, fewest = len(values), [], math.inf
+    for clusters, unit in zip((rows, columns), units, strict=True):
+        sizes, (means,) = _by_cluster([values], clusters)
+        shares.append(_estimate(means, sizes, "values"))
+        fewest = min(fewest, effective_count(sizes))
+        interval = with_enough_clusters(Interval(shares[-1].mean, None, None, n), len(sizes), unit)
+        if interval.reason is not None:
+            return interval
+    variance = sum(1 / share.answers for share in shares) - 1 / n
+    share = _Share(shares[0].mean, min(max(1 / variance, fewest), n))
     return Interval(share.mean, *share.ends(), n)
 
 

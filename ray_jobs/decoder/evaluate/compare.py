@@ -2,17 +2,22 @@
 
 OUTPUT/A, OUTPUT/B and so on hold what an evaluation of that decoder alone would have written.
 OUTPUT/summary.json has the paired comparisons with their verdicts, comparison.md the same in words,
-report.html the page; examples/ the passages that it shows, as FLAC.
+results.jsonl a line per clip, report.html the page; examples/ the passages that it shows, as FLAC.
+Of two decoders there is a blind comparison by ear, too (`ray_jobs.decoder.evaluate.ears`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from ray_jobs.decoder.evaluate.ears import PAGE, preference_of, write_listening
 from ray_jobs.decoder.evaluate.plan import Plan
 from ray_jobs.decoder.evaluate.run import Evaluated, measure_one, require_coverage
 from ray_jobs.decoder.evaluate.run import evaluate as evaluate_one
@@ -45,18 +50,30 @@ def evaluate(plan: Plan | SeveralPlan, invocation: Invocation) -> None:
         run_folder.refuse_changed_config(config, output)
     with run_folder.claim(config.output, config, resume=invocation.resume) as begin:
         begin()
-        found = _measure_each(plan, invocation, config.report.examples)
+        by_ear = config.report.listening_clips if len(plan.plans) == 2 else 0
+        found = _measure_each(plan, invocation, max(config.report.examples, by_ear))
         summary, clips = _summarize(plan, found)
         examples = _examples(found, clips, config.report.examples)
+        heard = _by_ear(found, by_ear)
+        decoders = {
+            letter: {key: each[key] for key in ("name", "sha256")}
+            for letter, each in summary["decoders"].items()
+        }
+        summary["listening"] = write_listening(output, heard, decoders)
         records.write_json(output / "summary.json", summary)
+        lines = "".join(json.dumps(records.finite(clip), allow_nan=False) + "\n" for clip in clips)
+        storage.write_bytes(output / "results.jsonl", lines.encode())
         storage.write_bytes(output / "comparison.md", markdown(summary).encode())
         write_examples(output / "examples", examples)
-        page = build_report(summary, clips, examples)
+        preference = preference_of(output, summary["listening"]["page"])
+        page = build_report(summary, clips, examples, preference)
         storage.write_bytes(output / "report.html", page.encode())
     for each in summary["comparisons"]:
         verdict = each["verdict"]
         print(f"{verdict['heading']}: {each['names']} {' '.join(verdict['sentences'])}")
     print(f"report: {config.output}/report.html", flush=True)
+    if summary["listening"]["page"] is not None:
+        print(f"blind comparison by ear: {config.output}/{PAGE}", flush=True)
     require_coverage(config, summary["data"]["compared"], summary["data"]["wanted"])
 
 
@@ -163,6 +180,22 @@ def _left_out(found: Mapping[str, Evaluated]) -> list[dict[str, str]]:
         }
         for clip_id, its in sorted(reasons.items())
     ]
+
+
+def _by_ear(found: Mapping[str, Evaluated], count: int) -> dict[str, dict[str, np.ndarray]]:
+    """Clip -> letter -> passage, of clips spread evenly over those with passages of every one."""
+    first = next(iter(found.values()))
+    there = [
+        clip_id
+        for clip_id in first.passages
+        if all(clip_id in each.passages for each in found.values())
+    ]
+    return {
+        there[place]: {
+            letter: each.passages[there[place]].audio[OURS] for letter, each in found.items()
+        }
+        for place in (spread_evenly(len(there), count) if count else ())
+    }
 
 
 def _examples(

@@ -1,0 +1,74 @@
+"""The listening page of a comparison of two decoders, and what its listeners' answers say.
+
+OUTPUT/listening.html is for the listeners; OUTPUT/listening_key.json says whose each version is
+and stays; OUTPUT/preference.json is what `--score` made of the answers.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_jobs.reports.between import build_report
+from ray_jobs.reports.examples import read_examples
+from ray_jobs.reports.listening import build_listening_page
+from ttt import records, storage
+from ttt.errors import UserError
+from ttt.snac.evaluation.listening import make_listening
+from ttt.snac.evaluation.preference import read_key, score
+
+PAGE, KEY, PREFERENCE = "listening.html", "listening_key.json", "preference.json"
+
+
+def write_listening(
+    output: Path,
+    clips: Mapping[str, Mapping[str, np.ndarray]],
+    decoders: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Write page and key; returns what summary.json says of them.
+
+    An evaluation that goes on makes the page that it made before.
+
+    Args:
+        clips: clip id -> letter -> int16 [T] at 48 kHz.
+        decoders: letter -> what is known of the decoder.
+    """
+    key = output / KEY
+    secret = read_key(key)["secret"] if key.exists() else secrets.token_hex(16)
+    listening = make_listening(clips, secret)
+    if listening.trials:
+        records.write_json(key, listening.key(decoders))
+        storage.write_bytes(output / PAGE, build_listening_page(listening).encode())
+    return {
+        "page": listening.page if listening.trials else None,
+        "clips": len(listening.trials),
+        "left_out": dict(listening.left_out),
+        "residual_lu": listening.residual_lu,
+    }
+
+
+def preference_of(output: Path, page: str | None) -> dict[str, Any] | None:
+    """What listeners of this page were found to prefer, if any were asked."""
+    path = output / PREFERENCE
+    found = records.read_json(path) if path.exists() else None
+    return found if found is not None and found["page"] == page else None
+
+
+def score_answers(*files: str, output: str | None) -> None:
+    """Print and write what the listeners' answers say, and put it into the report."""
+    if output is None:
+        raise UserError("--score needs output=FOLDER, the evaluation that made the listening page")
+    folder = storage.local_path(output)
+    found = score(read_key(folder / KEY), [Path(file) for file in files])
+    records.write_json(folder / PREFERENCE, found)
+    summary = records.read_json(folder / "summary.json")
+    clips = list(records.read_jsonl(folder / "results.jsonl"))
+    page = build_report(summary, clips, read_examples(folder / "examples"), found)
+    storage.write_bytes(folder / "report.html", page.encode())
+    verdict = found["verdict"]
+    print(f"{verdict['heading']}: {' '.join(verdict['sentences'])}")
+    print(f"report: {folder}/report.html")
