@@ -83,7 +83,7 @@ class ReportConfig(Config):
 
     listening_clips: int = 16
     """Of two decoders: clips of listening.html, a blind comparison by ear, evenly spread, of each
-    the middle example_seconds; 16 of 5 s take about 12 MB. 0 makes no such page."""
+    the middle example_seconds; 16 of 5 s take about 8 MB. 0 makes no such page."""
 
     def __post_init__(self) -> None:
         if self.listening_clips < 0:

@@ -70,7 +70,12 @@ def describe(plan: Plan | SeveralPlan) -> str:
         [
             f"compare {', '.join(others)} with {first} clip by clip",
             *(f"{letter}: {describe_one(each)}" for letter, each in plan.plans.items()),
-            f"  writes: {plan.config.output}/summary.json, comparison.md, report.html",
+            f"together: {plan.config.output}/summary.json, comparison.md, report.html"
+            + (
+                ", listening.html"
+                if len(others) == 1 and plan.config.report.listening_clips
+                else ""
+            ),
         ]
     )
 
