@@ -1,11 +1,12 @@
 """What a pair of tiny models shows of memory beyond the window: effect, null control, start-up.
 
     python -m benchmarks.ttt_pair [--pair FOLDER] [--ttt EXPORT] [--chapters 240] [--frames 4096]
+                                  [--first-seed 2000000]
     python -m benchmarks.ttt_pair --heads BASE
 
-FOLDER holds `baseline` and `ttt`, as ttt/assets/tiny_moshi_effect does, which is heard unless
-another is named; `ttt` may be an export of TTT layers alone, or EXPORT is one, heard in the
-folder's baseline. Both hear fresh chapters of the pair's language (`ttt.moshi.train_tiny`), with
+FOLDER holds `baseline` and `ttt`, as ttt/assets/tiny_moshi_pair does, which is heard unless
+another is named; `ttt` may have a base model of its own, or EXPORT be heard in its place, in the
+folder's baseline. Both hear fresh chapters of the pair's language (`ttt.moshi.tiny_pair`), with
 tables and without structure. The differences ttt - baseline are paired by chapter; intervals hold
 95 % and resample chapters, which are independent: each has a table of its own.
 
@@ -26,7 +27,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 os.environ.setdefault("NO_TORCH_COMPILE", "1")
 
@@ -40,13 +41,15 @@ from ttt.codebook_weights import mixture
 from ttt.moshi.load import load_moshi
 from ttt.moshi.streaming.evaluate import evaluate_codes
 from ttt.moshi.streaming.heads import audio_logits
-from ttt.moshi.train_tiny import ASSET, FRESH_SEED, LANGUAGE
+from ttt.moshi.tiny_pair import ASSET, LANGUAGE
 from ttt.moshi.ttt_files import load_ttt
 from ttt.statistics.intervals import Interval, difference_interval
 from ttt.synthetic.chapters import synthetic_chapter
 
 TOGETHER = 24
 """Chapters heard in one batch."""
+FIRST_SEED = 2_000_000
+"""Of chapters that no training and no choice between trainings has met."""
 EFFECT_REACH, NULL_REACH, SETTLED_REACH, STARTUP_REACH = -0.946, 0.002, 0.0005, 0.0485
 NULL_FROM, SETTLED, SHOWN = 64, (32, 512), 512
 STARTUP = 16, 32
@@ -65,6 +68,7 @@ def main() -> None:
     parser.add_argument("--ttt", type=Path, help="TTT layers in place of the folder's")
     parser.add_argument("--chapters", type=int, default=240)
     parser.add_argument("--frames", type=int, default=4096)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the chapters")
     parser.add_argument("--heads", type=Path, help="a base model, whose heads are asked instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -74,7 +78,8 @@ def main() -> None:
         print(f"mean {found.mean():.4f}; a uniform guess pays {math.log(LANGUAGE.cues):.4f}")
         return
     pair = load_pair(arguments.pair, arguments.ttt)
-    for line in report(*pair, chapters=arguments.chapters, frames=arguments.frames):
+    drawn = Drawn(arguments.chapters, arguments.frames, arguments.first_seed)
+    for line in report(*pair, drawn):
         print(line, flush=True)
 
 
@@ -90,13 +95,19 @@ def load_pair(folder: Path, export: Path | None = None) -> tuple[LMModel, LMMode
     return load_moshi(str(baseline), dtype="float32").lm, ttt
 
 
-def report(baseline: LMModel, ttt: LMModel, *, chapters: int, frames: int) -> Iterator[str]:
+class Drawn(NamedTuple):
+    """The chapters of each kind that are heard."""
+
+    chapters: int
+    frames: int
+    first_seed: int = FIRST_SEED
+
+
+def report(baseline: LMModel, ttt: LMModel, drawn: Drawn) -> Iterator[str]:
     """The lines of the table and of the targets."""
+    chapters, frames = drawn.chapters, drawn.frames
     structures: tuple[Structure, ...] = "table", "none"
-    found = {
-        each: (losses(ttt, each, chapters, frames), losses(baseline, each, chapters, frames))
-        for each in structures
-    }
+    found = {each: (losses(ttt, each, drawn), losses(baseline, each, drawn)) for each in structures}
     yield f"{chapters} chapters of {frames:,} frames of each kind, ttt - baseline, semantic nats"
     yield f"{'frames':>11}  {'table':^30}  {'no structure':^30}"
     for bin_ in bins(frames):
@@ -121,13 +132,14 @@ def report(baseline: LMModel, ttt: LMModel, *, chapters: int, frames: int) -> It
     )
 
 
-def losses(lm: LMModel, structure: Structure, chapters: int, frames: int) -> Losses:
-    """Hear the first fresh chapters, as chapters are evaluated."""
+def losses(lm: LMModel, structure: Structure, drawn: Drawn) -> Losses:
+    """Hear the chapters, as chapters are evaluated."""
     language = dataclasses.replace(LANGUAGE, structure=structure)
     parts = []
-    for first in range(0, chapters, TOGETHER):
-        seeds = range(FRESH_SEED + first, FRESH_SEED + min(first + TOGETHER, chapters))
-        codes = np.stack([synthetic_chapter(language, seed, frames) for seed in seeds])
+    end = drawn.first_seed + drawn.chapters
+    for first in range(drawn.first_seed, end, TOGETHER):
+        seeds = range(first, min(first + TOGETHER, end))
+        codes = np.stack([synthetic_chapter(language, seed, drawn.frames) for seed in seeds])
         heard = evaluate_codes(
             lm, torch.from_numpy(codes), text_stream="pad", other_stream="masked", chunk=64
         ).nll.double()

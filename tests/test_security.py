@@ -267,7 +267,7 @@ def test_a_decoder_that_would_run_code(tmp_path, bomb):
 @pytest.mark.parametrize("load", [load_moshi, load_mimi])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".sft", ""])
 def test_a_moshi_that_would_run_code(tmp_path, bomb, load, suffix):
-    shipped = ROOT / "ttt/assets/tiny_moshi_effect/baseline/config.json"
+    shipped = ROOT / "ttt/assets/tiny_moshi_pair/baseline/config.json"
     names = {"moshi_name": f"moshi{suffix}", "mimi_name": f"mimi{suffix}"}
     config = {**json.loads(shipped.read_text()), **names}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -1,7 +1,7 @@
 """The demo's page: a clip to hear, the decoder's verdict, and what remembering gains where it can
 and cannot.
 
-What the two chapter evaluations should show is known beforehand (ttt/assets/tiny_moshi_effect).
+What the two chapter evaluations should show is known beforehand (ttt/assets/tiny_moshi_pair).
 Each picture's sentence is computed from its summary, and says so when it is not as it should be.
 """
 
@@ -162,9 +162,9 @@ def _null(null: Mapping[str, Any], effect: Mapping[str, Any]) -> dict[str, Any]:
     same = f"equivalent within {settled['margin']:g} nats from frame {start} on, no slope found"
     if differing:
         heading = f"{compared['second']} pays to find out; then {same}"
-        return _callout("mixed", heading, [*sentences, _PAYS, _HARM])
+        return _callout("mixed", heading, [*sentences, _PAYS, _NOT_EQUAL])
     heading = f"No difference found at any of the {len(curve['frame'])} points; {same}"
-    return _callout("good", heading, [*sentences, _HARM])
+    return _callout("good", heading, [*sentences, _NOT_EQUAL])
 
 
 def _slopes(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -194,12 +194,12 @@ def _callout(kind: str, heading: str, sentences: Sequence[str]) -> dict[str, Any
 _PAYS = (
     "Why: it was trained on chapters of both kinds, and can only find out that this one has no "
     "table by expecting one in the second round of cues. No learner of both kinds is spared that. "
-    "ttt/assets/tiny_moshi_effect/README.md says what the least price is; the rest is imperfect "
+    "ttt/assets/tiny_moshi_pair/README.md says what the least price is; the rest is imperfect "
     "training."
 )
-_HARM = (
-    "Equivalent is not equal: on 240 chapters, too many for a demo, a small harm shows that "
-    "lasts; the same README has the figure."
+_NOT_EQUAL = (
+    "Equivalent is not equal: ttt/assets/tiny_moshi_pair/README.md has what 240 chapters show, too "
+    "many for a demo."
 )
 
 

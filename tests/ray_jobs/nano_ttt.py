@@ -9,7 +9,7 @@ import yaml
 from ray_jobs import cache_chapters
 from tests.ray_jobs.nano_training import World
 
-BASE = Path(__file__).parents[2] / "ttt/assets/tiny_moshi_effect/baseline"
+BASE = Path(__file__).parents[2] / "ttt/assets/tiny_moshi_pair/baseline"
 
 
 def write_ttt_world(folder: Path) -> World:

@@ -23,7 +23,7 @@ from ttt.errors import UserError
 from ttt.eval.chapters.records import read_record
 from ttt.moshi import evaluate_codes, tiny_lm
 from ttt.moshi.chapter_cache.reader import ChapterCache
-from ttt.moshi.train_tiny import LANGUAGE
+from ttt.moshi.tiny_pair import LANGUAGE
 from ttt.synthetic.chapters import SyntheticChapterConfig, synthetic_chapter
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -43,9 +43,8 @@ def summaries(tmp_path_factory: pytest.TempPathFactory) -> Summaries:
             f"output={output}", "synthetic.chapters=8", "synthetic.speakers=8",
             "synthetic.frames=256", "summary.positions=[64, 128]", "verify_spans=0",
             "cluster.num_workers=0",
-            f"model.weights={ROOT}/ttt/assets/tiny_moshi_effect/baseline",
-            f"model.ttt={ROOT}/ttt/assets/tiny_moshi_effect/ttt",
-            f"model.ttt_weights={ROOT}/ttt/assets/tiny_moshi_effect/ttt",
+            f"model.weights={ROOT}/ttt/assets/tiny_moshi_pair/baseline",
+            f"model.ttt={ROOT}/ttt/assets/tiny_moshi_pair/ttt",
         ]  # fmt: skip
         path = ROOT / "configs" / f"chapters_{name}.yaml"
         run_chapters(load_config(EvaluateChaptersConfig, path, overrides))

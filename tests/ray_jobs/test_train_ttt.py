@@ -410,7 +410,7 @@ def _no_number(export: Path) -> tuple[list[str], str]:
     return [], f"{name} holds values that are no finite numbers"
 
 
-OTHER_BASE = BASE.parents[1] / "tiny_moshi_base"
+OTHER_BASE = Path(__file__).parents[1] / "fixtures/tiny_moshi_effect/baseline"
 
 
 @pytest.mark.parametrize("spoil", [_other_base, _ttt_in_lora, _no_number])

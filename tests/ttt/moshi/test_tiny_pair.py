@@ -1,4 +1,4 @@
-"""The two trained models that ship: memory beyond the window, and none where there is nothing."""
+"""The tiny pair that ships: memory beyond the window, and none where there is nothing."""
 
 import dataclasses
 import json
@@ -7,20 +7,14 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from moshi.models.lm import LMModel
 
+from tests.tiny_pair import load_tiny_pair
 from ttt.layers import InnerControls
 from ttt.moshi import evaluate_codes
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.tiny import tiny_arguments
-from ttt.moshi.train_tiny import (
-    ASSET,
-    LANGUAGE,
-    MODEL,
-    TTT,
-    TTT_LAYERS,
-    load_tiny_effect,
-    semantic_loss,
-)
+from ttt.moshi.tiny_pair import ASSET, LANGUAGE, MODEL
 from ttt.synthetic.chapters import synthetic_chapter
 
 CHAPTERS, ROUNDS = 12, 24
@@ -32,7 +26,7 @@ Losses = dict[tuple[str, str], np.ndarray]
 
 
 def _chapters(structure: Literal["table", "none"]) -> torch.Tensor:
-    """Chapters that neither training nor the figures used, three times as long as trained on."""
+    """Chapters that neither training nor the figures used."""
     language = dataclasses.replace(LANGUAGE, structure=structure)
     frames = ROUNDS * language.round_frames
     seeds = range(7_000_000, 7_000_000 + CHAPTERS)
@@ -42,24 +36,28 @@ def _chapters(structure: Literal["table", "none"]) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def losses() -> Losses:
     """Semantic loss [chapters, frames] by model and kind of chapter, each computed once."""
-    lms = {"baseline": load_tiny_effect("baseline"), "ttt": load_tiny_effect("ttt")}
+    lms = {"baseline": load_tiny_pair("baseline"), "ttt": load_tiny_pair("ttt")}
     return {
-        (name, structure): semantic_loss(lm, _chapters(structure))
+        (name, structure): _semantic_loss(lm, _chapters(structure))
         for name, lm in lms.items()
         for structure in ("table", "none")
     }
 
 
-def test_the_assets_are_what_the_script_makes() -> None:
-    for lm, name, layers in (
-        (load_tiny_effect("baseline"), "baseline", []),
-        (load_tiny_effect("ttt"), "ttt", list(TTT_LAYERS)),
-    ):
-        config = json.loads((ASSET / name / "config.json").read_text())
-        assert config == tiny_arguments(**MODEL)
-        assert list(ttt_layers(lm)) == layers
-        assert all(each.layer.config == TTT for each in ttt_layers(lm).values())
+def test_the_pair_is_a_base_and_what_was_trained_in_it() -> None:
+    config = json.loads((ASSET / "baseline/config.json").read_text())
+    assert config == tiny_arguments(**MODEL)
+    baseline, ttt = load_tiny_pair("baseline"), load_tiny_pair("ttt")
+    assert not ttt_layers(baseline)
+    assert list(ttt_layers(ttt)) == [0, 2]
+    for lm in (baseline, ttt):
         assert all(tensor.dtype == torch.float32 for tensor in lm.state_dict().values())
+    same = [
+        name.startswith("transformer.layers.")
+        for name, tensor in baseline.state_dict().items()
+        if not torch.equal(tensor, ttt.state_dict()[name])
+    ]
+    assert all(same)  # LoRA changed the temporal transformer, and nothing else of the base.
     assert sum(path.stat().st_size for path in ASSET.rglob("*") if path.is_file()) < 4e6
 
 
@@ -86,16 +84,21 @@ def test_without_structure_there_is_no_difference(losses: Losses) -> None:
 
 
 def test_without_updates_ttt_knows_no_more_than_the_baseline(losses: Losses) -> None:
-    lm = load_tiny_effect("ttt")
+    lm = load_tiny_pair("ttt")
     for each in ttt_layers(lm).values():
         each.layer.controls = InnerControls(updates=False)
-    late = semantic_loss(lm, _chapters("table")[:6])[:, LATE]
+    late = _semantic_loss(lm, _chapters("table")[:6])[:, LATE]
     assert late.mean() > losses["baseline", "table"][:6, LATE].mean() - 0.02
 
 
-def test_the_models_own_text_is_padding_as_it_was_in_training() -> None:
-    lm = load_tiny_effect("ttt")
+def test_the_bases_own_text_is_padding_as_it_was_in_training() -> None:
+    lm = load_tiny_pair("baseline")
     codes = _chapters("table")[:2, :, :100]
     own, pad = (evaluate_codes(lm, codes, text_stream=text) for text in ("own", "pad"))
     assert (own.text == lm.text_padding_token_id).all()
     assert torch.allclose(own.nll, pad.nll, atol=1e-5)
+
+
+def _semantic_loss(lm: LMModel, codes: torch.Tensor) -> np.ndarray:
+    """NLL [B, T] of the semantic code of every frame, streaming, as chapters are evaluated."""
+    return evaluate_codes(lm, codes, text_stream="pad", chunk=64).nll[:, 0].double().numpy()
