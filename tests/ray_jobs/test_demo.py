@@ -138,6 +138,33 @@ def test_the_null_control_says_what_was_shown_and_no_more(summaries: Summaries) 
     assert "paying to find out does not explain it" in page(effect, gaining)
 
 
+@pytest.mark.parametrize(
+    ("point", "mean", "explained"),
+    [
+        (-1, -0.0019, True),
+        (-1, 0.0019, True),
+        (1, -0.0019, True),
+        (-1, -0.0021, False),
+        (-1, 0.0021, False),
+        (1, -0.0021, False),
+    ],
+)
+def test_only_the_margin_says_what_counts_as_a_difference(
+    summaries: Summaries, point: int, mean: float, explained: bool
+) -> None:
+    effect, null = summaries
+    differing = flat_and_equivalent(null)
+    curve = differing["comparisons"][0]["losses"]["moshi"]["curve"]
+    curve["mean"][point] = mean
+    curve["low"][point], curve["high"][point] = sorted((mean / 2, 2 * mean))
+    html = page(effect, differing)
+    assert f"by {mean:.4f} nats" in html
+    count = len(curve["mean"])
+    said = f"Differences at 1 of {count} points, none beyond the margin; equivalent within 0.002"
+    assert (said in html) == explained
+    assert ("paying to find out does not explain it" in html) != explained
+
+
 @pytest.mark.parametrize("model", ["baseline", "ttt"])
 @pytest.mark.parametrize("ends", [(1e-5, 2e-3), (-2e-3, -1e-5)])
 def test_a_slope_where_nothing_can_fall_is_a_fault(
