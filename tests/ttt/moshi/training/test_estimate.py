@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -129,7 +131,18 @@ def test_no_sum_is_made_up_for_lact(moshi_7b):
         {"lora": LoRAConfig(rank=4, targets=("in_projs", "gating"))},
     ],
 )
-def test_the_copies_of_a_validation_are_those_that_live(more, dtype):
+def test_the_copies_of_a_validation_are_those_that_live(own_process, more, dtype):
+    own_process.submit(_hold_to_what_lives, more, dtype).result()
+
+
+@pytest.fixture(scope="module")
+def own_process():
+    """A process in which nothing lives that other tests have left behind."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        yield pool
+
+
+def _hold_to_what_lives(more: dict[str, Any], dtype: torch.dtype) -> None:
     lm = _small_lm(None, num_layers=4, dim=64, dtype=dtype)
     wanted = config(MemoryConfig(), 96, **more)
     summed = validation_bytes(copy.deepcopy(lm).to("meta"), wanted, 96, 16)
