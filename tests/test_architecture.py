@@ -202,6 +202,13 @@ def test_the_allowed_arrows_make_no_circle():
             assert both_core or commands or here not in ROOMS[there], f"{here} <-> {there}"
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout")
+def test_what_git_ignores_is_not_in_it():
+    listed = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    found = subprocess.run(listed, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert not found, f"made by a run, not written by anyone: {found.splitlines()[:3]}"
+
+
 WORKER_KEYS = {"num_workers", "cpus_per_worker", "gpus_per_worker", "address", "local_cpus"}
 TRAINING_KEYS = {"min_workers", "max_failures"}
 WITHOUT_WORKERS = {

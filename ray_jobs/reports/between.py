@@ -8,7 +8,7 @@ from typing import Any
 from ray_jobs.reports.examples import PANELS, Example, panels
 from ray_jobs.reports.listening import residual_words
 from ray_jobs.reports.page import render
-from ray_jobs.reports.words import Cell, described, number
+from ray_jobs.reports.words import Cell, counted, described, number
 from ttt.snac.evaluation.between import against_words
 from ttt.snac.evaluation.systems import BASELINE, CEILING, METRIC_NAMES, TRUE
 from ttt.snac.verdict import check_metrics_together, digits
@@ -32,7 +32,7 @@ def build_report(
     return render(
         "between.html.j2",
         "48 kHz decoders compared",
-        subtitle=f"{len(letters)} decoders on {data['name']}: {data['compared']} clips, "
+        subtitle=f"{len(letters)} decoders on {data['name']}: {counted(data['compared'], 'clip')}, "
         f"{data['seconds']:.0f} s of audio",
         summary=summary,
         metrics=METRIC_NAMES,

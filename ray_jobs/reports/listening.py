@@ -7,6 +7,7 @@ import json
 import math
 
 from ray_jobs.reports.page import render
+from ray_jobs.reports.words import counted
 from ttt.audio import flac_bytes
 from ttt.snac.evaluation.listening import FORMAT_VERSION, RESULT_FORMAT, Listening
 from ttt.snac.geometry import TARGET_RATE
@@ -33,7 +34,7 @@ def build_listening_page(listening: Listening) -> str:
     return render(
         "listening.html.j2",
         "Which sounds better?",
-        subtitle=f"{count} clips, each in two versions",
+        subtitle=f"{counted(count, 'clip')}, each in two versions",
         content=json.dumps(content, separators=(",", ":")),
         page=listening.page,
         residual=residual_words(listening.residual_lu),

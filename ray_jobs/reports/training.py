@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ray_jobs.reports.page import render
-from ray_jobs.reports.words import words
+from ray_jobs.reports.words import counted, words
 from ttt.eval.differences import entries
 from ttt.eval.figures import LOSS_NAMES, drawn_pngs
 from ttt.eval.training.figures import (
@@ -121,7 +121,7 @@ def _shown(row: Mapping[str, Any], ours: str, theirs: str, where: str) -> tuple[
     else:
         kind, said = "mixed", "Not shown: {} cannot be told from {}"
     said = said.format(f"beyond the attention window {ours}", theirs)
-    units = f"{_counted(row['n'], 'span')} by {_counted(row['speakers'], 'speaker')}"
+    units = f"{counted(row['n'], 'span')} by {counted(row['speakers'], 'speaker')}"
     return kind, f"{said}; paired difference {words(row, 4)} nats on {units} at {where}."
 
 
@@ -140,9 +140,9 @@ def _groups(trained: Mapping[str, int]) -> str:
 
 def _spans_words(spans: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> str:
     speakers, frames = {span["speaker"] for span in spans}, sum(span["frames"] for span in spans)
-    by = _counted(len(speakers), "speaker" if _named(plan) else "held-out speaker")
+    by = counted(len(speakers), "speaker" if _named(plan) else "held-out speaker")
     named = " of held-out chapters" if _named(plan) else ""
-    return f"{_counted(len(spans), 'span')}{named} by {by}, {frames:,} frames"
+    return f"{counted(len(spans), 'span')}{named} by {by}, {frames:,} frames"
 
 
 def _of_voices(plan: Mapping[str, Any]) -> list[str]:
@@ -158,10 +158,6 @@ def _of_voices(plan: Mapping[str, Any]) -> list[str]:
 def _named(plan: Mapping[str, Any]) -> bool:
     """Whether chapters were held out in place of speakers."""
     return plan["data"].get("validation_chapters") is not None
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _layers(summary: Mapping[str, Any]) -> dict[str, dict[str, list[float | None]]]:

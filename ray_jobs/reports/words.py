@@ -19,6 +19,11 @@ def number(value: float | None, digits: int, scale: float = 1.0) -> str:
     return "–" if value is None else f"{value * scale:.{digits}f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 span` or `1,200 spans`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def words(interval: Mapping[str, Any], digits: int) -> str:
     """The mean with its interval in brackets."""
     return f"{number(interval['mean'], digits)} ({interval_words(interval, digits)})"

@@ -14,6 +14,7 @@ from ray_jobs.decoder.evaluate_config import (
     ReportConfig,
 )
 from ray_jobs.reports.examples import read_examples
+from tests.hub_server import HubServer
 from tests.jobs import run_decoder_evaluation
 from tests.ray_jobs.compared_decoders import CLIPS, Compared
 from ttt.errors import UserError
@@ -126,6 +127,30 @@ def test_a_floor_of_one_alone_is_said(compared: Compared, tmp_path: Path) -> Non
     (found,) = read_json(tmp_path / "out" / "summary.json")["comparisons"]
     caution = found["verdict"]["sentences"][-1]
     assert caution.startswith("Only B has a noise floor, and constant noise alone lowers LSD")
+
+
+def test_one_from_the_hub_is_compared_as_the_folder_it_was_pushed_from(
+    compared: Compared, tmp_path: Path, hub: HubServer
+) -> None:
+    ours = Decoder48k.from_pretrained(compared.exports[1])
+    ours.push_to_hub("anna/two", license="mit")
+    config = dataclasses.replace(
+        compared.config,
+        decoder=(str(compared.exports[0]), "anna/two@main"),
+        output=str(tmp_path / "out"),
+        report=ReportConfig(examples=0, listening_clips=0, visqol=False, write_card=False),
+    )
+    run_decoder_evaluation(config)
+    found = read_json(tmp_path / "out" / "summary.json")
+    first = read_json(compared.output / "summary.json")
+    for key in ("systems", "units"):
+        assert found[key] == first[key]
+    assert found["comparisons"][0]["metrics"] == first["comparisons"][0]["metrics"]
+    commit = hub.repositories["anna/two"].head[:12]
+    assert found["decoders"]["B"]["source"] == f"export on the hub (commit {commit})"
+    again = dataclasses.replace(config, decoder=("anna/two", str(compared.exports[1])))
+    with pytest.raises(UserError, match=r"are the same decoder \(weights"):
+        several.plan(again)
 
 
 def test_what_cannot_be_compared_is_refused_before_any_work(

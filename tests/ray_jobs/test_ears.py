@@ -15,6 +15,7 @@ from ray_jobs.decoder.evaluate_config import ReportConfig
 from tests.browser import CHROMIUM, Browser, browser
 from tests.jobs import run_decoder_evaluation
 from tests.ray_jobs.compared_decoders import CLIPS, Compared
+from ttt.errors import UserError
 from ttt.records import read_json
 
 PHONE, DESK = 390, 1280
@@ -191,7 +192,7 @@ def test_the_page_holds_its_sounds_and_not_whose_they_are(compared: Compared) ->
 
 
 def test_the_page_stays_the_same_on_resume_and_answers_stay_in_the_report(
-    compared: Compared, output: Path
+    compared: Compared, output: Path, tmp_path: Path
 ) -> None:
     page = (output / ears.PAGE).read_bytes()
     key = read_json(output / ears.KEY)
@@ -203,6 +204,11 @@ def test_the_page_stays_the_same_on_resume_and_answers_stay_in_the_report(
         "listener": "1", "name": "by hand", "answers": [answer],
     }  # fmt: skip
     (output / "answers.json").write_text(json.dumps(result))
+    halfway = shutil.copytree(output, tmp_path / "halfway")
+    (halfway / "results.jsonl").unlink()
+    with pytest.raises(UserError, match=r"results.jsonl: not there, the evaluation stopped before"):
+        ears.score_answers(str(output / "answers.json"), output=str(halfway))
+    assert not (halfway / ears.PREFERENCE).exists()
     ears.score_answers(str(output / "answers.json"), output=str(output))
     assert "by hand" in (output / "report.html").read_text()
     config = dataclasses.replace(compared.config, output=str(output))
@@ -231,6 +237,7 @@ def test_score_says_what_it_lacks(
     output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, sentence in (
+        (["--score", f"output={output}"], "--score needs the files that listeners saved"),
         (["--score", "a.json"], "--score needs output=FOLDER, the evaluation that made"),
         (["--score", "a.json", f"output={tmp_path}"], "no key of a listening page can be read"),
         (["--score", "a.json", f"output={output}"], "a.json: no such file; name what the"),

@@ -36,6 +36,7 @@ from tests.ray_jobs.nano_ttt import BASE
 from ttt.codebook_weights import mixture
 from ttt.eval.chapters.records import read_record, record_path
 from ttt.eval.chapters.run import records_root
+from ttt.files.errors import FileIdentity
 from ttt.moshi.chapter_cache.reader import ChapterCache
 from ttt.moshi.chapter_cache.windows import ChapterWindowPlan, ChapterWindowShape, read_windows
 from ttt.moshi.load import base_arguments, load_mimi, load_moshi
@@ -123,9 +124,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     run = tmp_path / "run"
     assert ttt_world.main(run, "--dry-run") == 0
     printed = capsys.readouterr().out
-    assert "12 chapters, 9 by 3 speakers train" in printed
+    assert "12 chapters, 9 by 3 speakers for training, " in printed
     assert "validation: 2 spans of held-out speakers, 128 frames" in printed
-    assert "8 steps in 2 stages, 1 worker(s)" in printed
+    assert "8 steps in 2 stages, 1 worker\n" in printed
     rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()][1:]
     # stage, frames, windows a step, at once, steps
     assert [[row[0], row[1], *row[3:6]] for row in rows] == [
@@ -370,6 +371,10 @@ def test_a_run_starts_from_what_another_left(
         key=lambda line: line["loss"],
     )
     assert metrics(run)[0]["loss"] == best["loss"]
+    digest = FileIdentity.of(export / "ttt.safetensors").sha256
+    told = f"- started from: {export} (sha256: ttt.safetensors {digest[:12]}"
+    assert told in (run / "export" / "README.md").read_text()
+    assert "started from" not in (export / "README.md").read_text()
     capsys.readouterr()
     assert ttt_world.main(tmp_path / "other", f"start_from={export}", "ttt.layers=[0,1]") == 2
     assert "ttt.layers is [0, 2] there, and [0, 1] in this" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from moshi.models.compression import MimiModel
 from moshi.models.lm import LMModel
 from safetensors import SafetensorError
 
+from ttt.device_errors import is_out_of_memory
 from ttt.errors import UserError
 from ttt.files.errors import FileIdentity
 from ttt.files.text import read_text
@@ -83,7 +84,8 @@ def load_moshi(
             for "tiny" those of `tiny_lm`.
 
     Raises:
-        UserError: not found, not readable, or weights and configuration do not fit.
+        UserError: not found, not readable, larger than the memory, or weights and configuration do
+            not fit.
     """
     overrides = dict(lm_kwargs or {})
     precision = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
@@ -97,7 +99,9 @@ def load_moshi(
         raise UserError(f"lm_kwargs: Moshi's model takes no {', '.join(unknown)}")
     try:
         lm = checkpoint.get_moshi(device, precision, lm_kwargs_overrides=overrides)
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise _too_large(checkpoint.moshi_weights, device, error) from error
         raise UserError(
             f"{checkpoint.moshi_weights}: cannot be loaded as Moshi ({_first_words(error)}); check "
             "config.json and lm_kwargs"
@@ -171,7 +175,8 @@ def load_mimi(name: str, *, device: str = "cpu") -> LoadedMimi:
         name: "tiny", or what `load_moshi` takes: Mimi lies beside Moshi.
 
     Raises:
-        UserError: not found, not readable, or weights and configuration do not fit.
+        UserError: not found, not readable, larger than the memory, or weights and configuration do
+            not fit.
     """
     if name == TINY:
         mimi = tiny_mimi().to(device)
@@ -179,7 +184,9 @@ def load_mimi(name: str, *, device: str = "cpu") -> LoadedMimi:
     checkpoint = _checkpoint(name)
     try:
         mimi = checkpoint.get_mimi(device)
-    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError) as error:
+    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise _too_large(checkpoint.mimi_weights, device, error) from error
         raise UserError(
             f"{checkpoint.mimi_weights}: cannot be loaded as Mimi ({_first_words(error)})"
         ) from error
@@ -274,6 +281,15 @@ def _refuse_unknown(overrides: Mapping[str, Any], build: Any, taken: tuple[str, 
         raise UserError(
             f"lm_kwargs: the tiny model takes no {', '.join(unknown)}; it takes {', '.join(known)}"
         )
+
+
+def _too_large(weights: object, device: str, error: Exception) -> UserError:
+    words = _first_words(error)
+    return UserError(
+        f"{weights}: out of memory while it was loaded on {device}"
+        + (f" ({words})" if words else "")
+        + "; end what else uses that memory, or take more of it"
+    )
 
 
 def _first_words(error: Exception) -> str:

@@ -194,6 +194,7 @@ def card(summary: Mapping[str, Any]) -> str:
     """README.md of the decoder that an evaluation's summary.json is about, for the hub as well."""
     decoder, data, made = summary["decoder"], summary["data"], summary["provenance"]
     verdict, recordings = summary["verdict"], storage.name(data["name"]) or "recordings"
+    clips = f"{data['evaluated']} clip{'s' * (data['evaluated'] != 1)}"
     body = f"""# A 48 kHz decoder for SNAC codes
 
 It turns the codes of `{decoder["codec"]}` into 48 kHz audio.
@@ -212,7 +213,7 @@ audio = Decoder48k.from_pretrained("path/to/this/folder").decode(codes)
 
 {_card_table(summary)}
 
-Mean over {data["evaluated"]} clips ({data["seconds"]:.0f} s) of {data["wanted"]} from
+Mean over {clips} ({data["seconds"]:.0f} s) of {data["wanted"]} from
 `{recordings}`, with 95 % intervals over {summary["units"]["kind"]}s. Lower is better,
 except for env-r, SI-SDR and ViSQOL. LSD: log-spectral distance (Hann 2048/512, base-10 log of the
 power spectrum); LSD-LF and LSD-HF: its parts below and above 12 kHz; offset out: LSD-HF after each
@@ -232,8 +233,7 @@ beside all others, and beside the rows of hiss and folding, which cost nothing.
 """
     # A codec's name has a slash where it is the hub's.
     base_model = decoder["codec"] if "/" in decoder["codec"] else None
-    named = f"{recordings}, {data['evaluated']} clips"
-    return measured_card(body, named, _card_numbers(summary), base_model)
+    return measured_card(body, f"{recordings}, {clips}", _card_numbers(summary), base_model)
 
 
 def _card_numbers(summary: Mapping[str, Any]) -> dict[str, tuple[float, str]]:

@@ -22,6 +22,7 @@ from ttt.snac.evaluation.listening import make_listening
 from ttt.snac.evaluation.preference import read_key, score
 
 PAGE, KEY, PREFERENCE = "listening.html", "listening_key.json", "preference.json"
+SUMMARY, RESULTS = "summary.json", "results.jsonl"
 
 
 def write_listening(
@@ -62,12 +63,18 @@ def score_answers(*files: str, output: str | None) -> None:
     """Print and write what the listeners' answers say, and put it into the report."""
     if output is None:
         raise UserError("--score needs output=FOLDER, the evaluation that made the listening page")
+    if not files:
+        raise UserError("--score needs the files that listeners saved from the listening page")
     folder = storage.local_path(output)
     found = score(read_key(folder / KEY), [Path(file) for file in files])
+    if missing := [name for name in (SUMMARY, RESULTS) if not (folder / name).exists()]:
+        raise UserError(
+            f"{folder / missing[0]}: not there, the evaluation stopped before its end; run it "
+            "again with --resume and then score"
+        )
+    summary, clips = records.read_json(folder / SUMMARY), records.read_jsonl(folder / RESULTS)
     records.write_json(folder / PREFERENCE, found)
-    summary = records.read_json(folder / "summary.json")
-    clips = list(records.read_jsonl(folder / "results.jsonl"))
-    page = build_report(summary, clips, read_examples(folder / "examples"), found)
+    page = build_report(summary, list(clips), read_examples(folder / "examples"), found)
     storage.write_bytes(folder / "report.html", page.encode())
     verdict = found["verdict"]
     print(f"{verdict['heading']}: {' '.join(verdict['sentences'])}")

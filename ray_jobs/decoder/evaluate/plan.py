@@ -45,7 +45,7 @@ def plan_evaluation(config: EvaluateConfig) -> Plan:
 
     Raises UserError for whatever cannot be found or does not fit.
     """
-    assert isinstance(config.decoder, str), "several are planned by plan_several"
+    assert isinstance(config.decoder, str), "several are planned by several.plan"
     if config.report.visqol is True and not is_installed():
         raise UserError(f"report.visqol is true, but {VISQOL_NOT_INSTALLED}")
     decoder = find_decoder(config.decoder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ray_jobs.moshi.train.plan import TTTPlan
+from ray_jobs.reports.words import counted
 from ttt import checkpoint, records, storage
 from ttt.errors import UserError
 from ttt.eval.config import FRAME_RATE
@@ -43,6 +44,8 @@ def export_best(plan: TTTPlan) -> str:
         mimi=plan.given.model.mimi,
         dtype=model.dtype,
         lm_kwargs=model.lm_kwargs,
+        start=plan.given.start_from,
+        start_sha256=plan.start_sha256,
         config=config,
         lora_rank=rank,
         step=snapshot.step,
@@ -69,14 +72,14 @@ def _data_in_words(plan: TTTPlan) -> dict[str, str]:
     speakers = len({cache.chapters[row].speaker for row in rows})
     held = {cache.chapters[span.row].speaker for span in plan.spans}
     spans = (
-        f"{len(plan.spans):,} chapters by {len(held):,} speakers, from their beginning for at most "
-        f"{max(span.frames for span in plan.spans):,} frames"
+        f"{counted(len(plan.spans), 'chapter')} by {counted(len(held), 'speaker')}, from the "
+        f"beginning for at most {max(span.frames for span in plan.spans):,} frames"
         if plan.spans
         else "nothing"
     )
     return {
-        "data": f"{plan.given.data.cache}, {len(rows):,} chapters by {speakers:,} speakers, "
-        f"{hours:,.3g} hours (codes of {cache.codes.name})",
+        "data": f"{plan.given.data.cache}, {counted(len(rows), 'chapter')} by "
+        f"{counted(speakers, 'speaker')}, {hours:,.3g} hours (codes of {cache.codes.name})",
         "held_out": spans,
     }
 

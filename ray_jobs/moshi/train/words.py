@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_jobs.moshi.train.plan import TTTPlan
+from ray_jobs.reports.words import counted
 from ttt.errors import UserError
 from ttt.eval.config import FRAME_RATE
 from ttt.moshi.chapter_cache.reader import ChapterCache
@@ -22,18 +23,18 @@ def describe(plan: TTTPlan) -> str:
     speakers = {cache.chapters[row].speaker for row in plan.rows.tolist()}
     groups = tuple(plan.trained)
     lines = [
-        f"cache {config.data.cache}: {len(cache):,} chapters, {len(plan.rows):,} by "
-        f"{len(speakers):,} speakers train, {frames:,} frames, {_hours(frames)} hours",
+        f"cache {config.data.cache}: {counted(len(cache), 'chapter')}, {len(plan.rows):,} by "
+        f"{counted(len(speakers), 'speaker')} for training, {frames:,} frames, "
+        f"{_hours(frames)} hours",
         f"base model {config.model.weights} ({plan.base_fingerprint}) in {config.model.dtype}, "
         f"never changed; text {config.text}, other voice {config.other}, weights {config.weights}",
         f"trained: {sum(plan.trained.values()):,} parameters in float32 ("
         + ", ".join(f"{group} {count:,}" for group, count in plan.trained.items())
         + ")",
         *([] if plan.match is None else [plan.match]),
-        f"validation: {len(plan.spans)} spans of held-out "
-        + ("speakers, " if config.data.validation_chapters is None else "chapters, ")
-        + f"{sum(span.frames for span in plan.spans):,} frames",
-        f"{plan.total_steps:,} steps in {len(plan.epochs)} stages, {workers} worker(s)",
+        f"validation: {_heard(plan)}",
+        f"{counted(plan.total_steps, 'step')} in {counted(len(plan.epochs), 'stage')}, "
+        f"{counted(workers, 'worker')}",
         "",
         "stage frames  seconds windows/step  at once   steps passes  padding  hours heard  "
         + "  ".join(f"learning rate ({group})" for group in groups),
@@ -57,6 +58,15 @@ def describe(plan: TTTPlan) -> str:
         + (", tensorboard" if config.tracking.tensorboard else ""),
     ]
     return "\n".join(lines)
+
+
+def _heard(plan: TTTPlan) -> str:
+    """What a validation hears."""
+    if not plan.spans:
+        return "none"
+    held_out = "speakers" if plan.given.data.validation_chapters is None else "chapters"
+    frames = sum(span.frames for span in plan.spans)
+    return f"{counted(len(plan.spans), 'span')} of held-out {held_out}, {frames:,} frames"
 
 
 def _needs(plan: TTTPlan) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from moshi.models import loaders
 from safetensors.torch import save_file
 
 from ttt.errors import UserError
@@ -90,6 +91,26 @@ def test_what_does_not_fit_is_named(folder: Path) -> None:
         load_mimi(str(folder))
     with pytest.raises(UserError, match=r"holds neither model.safetensors nor tokenizer-"):
         load_mimi(str(folder.parent))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), MemoryError()]
+)
+def test_what_is_larger_than_the_memory_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*args: object, **settings: object) -> None:
+        raise error
+
+    for part, load in (("get_moshi", load_moshi), ("get_mimi", load_mimi)):
+        monkeypatch.setattr(loaders.CheckpointInfo, part, full)
+        with pytest.raises(
+            UserError, match=r"safetensors: out of memory while it was load"
+        ) as told:
+            load(str(folder))
+        assert "\n" not in str(told.value)
+        assert "()" not in str(told.value)
+        assert "cannot be loaded as" not in str(told.value)
 
 
 def test_outline_has_the_shape_of_the_model_and_no_weights(folder: Path) -> None:

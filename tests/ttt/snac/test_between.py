@@ -158,6 +158,8 @@ def test_two_that_measure_the_same_are_called_identical() -> None:
     (found,) = _compared(rows)["comparisons"]
     assert found["verdict"]["heading"] == "A and B are identical on these clips"
     assert found["verdict"]["kind"] == "mixed"
+    (one,) = _compared(rows[:1])["comparisons"]
+    assert one["verdict"]["sentences"][0] == "Every number of A equals B's on the one clip."
     rows[7]["B"]["l1"] += 1e-9
     (found,) = _compared(rows)["comparisons"]
     assert found["verdict"]["heading"] == "Neither A nor B is shown to be better"

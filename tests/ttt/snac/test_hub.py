@@ -338,6 +338,23 @@ def test_a_push_that_fails_on_the_way_leaves_what_was_there(
     assert repository.files == whole
 
 
+def test_what_was_removed_meanwhile_is_not_told_as_a_token_without_rights(
+    pushed: HubServer,
+) -> None:
+    with pushed.failing(404, "POST .*/commit/"):
+        sentence = refused(lambda: decoder(seed=1).push_to_hub(NAME, license="mit"))
+    assert f"{pushed.endpoint} finds it no more, or not for the account of this token" in sentence
+    assert "may not write" not in sentence
+
+
+def test_no_repository_is_made_where_nobody_looked_at_the_header(
+    hub: HubServer, export: Path
+) -> None:
+    with hub.failing(500, "POST /api/validate-yaml"):
+        assert "500" in refused(lambda: push_export(export, NAME, license="mit"))
+    assert hub.repositories == {}
+
+
 def test_a_hub_that_hangs_up(hub: HubServer, export: Path) -> None:
     with hub.failing(0, "POST .*/commit/"):
         sentence = refused(lambda: push_export(export, NAME, license="mit"))

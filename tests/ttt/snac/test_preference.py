@@ -144,6 +144,7 @@ TWICE["answers"].append(TWICE["answers"][0])
         ([_result(1, "AB", format_version=2)], "format version 2, this program reads 1"),
         ([_result(1, "AB", answers=None)], "is damaged, it has no listener or list of answers"),
         ([_result(1, "AB", listener="")], "is damaged, it has no listener or list of answers"),
+        ([_result(1, "AB", listener=7)], "is damaged, it has no listener or list of answers"),
         ([DAMAGED], "is damaged, the page cannot have given its answer"),
         ([TWICE], "is damaged, the page cannot have given its answer"),
         ([_result(1, "AB", answers=[7])], "is damaged, the page cannot have given its answer 7"),
@@ -176,6 +177,9 @@ def test_files_and_keys_that_are_not_there(tmp_path: Path) -> None:
         read_key(tmp_path / "key.json")
     (tmp_path / "key.json").write_text(json.dumps(KEY))
     assert read_key(tmp_path / "key.json") == KEY
+    (tmp_path / "key.json").write_text(json.dumps({**KEY, "format_version": 2}))
+    with pytest.raises(UserError, match="format version 2, this program reads 1; use the version"):
+        read_key(tmp_path / "key.json")
 
 
 def test_the_interval_holds_what_listeners_at_large_prefer(tmp_path: Path) -> None:

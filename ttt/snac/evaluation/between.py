@@ -138,7 +138,8 @@ def _same(rows: Sequence[ClipRow], pair: tuple[str, str]) -> Verdict | None:
         for metric in METRIC_NAMES
     ):
         return None
-    sentence = f"Every number of {first} equals {second}'s on each of the {len(rows)} clips."
+    clips = "the one clip" if len(rows) == 1 else f"each of the {len(rows)} clips"
+    sentence = f"Every number of {first} equals {second}'s on {clips}."
     return Verdict("mixed", f"{first} and {second} are identical on these clips", (sentence,))
 
 
@@ -227,14 +228,14 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"- {letter}: {each['name']} ({each['source']}), weights sha256 `{each['sha256']}`"
         for letter, each in decoders.items()
     )
-    table = "\n".join(lines)
+    table, clips = "\n".join(lines), "clip" if data["compared"] == 1 else "clips"
     return f"""# {len(letters)} decoders on the same clips
 
 {verdicts}
 
 {table}
 
-Mean over {data["compared"]} clips ({data["seconds"]:.0f} s) of {data["wanted"]} from
+Mean over {data["compared"]} {clips} ({data["seconds"]:.0f} s) of {data["wanted"]} from
 `{data["name"]}`, with 95 % intervals over {summary["units"]["kind"]}s; the last columns are paired
 by clip, a ratio of means, or a difference for {" and ".join(METRIC_NAMES[m] for m in DIFFERENCES)}.
 

@@ -42,6 +42,11 @@ def read_key(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(key, dict) or key.get("format") != KEY_FORMAT:
         raise UserError(f"{path}: is not the key of a listening page")
+    if key.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {key.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; use the version that made the page"
+        )
     return key
 
 
@@ -110,7 +115,7 @@ def _judge(found: Mapping[str, Any], interval: Interval, over: str) -> Verdict:
     counted = (
         f"{second} is preferred in {found['preferred'][second]}, {first} in "
         f"{found['preferred'][first]} and neither in {found['no_difference']} of "
-        f"{found['answers']} answers"
+        f"{found['answers']} answer{'s' * (found['answers'] != 1)}"
     )
     if interval.low is None or interval.high is None:
         sentence = f"{counted}: {share:.1%} for {second} with ties as halves."
@@ -158,7 +163,8 @@ def _read_result(key: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"({key['page']}); name the output folder that holds the page that was heard"
         )
     answers, listener = result.get("answers"), result.get("listener")
-    if not isinstance(answers, list) or not listener or not isinstance(result.get("name"), str):
+    named = all(isinstance(each, str) for each in (listener, result.get("name")))
+    if not isinstance(answers, list) or not named or not listener:
         raise UserError(f"{path}: is damaged, it has no listener or list of answers")
     if not answers:
         raise UserError(f"{path}: holds no answer; leave it out")

@@ -89,10 +89,15 @@ def not_pushed(repo: str, error: BaseException, *, made: bool = False) -> UserEr
             f"{repo}: {endpoint()} does not know the token (401); set HF_TOKEN to a valid one, or "
             f"run 'hf auth login'{left}"
         )
-    if status in (403, 404):
+    if status == 403:
         return UserError(
-            f"{repo}: the token may not write there ({status}); take one with write access, and a "
-            f"USER or organization that is yours{left}"
+            f"{repo}: the token may not write there (403); take one with write access, and a USER "
+            f"or organization that is yours{left}"
+        )
+    if status == 404:
+        return UserError(
+            f"{repo}: {endpoint()} finds it no more, or not for the account of this token (404); "
+            f"see that it is there and run the same again{left}"
         )
     if status in (409, 412):
         return UserError(

@@ -139,6 +139,7 @@ def _validate(repo: str, card: str) -> None:
     if answer.status_code == 400:
         told = "; ".join(str(each.get("message")) for each in answer.json().get("errors", []))
         raise UserError(f"{repo}: the hub refuses the header of the card ({told}); correct it")
+    answer.raise_for_status()
 
 
 def _refuse_other_model(repo: str, commit: str) -> None:

@@ -35,6 +35,10 @@ class TrainedFacts:
     """Precision of the base model."""
     lm_kwargs: Mapping[str, Any]
     """Arguments of the base model that replace those of its config.json."""
+    start: str | None
+    """The export that the run began with, where it did not draw its layers."""
+    start_sha256: Mapping[str, str]
+    """Of that export's files, by name."""
     config: MoshiTrainingConfig
     lora_rank: int | None
     """Of the LoRA that was trained."""
@@ -107,6 +111,9 @@ def _lines(facts: TrainedFacts) -> Iterator[str]:
         yield _ttt_line(config.ttt)
     if config.lora is not None:
         yield _lora_line(config.lora, facts.lora_rank)
+    if facts.start is not None:
+        files = ", ".join(f"{name} {digest[:12]}" for name, digest in facts.start_sha256.items())
+        yield f"started from: {facts.start} (sha256: {files}); the steps below are those after it"
     stages = "; ".join(f"{each.steps:,} with windows of {each.frames:,}" for each in config.stages)
     total = sum(stage.steps for stage in config.stages)
     yield f"steps: the weights after step {facts.step:,} of {total:,} ({stages} frames)"
@@ -120,15 +127,16 @@ def _lines(facts: TrainedFacts) -> Iterator[str]:
 
 
 def _ttt_line(config: TTTLayersConfig) -> str:
-    context = config.attention_context
+    context, layers = config.attention_context, ", ".join(map(str, config.layers))
+    noun = "layer" if len(config.layers) == 1 else "layers"
     reach = (
         "" if context is None else f"; attention of these layers reaches back {context:,} frames"
     )
     momentum = ", momentum" if config.momentum else ""
     return (
-        f"TTT-{config.kind} ({config.flavour}{momentum}) after the attention of layers "
-        f"{', '.join(map(str, config.layers))}, mini-batches of {config.mini_batch_size} frames, "
-        f"inner learning rate {config.base_lr:g}{reach}"
+        f"TTT-{config.kind} ({config.flavour}{momentum}) after the attention of {noun} {layers}, "
+        f"mini-batches of {config.mini_batch_size} frames, inner learning rate {config.base_lr:g}"
+        f"{reach}"
     )
 
 

@@ -85,7 +85,8 @@ def hold_out(chapters: Sequence[Spoken], ids: Sequence[str]) -> Split:
             f"data.validation_chapters: no chapter of the cache is called {unknown[0]}"
             + (f"; did you mean {near[0]}?" if near else "")
         )
-    held = np.array([name in set(ids) for name in names])
+    chosen = set(ids)
+    held = np.array([name in chosen for name in names])
     if held.all():
         raise UserError(
             f"data.validation_chapters holds out all {len(names):,} chapters of the cache: leave "

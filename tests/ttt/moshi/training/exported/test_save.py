@@ -264,12 +264,12 @@ def test_the_card_says_what_was_trained_and_how_to_hear_it(what):
     losses = {"mean": 2.0, "in_window": 2.25, "beyond_window": 1.5}
     facts = TrainedFacts(
         base="kyutai/moshiko", base_fingerprint="abc", mimi=None, dtype="bfloat16", lm_kwargs={},
-        config=CONFIGS[what],
+        start=None, start_sha256={}, config=CONFIGS[what],
         lora_rank=7, step=3, data="cache/: 12 chapters", held_out="2 speakers", window=3000,
         rows={"trained": losses, "base": dict.fromkeys(losses, 2.5)}, origin={"commit": "f00"},
     )  # fmt: skip
     text = card(facts)
-    assert ("TTT-linear (ttt_lm) after the attention of layers 1" in text) == (what != "lora")
+    assert ("TTT-linear (ttt_lm) after the attention of layer 1, " in text) == (what != "lora")
     assert ("LoRA of rank 7, scaling 2, on in_projs, out_projs, gating" in text) == (what != "ttt")
     key = "lora" if what == "lora" else "ttt"
     assert f"model.weights=kyutai/moshiko model.dtype=bfloat16 model.{key}=THIS_FOLDER" in text
@@ -284,6 +284,11 @@ def test_the_card_says_what_was_trained_and_how_to_hear_it(what):
         assert words in text
     assert "semantic codebook |" not in text
     assert "had no validation" in card(dataclasses.replace(facts, rows={}))
+    assert "started from" not in text
+    begun = dataclasses.replace(facts, start="one/export", start_sha256={"ttt.safetensors": "abc"})
+    assert "- started from: one/export (sha256: ttt.safetensors abc); the steps below" in card(
+        begun
+    )
     assert "(fingerprint `abc`, bfloat16), whose" in text
     changed = {"context": 500, "norm": "layer norm"}
     other = card(dataclasses.replace(facts, base="my models/a", mimi="tiny", lm_kwargs=changed))
