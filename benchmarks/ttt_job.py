@@ -2,7 +2,7 @@
 
     python -m benchmarks.ttt_job [ROUNDS]
 
-Both train the same steps of configs/train_ttt_tiny_cpu.yaml (one stage of long windows, 40 steps)
+Both train the layers of configs/train_ttt_tiny_cpu.yaml without its LoRA (one stage of 40 steps)
 from the same cache of synthetic chapters, in turn, on one thread. Printed: the median over rounds
 of the ratio of median step times, their range, and the share of the time of all steps that
 went into waiting for batches. Run it on a quiet machine: Ray's own processes share two cores.
@@ -20,6 +20,7 @@ from pathlib import Path
 STEPS = 40
 WORDS = (
     *("--config", "configs/train_ttt_tiny_cpu.yaml"),
+    "lora=null",
     f"stages=[{{frames: 512, steps: {STEPS}, frames_per_step: 2048}}]",
     *(
         "validation.most_spans=1",
