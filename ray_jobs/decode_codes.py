@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=cli.later("ray_jobs.decoder.decode:plan_decode"),
         describe=cli.later("ray_jobs.decoder.decode:describe"),
         execute=cli.later("ray_jobs.decoder.decode:decode"),
+        foresee=cli.later("ray_jobs.decoder.decode:foresee"),
         doc=__doc__ or "",
         argv=argv,
     )

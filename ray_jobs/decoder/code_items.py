@@ -87,3 +87,14 @@ def _looked_at(path: Path, layout: Layout, geometry: CodeGeometry | None) -> lis
         if isinstance(error.__cause__, UnnamedLayout):
             raise
         return [Utterance(problem=str(error).removeprefix(f"{path}: "))]
+
+
+def refuse_few(items: Sequence[CodesItem], there: Sequence[CodesItem], least: float) -> None:
+    """Raise UserError where fewer than the share `least` can be decoded or are `there` already."""
+    kept = {item.wav for item in there}
+    lost = [item for item in items if item.problem is not None and item.wav not in kept]
+    if lost and 1 - len(lost) / len(items) < least:
+        raise UserError(
+            f"{len(lost):,} of {len(items):,} cannot be decoded ({lost[0].file}: "
+            f"{lost[0].problem}), and min_coverage is {least:g}; mend or remove them, or lower it"
+        )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ray_jobs.decoder.code_items import CodesItem, file_items, layout_of
+from ray_jobs.decoder.code_items import CodesItem, file_items, layout_of, refuse_few
 from ray_jobs.decoder.decoded_folder import WITHOUT_FLOOR, DecodedFolder
 from ray_jobs.decoder.evaluate_config import DecodeConfig
 from ray_jobs.decoder.source import DecoderSource, find_decoder
@@ -123,14 +123,26 @@ def decode(plan: Plan, invocation: Invocation) -> None:
         _decode(plan, output, invocation)
 
 
-def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
-    config = plan.config
+def foresee(plan: Plan, resume: bool) -> None:
+    """Raise the UserError that `decode` is known to end with."""
+    there = _there(plan, storage.local_path(plan.config.output).resolve(), resume)
+    refuse_few(plan.items, there, plan.config.min_coverage)
+
+
+def _there(plan: Plan, output: Path, resume: bool) -> list[CodesItem]:
+    """Those whose wav exists. Raises UserError where some do without `resume`."""
     there = [item for item in plan.items if (output / item.wav).exists()]
-    if there and not invocation.resume:
+    if there and not resume:
         raise UserError(
             f"{output}: {len(there)} of the {len(plan.items)} files exist, {there[0].wav} among "
             "them; give --resume to keep them and write the others, or choose another output"
         )
+    return there
+
+
+def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
+    config = plan.config
+    there = _there(plan, output, invocation.resume)
     with plan.decoder.exporting(output / "decoder") as made:
         refuse_nonfinite_export(made)
         exported = read_config(made)

@@ -77,18 +77,20 @@ def run(
     argv: Sequence[str] | None = None,
     actions: Sequence[Action] = (),
     goes_on: str = "--resume",
+    foresee: Callable[[P, bool], None] | None = None,
 ) -> int:
     """Run a job from its command line and return the exit code.
 
     `plan` does all validation that needs no resources; `--dry-run` prints its description, and a
-    real run does so before it starts. `goes_on` is what a job that was stopped goes on with.
+    real run does so before it starts. `foresee` refuses in a dry run, which is told of `--resume`,
+    what a real run would refuse later. `goes_on` is what a job that was stopped goes on with.
     Without `argv`, sys.argv is read.
     """
     arguments = _parser(doc, actions).parse_intermixed_args(argv)
     stopped = f"stopped; {goes_on} goes on from here"
     try:
         with needed_for("this job"), _signals_unwind(stopped):
-            _dispatch(arguments, config_class, plan, describe, execute, actions)
+            _dispatch(arguments, config_class, plan, describe, execute, actions, foresee)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED_EXIT
@@ -172,6 +174,7 @@ def _dispatch(
     describe: Callable[[P], str],
     execute: Callable[[P, Invocation], None],
     actions: Sequence[Action],
+    foresee: Callable[[P, bool], None] | None,
 ) -> None:
     for action in actions:
         values = getattr(arguments, _destination(action))
@@ -186,8 +189,11 @@ def _dispatch(
         return
     planned = plan(config)
     print(describe(planned), flush=True)
-    if not arguments.dry_run:
-        resume = arguments.resume or (arguments.resume_if_begun and run_folder.begun(config))
+    resume = arguments.resume or (arguments.resume_if_begun and run_folder.begun(config))
+    if arguments.dry_run:
+        if foresee is not None:
+            foresee(planned, resume)
+    else:
         execute(planned, Invocation(resume, arguments.address, arguments.config or ""))
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,6 +257,26 @@ def test_an_array_without_a_layout_is_refused_by_dry_run_and_run(
     assert decode_codes.main([*words, "layout=orpheos", f"input={bad}", "--dry-run"]) == 2
     assert decode_codes.main([*words, "orpheus.order=[0, 1]", f"input={bad}", "--dry-run"]) == 2
     assert "order must name each of 0 to 6 once, got [0, 1]" in capsys.readouterr().err
+
+
+def test_a_dry_run_refuses_what_the_run_would(
+    small_export: Path, small_cache: Path, code_files: Path, tmp_path: Path, capsys: Any
+) -> None:
+    words = [f"decoder={small_export}", "cluster.num_workers=0", f"output={tmp_path / 'out'}"]
+    damaged = [*words, f"input={code_files}", "layout=interleaved"]
+    assert decode_codes.main([*damaged, "--dry-run"]) == 2
+    said = capsys.readouterr()
+    assert "cannot be decoded (" in said.err
+    assert said.err.rstrip().endswith("and min_coverage is 1; mend or remove them, or lower it")
+    assert "writes:" in said.out
+    assert not (tmp_path / "out").exists()
+    assert decode_codes.main([*damaged, "min_coverage=0.1", "--dry-run"]) == 0
+    whole = [*words, f"input={small_cache}", "limit=1"]
+    assert decode_codes.main([*whole, "--dry-run"]) == 0
+    assert decode_codes.main(whole) == 0
+    assert decode_codes.main([*whole, "--dry-run"]) == 2
+    assert "1 of the 1 files exist" in capsys.readouterr().err
+    assert decode_codes.main([*whole, "--dry-run", "--resume"]) == 0
 
 
 def test_tokens_of_every_file_give_the_codes_wav_and_damage_is_named(
