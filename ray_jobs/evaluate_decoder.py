@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.later("ray_jobs.decoder.evaluate.ears:score_answers"),
         takes_output=True,
         many=True,
+        takes_dry_run=True,
     )
     return cli.run(
         EvaluateConfig,

@@ -132,6 +132,8 @@ def find_decoder(path: str) -> DecoderSource:
             f"{path}: no such folder; give an export or the folder of a training run, or USER/NAME "
             "of a decoder on the hub"
         )
+    if storage.is_local(path) and storage.local_path(path).is_file():
+        raise UserError(f"{path}: a file; give the folder of an export or of a training run")
     if storage.exists(storage.join(path, "trials")):
         raise UserError(
             f"{path}: the folder of a sweep; give its best decoder, "

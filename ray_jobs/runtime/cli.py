@@ -65,6 +65,8 @@ class Action:
     """Whether output=FOLDER may follow; `execute` gets the folder, or None, as `output`."""
     many: bool = False
     """Whether there may be any number of values, at least one; `metavars` then has one name."""
+    takes_dry_run: bool = False
+    """Whether `execute` is told of --dry-run, as `dry_run`; without this it is refused."""
 
 
 def run(
@@ -181,7 +183,8 @@ def _dispatch(
         if values is not None:
             words = [value for value in values if action.many and value.startswith("output=")]
             values = [value for value in values if value not in words]
-            action.execute(*values, **_beside(action, [*arguments.overrides, *words]))
+            beside = _beside(action, [*arguments.overrides, *words], arguments.dry_run)
+            action.execute(*values, **beside)
             return
     config = load_config(config_class, arguments.config, arguments.overrides, _note)
     if arguments.print_config:
@@ -201,8 +204,10 @@ def _note(sentence: str) -> None:
     print(f"note: {sentence}", file=sys.stderr)
 
 
-def _beside(action: Action, overrides: Sequence[str]) -> dict[str, str | None]:
-    """What an action is told beside its values: nothing, or where to write."""
+def _beside(action: Action, overrides: Sequence[str], dry_run: bool) -> dict[str, Any]:
+    """What an action is told beside its values: nothing, where to write, or not to."""
+    if dry_run and not action.takes_dry_run:
+        raise UserError(f"{action.flag} cannot be tried with --dry-run; leave --dry-run out")
     output = None
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -210,7 +215,8 @@ def _beside(action: Action, overrides: Sequence[str]) -> dict[str, str | None]:
             taken = "output=FOLDER" if action.takes_output else "nothing"
             raise UserError(f"{action.flag} takes {taken} beside its values, not {override}")
         output = value
-    return {"output": output} if action.takes_output else {}
+    told: dict[str, Any] = {"output": output} if action.takes_output else {}
+    return {**told, "dry_run": dry_run} if action.takes_dry_run else told
 
 
 def _parser(doc: str, actions: Sequence[Action]) -> argparse.ArgumentParser:

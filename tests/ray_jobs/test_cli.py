@@ -172,6 +172,23 @@ def test_an_action_replaces_the_job(capsys):
     assert capsys.readouterr().err == "error: x: is not a cache\n"
 
 
+def test_an_action_is_told_of_dry_run_or_refuses_it(capsys):
+    seen = []
+
+    def clean(folder, *, dry_run):
+        seen.append((folder, dry_run))
+
+    job = Job()
+    tried = Action("--clean", ("DIR",), "", clean, takes_dry_run=True)
+    assert job("--clean", "cache", "--dry-run", actions=[tried]) == 0
+    assert job("--clean", "cache", actions=[tried]) == 0
+    assert seen == [("cache", True), ("cache", False)]
+    plain = Action("--verify", ("DIR",), "", seen.append)
+    assert job("--verify", "x", "--dry-run", actions=[plain]) == 2
+    assert "--verify cannot be tried with --dry-run" in capsys.readouterr().err
+    assert len(seen) == 2
+
+
 def test_sigterm_unwinds_the_job(tmp_path):
     marker = tmp_path / "closed"
     script = f"""

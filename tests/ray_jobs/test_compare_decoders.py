@@ -232,6 +232,7 @@ def test_the_command_takes_a_list(
     told = capsys.readouterr().out
     assert told.startswith("compare B with A clip by clip\nA: measure folder of audio ")
     assert f"{tmp_path}/out/B/results.jsonl" in told
+    assert "listening.html; keep listening_key.json, without it no answer" in told
     assert not (tmp_path / "out").exists()
     arguments[1] = f"decoder=[{one}, {one}]"
     assert evaluate_decoder.main(arguments) == 2

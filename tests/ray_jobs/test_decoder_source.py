@@ -154,6 +154,8 @@ def test_a_run_that_held_nothing_out_needs_data(run: Path, small_cache: Path) ->
 
 
 def test_what_is_no_decoder_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config.yaml: a file; give the folder of an export"):
+        find_decoder(str(run / "config.yaml"))
     with pytest.raises(UserError, match="absent: no such folder; give an export"):
         find_decoder("absent")
     (tmp_path / "empty").mkdir()

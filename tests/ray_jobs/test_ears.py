@@ -192,7 +192,7 @@ def test_the_page_holds_its_sounds_and_not_whose_they_are(compared: Compared) ->
 
 
 def test_the_page_stays_the_same_on_resume_and_answers_stay_in_the_report(
-    compared: Compared, output: Path, tmp_path: Path
+    compared: Compared, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (output / ears.PAGE).read_bytes()
     key = read_json(output / ears.KEY)
@@ -209,7 +209,15 @@ def test_the_page_stays_the_same_on_resume_and_answers_stay_in_the_report(
     with pytest.raises(UserError, match=r"results.jsonl: not there, the evaluation stopped before"):
         ears.score_answers(str(output / "answers.json"), output=str(halfway))
     assert not (halfway / ears.PREFERENCE).exists()
-    ears.score_answers(str(output / "answers.json"), output=str(output))
+    report = (output / "report.html").read_bytes()
+    score = ["--score", str(output / "answers.json"), f"output={output}"]
+    capsys.readouterr()
+    assert evaluate_decoder.main([*score, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert f"1 answer from {output}/answers.json can be scored; {output}/preference.json" in told
+    assert not (output / ears.PREFERENCE).exists()
+    assert (output / "report.html").read_bytes() == report
+    assert evaluate_decoder.main(score) == 0
     assert "by hand" in (output / "report.html").read_text()
     config = dataclasses.replace(compared.config, output=str(output))
     run_decoder_evaluation(config, resume=True)
@@ -242,6 +250,7 @@ def test_score_says_what_it_lacks(
         (["--score", "a.json", f"output={tmp_path}"], "no key of a listening page can be read"),
         (["--score", "a.json", f"output={output}"], "a.json: no such file; name what the"),
         ([f"output={output}", "--score", "a.json"], "a.json: no such file; name what the"),
+        (["--dry-run", "--score", "a.json", f"output={output}"], "a.json: no such file; name"),
         (
             ["codec=tiny", "--score", "a.json"],
             "takes output=FOLDER beside its values, not codec=tiny",

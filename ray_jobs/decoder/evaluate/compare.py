@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_jobs.decoder.evaluate.ears import PAGE, preference_of, write_listening
+from ray_jobs.decoder.evaluate.ears import KEY, PAGE, preference_of, write_listening
 from ray_jobs.decoder.evaluate.plan import Plan
 from ray_jobs.decoder.evaluate.run import Evaluated, measure_one, require_coverage
 from ray_jobs.decoder.evaluate.run import evaluate as evaluate_one
@@ -73,7 +73,8 @@ def evaluate(plan: Plan | SeveralPlan, invocation: Invocation) -> None:
         print(f"{verdict['heading']}: {each['names']} {' '.join(verdict['sentences'])}")
     print(f"report: {config.output}/report.html", flush=True)
     if summary["listening"]["page"] is not None:
-        print(f"blind comparison by ear: {config.output}/{PAGE}", flush=True)
+        told = f"{config.output}/{PAGE} (send it; keep {KEY}, which scores the answers)"
+        print(f"blind comparison by ear: {told}", flush=True)
     require_coverage(config, summary["data"]["compared"], summary["data"]["wanted"])
 
 

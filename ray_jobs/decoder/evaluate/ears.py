@@ -59,8 +59,11 @@ def preference_of(output: Path, page: str | None) -> dict[str, Any] | None:
     return found if found is not None and found["page"] == page else None
 
 
-def score_answers(*files: str, output: str | None) -> None:
-    """Print and write what the listeners' answers say, and put it into the report."""
+def score_answers(*files: str, output: str | None, dry_run: bool = False) -> None:
+    """Print and write what the listeners' answers say, and put it into the report.
+
+    With `dry_run` all is checked, and what would be written is said and not written.
+    """
     if output is None:
         raise UserError("--score needs output=FOLDER, the evaluation that made the listening page")
     if not files:
@@ -72,6 +75,13 @@ def score_answers(*files: str, output: str | None) -> None:
             f"{folder / missing[0]}: not there, the evaluation stopped before its end; run it "
             "again with --resume and then score"
         )
+    if dry_run:
+        count, written = found["answers"], folder / PREFERENCE
+        print(
+            f"{count} answer{'s' * (count != 1)} from {', '.join(files)} can be scored; {written} "
+            f"and {folder}/report.html would be written"
+        )
+        return
     summary, clips = records.read_json(folder / SUMMARY), records.read_jsonl(folder / RESULTS)
     records.write_json(folder / PREFERENCE, found)
     page = build_report(summary, list(clips), read_examples(folder / "examples"), found)

@@ -10,6 +10,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ray_jobs.decoder.evaluate.ears import KEY, PAGE
 from ray_jobs.decoder.evaluate.plan import Plan, codec_name, plan_evaluation
 from ray_jobs.decoder.evaluate.plan import describe as describe_one
 from ray_jobs.decoder.evaluate_config import EvaluateConfig
@@ -72,7 +73,7 @@ def describe(plan: Plan | SeveralPlan) -> str:
             *(f"{letter}: {describe_one(each)}" for letter, each in plan.plans.items()),
             f"together: {plan.config.output}/summary.json, comparison.md, report.html"
             + (
-                ", listening.html"
+                f", {PAGE}; keep {KEY}, without it no answer to the page can be scored"
                 if len(others) == 1 and plan.config.report.listening_clips
                 else ""
             ),

@@ -81,6 +81,12 @@ def test_better_needs_everything_and_mirrors(changes: dict[str, float], heading:
     if heading.startswith("Neither"):
         swap = heading
     assert mirrored["verdict"]["heading"].startswith(swap)
+    for one, sides in ((found, "BA"), (mirrored, "AB")):  # Numbers in the heading's direction.
+        if not heading.startswith("Neither"):
+            told = " ".join(one["verdict"]["sentences"])
+            assert f"LSD of {sides[0]} is 0.9" in told
+            assert f"env-r of {sides[0]} differs by" in told
+            assert f" of {sides[1]} " not in told
     kinds = {"B is": ("good", "bad"), "B ha": ("mixed", "mixed"), "Neit": ("mixed", "mixed")}
     assert (found["verdict"]["kind"], mirrored["verdict"]["kind"]) == kinds[heading[:4]]
 

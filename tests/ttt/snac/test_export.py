@@ -115,6 +115,26 @@ def edit_snac(**changes):
     return apply
 
 
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("{}/config.json", "a file"),
+        ("{}/absent", "no such folder"),
+        ("voice", "no such folder"),
+        ("https://huggingface.co/me/voice", "no such folder"),
+    ],
+)
+def test_what_is_no_folder_is_told_as_it_was_written(nano_snac, tmp_path, name, told):
+    Decoder48k.from_snac(nano_snac).save_pretrained(tmp_path)
+    name = name.format(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        Decoder48k.from_pretrained(name)
+    assert str(refusal.value) == (
+        f"{name}: {told}; give a folder with an export (config.json, model.safetensors), or "
+        "USER/NAME of a decoder on the hub"
+    )
+
+
 def drop(name):
     return lambda folder: (folder / name).unlink()
 

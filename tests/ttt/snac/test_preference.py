@@ -125,6 +125,17 @@ DAMAGED = _result(1, "AB")
 DAMAGED["answers"][0]["preferred"] = "b1"
 TWICE = _result(1, "AB")
 TWICE["answers"].append(TWICE["answers"][0])
+FIRST = _result(1, "AB")["answers"][0]
+
+
+def _with_first(**changes: object) -> dict[str, Any]:
+    """A result whose first answer has other fields; those that are `...` are left out."""
+    fields = {name: value for name, value in (FIRST | changes).items() if value is not ...}
+    return _result(1, "AB", answers=[fields, _result(1, "AB")["answers"][1]])
+
+
+def _lacking(*fields: str) -> dict[str, Any]:
+    return {name: value for name, value in _result(1, "AB").items() if name not in fields}
 
 
 @pytest.mark.parametrize(
@@ -136,22 +147,27 @@ TWICE["answers"].append(TWICE["answers"][0])
         ([_result(1, "AB"), _result(1, "BB")], r"0.json and .*1.json are of one listener"),
         (
             [_result(1, "AB", name="Anna"), _result(2, "BB", name=" anna ")],
-            r"of one listener \( anna \); if they are two people, tell their names apart",
+            r"of one listener \(anna\); if they are two people, tell their names apart",
         ),
         (["not json"], "0.json: is not what a listening page saved"),
         (["[]"], "0.json: is not what a listening page saved"),
         ([KEY], "0.json: is not what a listening page saved"),
         ([_result(1, "AB", format_version=2)], "format version 2, this program reads 1"),
-        ([_result(1, "AB", answers=None)], "is damaged, it has no listener or list of answers"),
-        ([_result(1, "AB", listener="")], "is damaged, it has no listener or list of answers"),
-        ([_result(1, "AB", listener=7)], "is damaged, it has no listener or list of answers"),
-        ([DAMAGED], "is damaged, the page cannot have given its answer"),
-        ([TWICE], "is damaged, the page cannot have given its answer"),
-        ([_result(1, "AB", answers=[7])], "is damaged, the page cannot have given its answer 7"),
-        (
-            [_result(1, "AB", answers=[{"trial": "t99", "preferred": None}])],
-            "is damaged, the page cannot have given its answer",
-        ),
+        ([_result(1, "AB", answers=None)], "0.json: is damaged, its answers are missing or wrong"),
+        ([_result(1, "AB", listener="")], "0.json: is damaged, its listener is missing or wrong"),
+        ([_result(1, "AB", listener=7)], "0.json: is damaged, its listener is missing or wrong"),
+        ([_lacking("name")], "0.json: is damaged, its name is missing or wrong; ask for the file"),
+        ([_lacking("name", "answers")], "its name and answers are missing or wrong"),
+        ([DAMAGED], "is damaged, answer 1 of 2 prefers what is not one of the two versions of"),
+        ([TWICE], "is damaged, answer 3 of 3 is the second about trial t0"),
+        ([_result(1, "AB", answers=[7])], "answer 1 of 1 is no object with trial, first, second"),
+        ([_with_first(preferred=...)], "0.json: is damaged, answer 1 of 2 lacks preferred; ask"),
+        ([_with_first(first=..., second=...)], "answer 1 of 2 lacks first and second"),
+        ([_with_first(trial="t99")], "answer 1 of 2 is about a trial that the page does not have"),
+        ([_with_first(trial={})], "answer 1 of 2 is about a trial that the page does not have"),
+        ([_with_first(first="b0", second="b0")], "that are not the two versions of trial t0"),
+        ([_with_first(first=7)], "that are not the two versions of trial t0"),
+        ([_with_first(preferred=["a0"])], "prefers what is not one of the two versions of trial"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence(
@@ -160,6 +176,7 @@ def test_bad_input_is_told_in_one_sentence(
     with pytest.raises(UserError, match=sentence) as error:
         score(KEY, _files(tmp_path, *results))
     assert "\n" not in str(error.value)
+    assert "{" not in str(error.value)
 
 
 def test_nameless_listeners_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
@@ -170,8 +187,17 @@ def test_nameless_listeners_are_told_apart_by_their_numbers(tmp_path: Path) -> N
 def test_files_and_keys_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.json: no such file; name what"):
         score(KEY, [tmp_path / "absent.json"])
-    with pytest.raises(UserError, match="no key of a listening page can be read there"):
-        read_key(tmp_path / "listening_key.json")
+    with pytest.raises(
+        UserError, match=r"[^ ]*: is a folder; name the files that listeners saved$"
+    ):
+        score(KEY, [tmp_path])
+    key = tmp_path / "listening_key.json"
+    with pytest.raises(UserError, match="no key of a listening page can be read there; name") as e:
+        read_key(key)
+    assert str(e.value).count(str(key)) == 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"can be read there \(Not a directory\); name"):
+        read_key(tmp_path / "file" / "listening_key.json")
     (tmp_path / "key.json").write_text(json.dumps(_result(0, "A")))
     with pytest.raises(UserError, match="is not the key of a listening page"):
         read_key(tmp_path / "key.json")

@@ -185,12 +185,21 @@ def test_levels_from_validation_are_judged_beside_those_from_these_clips() -> No
 
 def test_where_silence_passes_a_guard_the_sentence_says_so() -> None:
     rows = _rows(lsd=0.6)
-    assert not any("silence" in text for text in _verdict(rows)["sentences"])
+    assert not any("silence" in text.lower() for text in _verdict(rows)["sentences"])
     for row in rows:
         row[SILENCE]["l1"] = 0.0099
-    (told,) = (text for text in _verdict(rows)["sentences"] if "silence" in text)
+    (told,) = (text for text in _verdict(rows)["sentences"] if "Silence" in text)
     assert told.startswith("L1 holds: 1.000 times")
-    assert told.endswith("It cannot fail on these clips: silence passes it.")
+    assert told.endswith("Silence passes it on these clips too, so it guards little here.")
+
+
+def test_a_guard_that_fails_is_not_said_to_be_unable_to() -> None:
+    rows = _rows(lsd=0.6, l1=1.092)
+    for row in rows:
+        row[SILENCE]["l1"] = 0.0099
+    (told,) = (text for text in _verdict(rows)["sentences"] if text.startswith("L1 "))
+    assert told.startswith("L1 does not hold: 1.092 times")
+    assert told.endswith("1.01. Silence would pass it on these clips.")
 
 
 def test_where_resampling_has_no_waveform_to_keep_the_sentence_says_so() -> None:

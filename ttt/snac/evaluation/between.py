@@ -155,11 +155,12 @@ def _refused(found: Sequence[Between], draws: Draws) -> Verdict | None:
 
 def _judged(found: Sequence[Between], reverse: Sequence[Between], pair: tuple[str, str]) -> Verdict:
     first, second = pair
-    sentences = tuple(_sentence(each, pair) for each in found if each.rule is not None)
     for better, worse, asked, kind in (
         (second, first, found, "good"),
         (first, second, reverse, "bad"),
     ):
+        # The numbers stand in the heading's direction, so that what fails can be read off them.
+        sentences = _sentences(asked, (worse, better))
         failing = [each for each in asked if each.holds is False]
         lower = _of(asked, "lsd").high
         if not failing:
@@ -173,7 +174,12 @@ def _judged(found: Sequence[Between], reverse: Sequence[Between], pair: tuple[st
             )
             caution = "LSD alone is won by noise, so this does not count as better."
             return Verdict("mixed", heading, (*sentences, caution))
-    return Verdict("mixed", f"Neither {first} nor {second} is shown to be better", sentences)
+    heading = f"Neither {first} nor {second} is shown to be better"
+    return Verdict("mixed", heading, _sentences(found, pair))
+
+
+def _sentences(asked: Sequence[Between], pair: tuple[str, str]) -> tuple[str, ...]:
+    return tuple(_sentence(each, pair) for each in asked if each.rule is not None)
 
 
 def _sentence(each: Between, pair: tuple[str, str]) -> str:

@@ -36,9 +36,11 @@ def read_key(path: Path) -> dict[str, Any]:
     try:
         key = records.read_json(path)
     except (OSError, ValueError) as error:
+        absent = isinstance(error, FileNotFoundError)
         raise UserError(
-            f"{path}: no key of a listening page can be read there ({error}); name the folder of "
-            "the evaluation that made the page, as output=FOLDER"
+            f"{path}: no key of a listening page can be read there"
+            f"{'' if absent else f' ({_reason(error)})'}; name the folder of the evaluation that "
+            "made the page, as output=FOLDER"
         ) from error
     if not isinstance(key, dict) or key.get("format") != KEY_FORMAT:
         raise UserError(f"{path}: is not the key of a listening page")
@@ -148,8 +150,10 @@ def _read_result(key: Mapping[str, Any], path: Path) -> dict[str, Any]:
         result = records.read_json(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; name what the listening page saved") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder; name the files that listeners saved") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is not what a listening page saved ({error})") from error
+        raise UserError(f"{path}: is not what a listening page saved ({_reason(error)})") from error
     if not isinstance(result, dict) or result.get("format") != RESULT_FORMAT:
         raise UserError(f"{path}: is not what a listening page saved")
     if result.get("format_version") != FORMAT_VERSION:
@@ -163,12 +167,25 @@ def _read_result(key: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"({key['page']}); name the output folder that holds the page that was heard"
         )
     answers, listener = result.get("answers"), result.get("listener")
-    named = all(isinstance(each, str) for each in (listener, result.get("name")))
-    if not isinstance(answers, list) or not named or not listener:
-        raise UserError(f"{path}: is damaged, it has no listener or list of answers")
+    fits = {
+        "listener": isinstance(listener, str) and listener.strip() != "",
+        "name": isinstance(result.get("name"), str),
+        "answers": isinstance(answers, list),
+    }
+    if wrong := [field for field, fit in fits.items() if not fit]:
+        verb = "is" if wrong in (["listener"], ["name"]) else "are"
+        raise UserError(
+            f"{path}: is damaged, its {' and '.join(wrong)} {verb} missing or wrong; ask for the "
+            "file that the page saved"
+        )
     if not answers:
         raise UserError(f"{path}: holds no answer; leave it out")
     return result
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Without the path and the number that an OSError's own text repeats."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _refuse_twice(files: Sequence[Path], results: Sequence[Mapping[str, Any]]) -> None:
@@ -179,7 +196,7 @@ def _refuse_twice(files: Sequence[Path], results: Sequence[Mapping[str, Any]]) -
             if not said[1]:
                 continue
             if said in seen:
-                who = result["name"] or result["listener"]
+                who = result["name"].strip() or result["listener"].strip()
                 advice = (
                     "give the newer one alone"
                     if what == "listener"
@@ -192,15 +209,36 @@ def _refuse_twice(files: Sequence[Path], results: Sequence[Mapping[str, Any]]) -
 def _of(key: Mapping[str, Any], path: Path, result: Mapping[str, Any]) -> list[Answer]:
     """A file's answers in the key's words. Raises UserError for one that the page cannot give."""
     answers: dict[str, Answer] = {}
-    for given in result["answers"]:
-        trial = str(given.get("trial")) if isinstance(given, dict) else ""
-        versions = key["trials"].get(trial, {}).get("versions", {})
-        shown = [given.get("first"), given.get("second")] if versions else []
-        preferred = given.get("preferred") if versions else None
-        known = versions and sorted(map(str, shown)) == sorted(versions)
-        if not known or trial in answers or preferred not in (None, *shown):
-            raise UserError(f"{path}: is damaged, the page cannot have given its answer {given}")
-        side = None if preferred is None else 1 + shown.index(preferred)
-        letter = None if preferred is None else versions[preferred]
+    for place, given in enumerate(result["answers"], 1):
+        if why := _impossible(key, given, answers):
+            raise UserError(
+                f"{path}: is damaged, answer {place} of {len(result['answers'])} {why}; ask for "
+                "the file that the page saved"
+            )
+        trial, preferred = given["trial"], given["preferred"]
+        side = None if preferred is None else 1 + [given["first"], given["second"]].index(preferred)
+        letter = None if preferred is None else key["trials"][trial]["versions"][preferred]
         answers[trial] = Answer(result["listener"], trial, letter, side)
     return list(answers.values())
+
+
+def _impossible(key: Mapping[str, Any], given: object, before: Mapping[str, Answer]) -> str | None:
+    """Why the page cannot have given this answer after those; None where it can."""
+    if not isinstance(given, dict):
+        return "is no object with trial, first, second and preferred"
+    if lacking := [field for field in _ANSWER_FIELDS if field not in given]:
+        return f"lacks {' and '.join(lacking)}"
+    trial, shown = given["trial"], [given["first"], given["second"]]
+    if not isinstance(trial, str) or trial not in key["trials"]:
+        return "is about a trial that the page does not have"
+    if trial in before:
+        return f"is the second about trial {trial}"
+    versions = list(key["trials"][trial]["versions"])
+    if shown not in (versions, versions[::-1]):
+        return f"has a first and second that are not the two versions of trial {trial}"
+    if given["preferred"] not in (None, *shown):
+        return f"prefers what is not one of the two versions of trial {trial}"
+    return None
+
+
+_ANSWER_FIELDS = ("trial", "first", "second", "preferred")

@@ -66,8 +66,10 @@ def guard_sentence(guard: Comparison) -> str:
             )
     if guard.silence_holds is None:
         return f"{sentence} Whether silence would pass was not measured."
+    if guard.silence_holds and guard.holds:
+        return f"{sentence} Silence passes it on these clips too, so it guards little here."
     if guard.silence_holds:
-        return f"{sentence} It cannot fail on these clips: silence passes it."
+        return f"{sentence} Silence would pass it on these clips."
     return sentence
 
 

@@ -32,14 +32,20 @@ def export_folder(
 ) -> Path:
     """The folder `name` itself, where it is one, or else what `fetch_export` finds under that name.
 
-    A path that cannot be a name on the hub is returned as it is. Raises UserError as `fetch_export`
-    does, and for a `revision` of a folder.
+    Raises UserError as `fetch_export` does, for what is neither a folder nor such a name, and for a
+    `revision` of a folder.
     """
     if is_hub_name(str(name)):
         return fetch_export(str(name), revision, local_files_only=local_files_only).folder
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"{name}: {'a file' if folder.exists() else 'no such folder'}; give a folder with an "
+            f"export ({CONFIG}, {export.WEIGHTS}), or USER/NAME of a decoder on the hub"
+        )
     if revision is not None:
         raise UserError(f"{name}: revision={revision} is of a name on the hub; a folder has none")
-    return Path(name)
+    return folder
 
 
 def fetch_export(
