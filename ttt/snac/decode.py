@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ttt import storage
 from ttt.audio import to_int16
+from ttt.errors import UserError
 from ttt.numerics import refuse_nonfinite_audio
 from ttt.snac.config import ORPHEUS_BASE, ORPHEUS_ORDER
 from ttt.snac.geometry import TARGET_RATE
@@ -119,9 +120,10 @@ class _Pieces:
     def finish(self) -> Tensor:
         """The rest of the audio; the decoder is then ready for new streams.
 
-        Raises ValueError when no codes were pushed.
+        It is empty where what was pushed held no whole coarsest token. Raises ValueError when
+        nothing was pushed.
         """
-        if self._end_coarse == 0:
+        if self._kept is None:
             raise ValueError("nothing to finish: push at least one coarsest token first")
         audio = self._emit(self.model.geometry.samples_48k(self._end_coarse))
         self._start_over()
@@ -187,7 +189,7 @@ class StreamingDecoder(_Pieces):
         if low_latency:
             reach = min(reach, model.geometry.samples_48k(LOW_LATENCY_FRAMES - 1) // 2)
         super().__init__(model, reach)
-        self._tokens = base, tuple(order)
+        self._tokens = base, tuple(order), model.geometry.codebook_size
         self._reader = FrameReader(*self._tokens)
         self._ended = False
         self._folded = with_folded_weights(model)
@@ -196,8 +198,9 @@ class StreamingDecoder(_Pieces):
     def push_tokens(self, tokens: Tokens) -> Tensor:
         """Add one stream's tokens as they come, ids or text; the final audio [1, 1, samples].
 
-        A damaged frame is left out, as in `ttt.snac.orpheus.to_codes`, and named in `bad_frames`.
-        Raises ValueError for what is no token, and what `push` raises.
+        A damaged frame is left out, as in `ttt.snac.orpheus.to_codes`, and named in `bad_frames`;
+        so is one with a code beyond the book of a codec that has fewer than 4,096. Raises
+        ValueError for what is no token, and what `push` raises.
         """
         if self._ended:
             self._reader, self._ended = FrameReader(*self._tokens), False
@@ -212,11 +215,18 @@ class StreamingDecoder(_Pieces):
     def finish(self) -> Tensor:
         """The rest of the audio; the decoder is then ready for new streams.
 
-        Raises ValueError when no whole frame was pushed.
+        Of tokens without a whole frame it is empty, and `bad_frames` says why. Raises UserError
+        when tokens were pushed and none is one of the base, ValueError when nothing was pushed.
         """
+        had_ended, self._ended = self._ended, True
         self._reader.finish()
-        self._ended = True
-        return super().finish()
+        audio = super().finish()
+        if not had_ended and audio.shape[-1] == 0:
+            try:
+                self._reader.refuse_no_token()
+            except ValueError as error:
+                raise UserError(f"the stream: {error}") from error
+        return audio
 
     @torch.no_grad()
     def _decode(self, codes: Sequence[Tensor], wanted: tuple[int, int], offset: int) -> Tensor:

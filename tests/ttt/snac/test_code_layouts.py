@@ -199,6 +199,10 @@ BAD: list[tuple[str, Make, str | None, str]] = [
     ("a.npy", _npy(IDS), "interleaved", "shape (14,); needed is [n, 7]"),
     ("a.npy", _npy(np.array(IDS).reshape(2, 7)), "interleaved", "the codebook has 0 to 4095"),
     ("a.npy", _npy(OTHER), "orpheus", "none of its 14 ids is one of 128266 to 156937; give the b"),
+    ("a.npy", _npy([[4096] * 7] * 2), "orpheus", "(frame 0: code 4096 is none of 0 to 4095)"),
+    ("a.npy", _npy([[-1] * 7] * 2), "orpheus", "(frame 0: code -1 is none of 0 to 4095)"),
+    ("a.npy", _npy([[0] * 6 + [4096]] * 2), "orpheus", "(frame 0: code 4096 is none of 0 to 4095)"),
+    ("a.npy", _npy(np.reshape(OTHER, (2, 7))), "orpheus", "none of its 14 ids is one of 128266"),
     ("a.npy", _npy([1.5] * 7), None, "holds float64; codes are integers"),
     ("a.npy", _npy([1.5] * 7), "orpheus", "holds float64; codes are integers"),
     ("a.npy", _npy(np.zeros((2, 5), int)), "orpheus", "shape (2, 5); needed are the ids of one"),
@@ -230,8 +234,8 @@ def test_bad_input_is_one_sentence(
 
 
 BAD_LINES: list[tuple[str, str]] = [
-    ("{", "line 1: Expecting property name"),
-    ("[1, 2", "line 1: Expecting"),
+    ("{", "line 1: no JSON (Expecting property name"),
+    ("[1, 2", "line 1: no JSON (Expecting"),
     ("3", "line 1: holds a int; needed is a list of numbers or text"),
     ("null", "line 1: holds a NoneType"),
     ("[]", "line 1: holds no codes"),
@@ -242,12 +246,13 @@ BAD_LINES: list[tuple[str, str]] = [
     ("[[1, 2], [3]]", "line 1: holds 2 lists of 1 to 2 numbers; needed are rows of 7 or a list"),
     ("[[1], 2]", "line 1: holds a int; needed is a list of numbers"),
     ('"hello"', "line 1: holds 'hello', neither a number nor <custom_token_N>"),
-    ('{"a": [1]}', "line 1: holds ['a']; needed is one of codes, ids, tokens, text"),
-    ('{"ids": [1], "codes": [1]}', "line 1: holds ['codes', 'ids']; needed is one of"),
+    ('{"a": [1]}', "line 1: holds the keys a; needed is one of codes, ids, tokens, text"),
+    ('{"ids": [1], "codes": [1]}', "line 1: holds the keys codes, ids; needed is one of"),
+    ("{}", "line 1: holds no key; needed is one of codes, ids, tokens, text"),
     ('{"ids": [1], "id": {}}', "line 1: its id is {}; needed is a text or a number"),
     ('{"ids": [1], "layout": 5}', "line 1: its layout is 5; needed is a text"),
     ('{"ids": [1], "layout": "rows"}', "line 1: its layout is rows; known are"),
-    ('{"codes_0": [1], "codes_2": [1]}', "line 1: holds tensors ['codes_0', 'codes_2']"),
+    ('{"codes_0": [1], "codes_2": [1]}', "line 1: holds the tensors codes_0, codes_2; needed"),
     ("[" * 100_000, "line 1: "),
     (json.dumps([10**400]), "line 1: "),
 ]
@@ -269,8 +274,14 @@ def test_a_bad_line_is_named_and_the_others_are_read(
 
 DAMAGED: list[tuple[object, list[str]]] = [
     (np.array([*IDS[:3], 7, *IDS[4:]]), ["frame 0: id 7 is none of 128266 to 156937"]),
-    ([[*FRAMES[0][:6], 4096], FRAMES[1]], ["frame 0: id -1 is none of 128266 to 156937"]),
-    ([[*FRAMES[0][:6], -1], FRAMES[1]], ["frame 0: id -1 is none of 128266 to 156937"]),
+    ([[*FRAMES[0][:6], 4096], FRAMES[1]], ["frame 0: code 4096 is none of 0 to 4095"]),
+    ([[*FRAMES[0][:6], -1], FRAMES[1]], ["frame 0: code -1 is none of 0 to 4095"]),
+    ([[4096] * 7, FRAMES[1]], ["frame 0: code 4096 is none of 0 to 4095"]),
+    (
+        np.array([FRAMES[0], FRAMES[1], [2**63] * 7], np.uint64)[[2, 1]],
+        ["frame 0: code 9223372036854775808 is none of 0 to 4095"],
+    ),
+    ([[*IDS[:6], 5], IDS[7:]], ["frame 0: id 5 is none of 128266 to 156937"]),
     (IDS[1:], ["frame 0: tokens of the places 1 2 3 4 5 6 where 0 to 6 belong"]),
     ([*IDS[:7], IDS[0], *IDS[7:]][7:], ["frame 0: tokens of the places 0 where 0 to 6 belong"]),
 ]

@@ -127,7 +127,7 @@ def test_another_order_has_its_own_setting():
     assert lists(to_codes(ids, 0, order)[0]) == [[scale] for scale in codes]
     assert lists(to_codes(ids, 0)[0]) != [[scale] for scale in codes]
     for wrong in ((0, 1, 2), (0, 1, 2, 3, 4, 5, 5), (1, 2, 3, 4, 5, 6, 7)):
-        with pytest.raises(ValueError, match="names each column of a row once, 0 to 6, got"):
+        with pytest.raises(ValueError, match=r"names each column of a row once, 0 to 6, got \d"):
             to_codes(ids, 0, wrong)
         with pytest.raises(ValueError, match="names each column"):
             from_codes(codes, 0, wrong)
@@ -223,13 +223,19 @@ def test_a_token_of_text_that_is_none_damages_its_frame_alone(token):
         ([1.5], "1.5 is no token; give ids, which are whole numbers, or text"),
         ([None], "None is no token"),
         ([True], "True is no token"),
-        (np.zeros(7), "holds float64; ids are whole numbers"),
+        (np.zeros(7), "^the array of tokens holds float64; ids are whole numbers"),
         (torch.zeros(7), "holds float32; ids are whole numbers"),
         (np.zeros(7, dtype=bool), "holds bool; ids are whole numbers"),
-        (np.zeros((2, 3), int), r"shape \(2, 3\); needed are the ids of one utterance"),
+        (
+            np.zeros((2, 3), int),
+            r"^the array of tokens has shape \(2, 3\); needed are the ids of one utterance",
+        ),
         (np.zeros((1, 2, 7), int), r"shape \(1, 2, 7\)"),
         ([5] * 14, r"none of its 14 ids is one of 128266 to 156937; give the base"),
         ("<custom_token_3>", "none of its 1 ids is one of"),
+        ("hello", "text 'hello' holds no <custom_token_N>; give ids, which are whole numbers, or"),
+        ([str(BASE + 121), str(BASE + 4096)], "text '128387' holds no <custom_token_N>; give ids"),
+        (["", " \n", "x" * 99], "text 'x{40}' holds no"),
     ],
 )
 def test_what_is_no_stream_of_tokens_is_refused(ids, sentence):
@@ -244,13 +250,37 @@ def test_what_is_no_stream_of_tokens_is_refused(ids, sentence):
         ([[0], [-1] * 2, [0] * 4], "codes from -1 to 0"),
         ([[0], [0] * 2, [0] * 3], r"lengths \(1, 2, 3\) do not cover the same time"),
         ([[0], [0] * 2], "holds 2 codebooks; the decoder has 3"),
-        ([[0.5], [0] * 2, [0] * 4], "holds float64; codes are integers"),
-        ([[[0], [1]], [0] * 2, [0] * 4], r"shape \(2, 1\); needed is one utterance"),
+        ([[0.5], [0] * 2, [0] * 4], "^scale 0 of the codes holds float64; codes are integers"),
+        (
+            [[[0], [1]], [0] * 2, [0] * 4],
+            r"^scale 0 of the codes has shape \(2, 1\); needed is one",
+        ),
     ],
 )
 def test_what_is_no_codes_is_refused(codes, sentence):
     with pytest.raises(ValueError, match=sentence):
         from_codes(codes)
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", [], [""], np.zeros(0, int), "<custom_token_12"])
+def test_nothing_is_no_codes(nothing):
+    codes, bad = to_codes(nothing)
+    assert [scale.shape for scale in codes] == [(1, 0)] * 3
+    assert bad == ([0] if "<custom_token_12" in nothing else [])
+
+
+def test_ids_without_a_text_of_their_own_are_refused():
+    edges = [BASE - 10, BASE, BASE + 7 * 4096 - 1]
+    text = "<custom_token_0><custom_token_10><custom_token_28681>"
+    for ids in (edges, np.array(edges), torch.tensor(edges)):
+        assert to_text(ids) == text
+    for wrong in (5, BASE - 11, BASE + 7 * 4096):
+        with pytest.raises(ValueError, match=f"id {wrong} has no <custom_token_N>, which 128256 t"):
+            to_text([BASE, wrong])
+    assert to_text([5, 6], base=0) == "<custom_token_15><custom_token_16>"
+    for wrong in (1.5, "128266", None):
+        with pytest.raises(ValueError, match=r"is no id; ids are whole numbers"):
+            to_text([wrong])
 
 
 def test_any_damage_is_read_as_the_slow_parser_reads_it_and_in_any_pieces():

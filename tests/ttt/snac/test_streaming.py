@@ -7,6 +7,7 @@ import torch
 from snac import SNAC
 
 from tests.conftest import build_nano_snac
+from ttt.errors import UserError
 from ttt.snac.decode import StreamingDecoder
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k, deterministic
@@ -174,6 +175,43 @@ def test_a_bad_frame_is_named_while_the_stream_goes_on():
         decoder.push_tokens([1.5])
     with pytest.raises(ValueError, match="push at least one coarsest token"):
         StreamingDecoder(model).finish()
+
+
+def test_a_stream_without_a_whole_frame_is_empty_and_says_why():
+    model = Decoder48k.from_snac(wide_snac(), init="random")
+    codes = codes_for(model, 3, 1)
+    ids, decoder = from_codes(codes), StreamingDecoder(model)
+    half = ["frame 0: the utterance ends after 4 of its 7 tokens"]
+    lost = ["frame 0: tokens of the places 1 2 3 4 5 6 where 0 to 6 belong"]
+    for tokens, bad in (([], []), ("", []), (ids[:4], half), (to_text(ids[:4]), half),
+                        (ids[1:7], lost)):  # fmt: skip
+        assert decoder.push_tokens(tokens).shape == (1, 1, 0)
+        assert decoder.finish().shape == (1, 1, 0)
+        assert [str(frame) for frame in decoder.bad_frames] == bad
+    other_base = "none of its 21 ids is one of 128266 to 156937; give the base"
+    no_token = "text '12' holds no <custom_token_N>"
+    for tokens, sentence in ((from_codes(codes, 0), other_base), ("12", no_token)):
+        decoder.push_tokens(tokens)
+        with pytest.raises(UserError, match=f"^the stream: {sentence}"):
+            decoder.finish()
+        # A stream of codes that follows is not blamed for it.
+        whole = torch.cat([decoder.push(codes), decoder.finish()], dim=-1)
+        assert whole.shape[-1] == 3 * 4096
+        assert torch.equal(by_tokens(decoder, ids, 21), whole)
+
+
+def test_codes_beyond_a_small_book_are_bad_frames_and_lose_no_other():
+    model = Decoder48k.from_snac(build_nano_snac(), init="random")
+    size, codes = model.geometry.codebook_size, codes_for(model, 5, 1)
+    assert size == 64
+    with deterministic(model):
+        whole = model.decode([s.reshape(5, -1)[[0, 1, 3, 4]].reshape(1, -1) for s in codes])
+    codes[2][0, 9] = size
+    decoder = StreamingDecoder(model)
+    for pushed_at_once in (35, 1):
+        audio = by_tokens(decoder, from_codes(codes), pushed_at_once)
+        assert [str(each) for each in decoder.bad_frames] == ["frame 2: code 64 is none of 0 to 63"]
+        assert (audio - whole).abs().max() < 1e-5
 
 
 def test_low_latency_is_near_the_whole_and_earlier():

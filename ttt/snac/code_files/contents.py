@@ -134,7 +134,13 @@ _LARGEST = 2**62
 
 def _of_line(line: bytes, name: str) -> tuple[str, Content]:
     """An utterance's id (`name` where it has none) and what it holds."""
-    value, layout = json.loads(decoded(line)), None
+    text, layout = decoded(line), None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"no JSON ({error}); each line is one utterance, a list, a text or an object"
+        ) from error
     if isinstance(value, dict):
         named = value.get("id")
         if named is not None:
@@ -151,7 +157,8 @@ def _of_line(line: bytes, name: str) -> tuple[str, Content]:
         if "text" in there and len(there) > 1:
             there.remove("text")  # What is said, beside what it is said with.
         if len(there) != 1:
-            raise ValueError(f"holds {sorted(value)}; needed is one of {', '.join(_KEYS)}")
+            keys = f"the keys {', '.join(sorted(value))}" if value else "no key"
+            raise ValueError(f"holds {keys}; needed is one of {', '.join(_KEYS)}")
         value = value[there[0]]
     if isinstance(value, str):
         return name, _of_text(value, layout)
@@ -221,7 +228,8 @@ def _of_tensors(value: Any) -> Content:
 def _numbered(tensors: dict[str, Any]) -> list[np.ndarray]:
     names = [f"codes_{scale}" for scale in range(len(tensors))]
     if sorted(tensors) != names:
-        raise ValueError(f"holds tensors {sorted(tensors)}; needed are codes_0, codes_1, ...")
+        found = f"the tensors {', '.join(sorted(tensors))}" if tensors else "no tensor"
+        raise ValueError(f"holds {found}; needed are codes_0, codes_1, ...")
     return [_array(tensors[name]) for name in names]
 
 

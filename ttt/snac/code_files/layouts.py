@@ -10,7 +10,13 @@ import numpy as np
 from ttt.snac.code_files.contents import Content, UnnamedLayout
 from ttt.snac.config import ORPHEUS_BASE, ORPHEUS_ORDER, CodeLayout
 from ttt.snac.geometry import CodeGeometry
-from ttt.snac.orpheus.frames import CODES_PER_PLACE, PLACES, BadFrame, FrameReader
+from ttt.snac.orpheus.frames import (
+    CODES_PER_PLACE,
+    PLACES,
+    BadFrame,
+    FrameReader,
+    checked_order,
+)
 
 
 @dataclass(frozen=True)
@@ -86,27 +92,45 @@ def _from_tokens(
         _refuse_no_integers(value)
         if value.size == 0:
             raise ValueError("holds no codes")
-        value = _with_offsets(value, layout.base)
+        if _are_codes(value, layout.base):
+            return _from_frames(value, layout)
     reader = FrameReader(layout.base, layout.order)
     rows = reader.push(value)
     reader.finish()
-    reader.refuse_other_base()
+    reader.refuse_no_token()
     if len(rows) == 0:
-        raise ValueError(f"holds no whole frame ({reader.bad[0] if reader.bad else 'no token'})")
+        raise ValueError(f"holds no whole frame ({reader.bad[0]})")
     return rows, tuple(reader.bad)
 
 
-def _with_offsets(array: np.ndarray, base: int) -> np.ndarray:
-    """Ids, also of rows of codes whose offsets were taken off; of no code -1."""
-    if array.ndim != 2 or array.shape[1] != PLACES:
-        return array
-    numbers = np.array([[min(int(x), 2**62) for x in row] for row in array], dtype=np.int64)
-    codes, offsets = numbers, base + CODES_PER_PLACE * np.arange(PLACES)
-    are_codes = (codes >= 0) & (codes < CODES_PER_PLACE)
-    are_ids = (numbers >= offsets) & (numbers < offsets + CODES_PER_PLACE)
-    if are_codes.all(axis=1).sum() > are_ids.all(axis=1).sum():
-        return np.where(are_codes, codes + offsets, -1)
-    return numbers
+def _are_codes(numbers: np.ndarray, base: int) -> bool:
+    """Whether rows of seven are codes whose offsets were taken off, and not ids."""
+    if numbers.ndim != 2 or numbers.shape[1] != PLACES:
+        return False
+    offsets = base + CODES_PER_PLACE * np.arange(PLACES)
+    of_codes = _frames_within(numbers, 0).sum()
+    of_ids = _frames_within(numbers, offsets).sum()
+    if of_codes == of_ids == 0:  # Each is damaged; 4096 is the common code that is none.
+        return bool(numbers.max() <= CODES_PER_PLACE < base)
+    return bool(of_codes > of_ids)
+
+
+def _frames_within(numbers: np.ndarray, first: int | np.ndarray) -> np.ndarray:
+    """Whether each row has every number among the codes that are counted from `first`."""
+    inside = (numbers >= first) & (numbers < first + CODES_PER_PLACE)
+    return np.asarray(inside.all(axis=1))
+
+
+def _from_frames(frames: np.ndarray, layout: Layout) -> tuple[np.ndarray, tuple[BadFrame, ...]]:
+    """Rows of frames of codes [n, 7], each by itself, and those with a number that is no code."""
+    whole = _frames_within(frames, 0)
+    bad = []
+    for number in np.flatnonzero(~whole).tolist():
+        alien = next(x for x in frames[number].tolist() if not 0 <= x < CODES_PER_PLACE)
+        bad.append(BadFrame(number, f"code {alien} is none of 0 to {CODES_PER_PLACE - 1}"))
+    if not whole.any():
+        raise ValueError(f"holds no whole frame ({bad[0]})")
+    return frames[whole][:, np.argsort(checked_order(layout.order))], tuple(bad)
 
 
 def _from_scales(value: object, geometry: CodeGeometry) -> np.ndarray:

@@ -21,7 +21,15 @@ def read_array(path: Path) -> np.ndarray:
         if file.read(len(_NUMPY_MAGIC)) != _NUMPY_MAGIC:
             raise ValueError("not a NumPy array (.npy): empty, damaged or of another program")
         file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
+        try:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            if str(error).startswith("Object arrays"):
+                raise ValueError(
+                    "holds Python objects and is not read, since they could run code; save an "
+                    "array of whole numbers"
+                ) from error
+            raise
 
 
 def read_named(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -18,6 +18,7 @@ middle, four fine codes) each place holds.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from ttt.snac.config import ORPHEUS_BASE, ORPHEUS_ORDER
 from ttt.snac.geometry import CodeGeometry
 from ttt.snac.orpheus.frames import (
     CODES_PER_PLACE,
+    PLACES,
     BadFrame,
     FrameReader,
     Tokens,
@@ -53,12 +55,13 @@ def to_codes(
         ids: whole numbers (a list, an array, a tensor) or text that holds `<custom_token_N>`.
 
     Raises:
-        ValueError: ids that are no whole numbers, or none of which is a token of this base.
+        ValueError: ids that are no whole numbers, or none of which is a token of this base; text
+            without a token. No ids and empty text are no error: their codes are empty.
     """
     reader = FrameReader(base, order)
     rows = reader.push(ids)
     reader.finish()
-    reader.refuse_other_base()
+    reader.refuse_no_token()
     geometry = CodeGeometry.preset("snac_24khz")
     codes = [
         torch.from_numpy(np.ascontiguousarray(rows[:, columns]).astype(np.int64)).reshape(1, -1)
@@ -76,7 +79,7 @@ def from_codes(
     numbers.
     """
     geometry, places = CodeGeometry.preset("snac_24khz"), checked_order(order)
-    rows = geometry.interleave([_one_scale(scale) for scale in codes])
+    rows = geometry.interleave([_one_scale(k, scale) for k, scale in enumerate(codes)])
     if rows.size and not 0 <= rows.min() <= rows.max() < CODES_PER_PLACE:
         raise ValueError(
             f"codes from {rows.min()} to {rows.max()}; a codebook has 0 to {CODES_PER_PLACE - 1}"
@@ -86,18 +89,37 @@ def from_codes(
 
 
 def to_text(ids: Sequence[int], base: int = ORPHEUS_BASE) -> str:
-    """Ids as the text that a model's tokenizer has for them: `<custom_token_N><custom_token_M>`."""
-    return "".join(f"<custom_token_{each - first_text_number(base)}>" for each in ids)
+    """Ids as the text that a model's tokenizer has for them: `<custom_token_N><custom_token_M>`.
+
+    Raises ValueError for an id that has no such text with this base, and for what is no id.
+    """
+    first, end = first_text_number(base), base + PLACES * CODES_PER_PLACE
+    numbers = []
+    for each in ids:
+        try:
+            number = operator.index(each)
+        except TypeError as error:
+            raise ValueError(f"{each!r} is no id; ids are whole numbers") from error
+        if not first <= number < end:
+            raise ValueError(
+                f"id {number} has no <custom_token_N>, which {first} to {end - 1} have; give the "
+                "base that the ids are counted from"
+            )
+        numbers.append(number - first)
+    return "".join(f"<custom_token_{number}>" for number in numbers)
 
 
-def _one_scale(scale: Any) -> np.ndarray:
+def _one_scale(index: int, scale: Any) -> np.ndarray:
     array = np.asarray(scale.cpu() if isinstance(scale, Tensor) else scale)
     if array.size == 0:
         array = array.astype(np.int64)
     if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"holds {array.dtype}; codes are integers")
+        raise ValueError(f"scale {index} of the codes holds {array.dtype}; codes are integers")
     if array.ndim == 2 and len(array) == 1:
         array = array[0]
     if array.ndim != 1:
-        raise ValueError(f"shape {array.shape}; needed is one utterance, [L] or [1, L] per scale")
+        raise ValueError(
+            f"scale {index} of the codes has shape {array.shape}; needed is one utterance, [L] or "
+            "[1, L] per scale"
+        )
     return array

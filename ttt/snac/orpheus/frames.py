@@ -45,8 +45,14 @@ class BadFrame:
 class FrameReader:
     """Takes an utterance's tokens as they come and gives its whole frames."""
 
-    def __init__(self, base: int = ORPHEUS_BASE, order: Sequence[int] = ORPHEUS_ORDER) -> None:
+    def __init__(
+        self,
+        base: int = ORPHEUS_BASE,
+        order: Sequence[int] = ORPHEUS_ORDER,
+        codebook_size: int = CODES_PER_PLACE,
+    ) -> None:
         self.base = base
+        self._codebook_size = codebook_size  # A frame with a code beyond it is bad.
         self.bad: list[BadFrame] = []
         """The damaged frames so far."""
         self._columns = np.argsort(checked_order(order))
@@ -54,6 +60,7 @@ class FrameReader:
         self._frames = 0
         self._begun = False
         self._text = ""
+        self._first_text = ""  # The first words that came, of which an error shows some.
         self._frame: list[int] = []  # Tokens in sequence from place 0, and what is between them.
         self._codes: list[int] = []
         self._damage: list[int] = []  # All since the last whole frame and before `_frame`.
@@ -80,12 +87,17 @@ class FrameReader:
             self._leave_out(f"the utterance ends after {len(self._codes)} of its {PLACES} tokens")
         self._frame, self._codes, self._text = [], [], ""
 
-    def refuse_other_base(self) -> None:
-        """Raise ValueError where there were ids, and none of them a token of this base."""
+    def refuse_no_token(self) -> None:
+        """Raise ValueError where there were ids or words, and none of them a token of this base."""
         if self._ids and not self._begun:
             raise ValueError(
                 f"none of its {self._ids:,} ids is one of {self._range}; give the base that the "
                 "tokens are counted from"
+            )
+        if self._first_text and not self._ids and not self.bad:
+            raise ValueError(
+                f"text {self._first_text!r} holds no {_OPENING}N>; give ids, which are whole "
+                "numbers, or text with such tokens"
             )
 
     @property
@@ -119,8 +131,11 @@ class FrameReader:
             return None
         self._name_damage()
         codes = self._codes
-        self._frames += 1
         self._frame, self._codes = [], []
+        if max(codes) >= self._codebook_size:
+            self._leave_out(f"code {max(codes)} is none of 0 to {self._codebook_size - 1}")
+            return None
+        self._frames += 1
         return codes
 
     def _name_damage(self) -> None:
@@ -154,6 +169,7 @@ class FrameReader:
     def _ids_in(self, piece: str) -> Iterator[int]:
         """The ids in text so far; a token that is not yet whole is kept for the next piece."""
         text, done = self._text + piece, 0
+        self._first_text = self._first_text or piece.strip()[:_SHOWN_CHARACTERS]
         for found in _TOKEN.finditer(text):
             number, done = found[1], found.end()
             whole = number.isascii() and number.isdigit() and len(number) < _LONGEST_NUMBER
@@ -169,7 +185,8 @@ def checked_order(order: Sequence[int]) -> list[int]:
     """`order` as a list. Raises ValueError unless it names every column of a row once."""
     if sorted(order) != list(range(PLACES)):
         raise ValueError(
-            f"an order names each column of a row once, 0 to {PLACES - 1}, got {list(order)}"
+            f"an order names each column of a row once, 0 to {PLACES - 1}, got "
+            f"{', '.join(map(str, order))}"
         )
     return list(order)
 
@@ -192,9 +209,12 @@ def _frames_in(places: Sequence[int | None]) -> int:
 
 def _ids_in_array(array: Any) -> list[int]:
     if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"holds {array.dtype}; ids are whole numbers")
+        raise ValueError(f"the array of tokens holds {array.dtype}; ids are whole numbers")
     if array.ndim > 2 or (array.ndim == 2 and len(array) != 1 and array.shape[1] != PLACES):
-        raise ValueError(f"shape {array.shape}; needed are the ids of one utterance, [n] or [n, 7]")
+        raise ValueError(
+            f"the array of tokens has shape {array.shape}; needed are the ids of one utterance, "
+            "[n] or [n, 7]"
+        )
     return array.flatten().tolist()
 
 
@@ -202,5 +222,6 @@ _TEXT_NUMBERS_BEFORE = 10
 _OPENING = "<custom_token_"
 _TOKEN = re.compile(r"<custom_token_([^<>]*)>")
 _LONGEST_NUMBER = 18
+_SHOWN_CHARACTERS = 40
 _NO_ID = -(2**63)
 """Stands for a token of the text form without a number: no base reaches it."""
