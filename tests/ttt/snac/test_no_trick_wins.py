@@ -7,6 +7,7 @@ between the levels tried there. On the synthetic voice, and on recorded clips wh
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,9 +180,10 @@ def test_silence_passes_the_guard_of_l1_and_the_sentence_says_so(corpus: Corpus)
     silent = corpus.truth.abs().mean(dim=1)
     resampled = (corpus.resampled - corpus.truth).abs().mean(dim=1)
     told = [s for s in corpus.verdict(corpus.resampled)["sentences"] if s.startswith("L1 ")]
-    assert ("silence passes it" in told[0]) == (silent.mean() / resampled.mean() < 1.005)
+    says = re.search("Silence (passes|would pass) it", told[0]) is not None
+    assert says == bool(silent.mean() / resampled.mean() < 1.005)
     (lf,) = (s for s in corpus.verdict(corpus.resampled)["sentences"] if s.startswith("LSD-LF "))
-    assert "silence" not in lf
+    assert "silence" not in lf.lower()
 
 
 def test_what_is_better_is_called_so(corpus: Corpus) -> None:
