@@ -30,6 +30,7 @@ from ttt.audio import to_int16
 from ttt.errors import UserError
 from ttt.snac.cache.inputs import ClipInput
 from ttt.snac.evaluate import Evaluator
+from ttt.snac.evaluation.card import card
 from ttt.snac.evaluation.clips import ClipReader
 from ttt.snac.evaluation.systems import FOLDING_HISS, HISS, OURS_WITHOUT_FLOOR, TRUE
 from ttt.snac.evaluation.trick_levels import GRID, FittedTricks
@@ -37,7 +38,7 @@ from ttt.snac.evaluation.visqol import is_installed
 from ttt.snac.load import load_codec
 from ttt.snac.model import Decoder48k
 from ttt.snac.noise_floor import NoiseFloor
-from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE, card, summarize
+from ttt.snac.verdict import BASELINE, CEILING, METRIC_NAMES, OURS, SILENCE, summarize
 
 
 @dataclasses.dataclass

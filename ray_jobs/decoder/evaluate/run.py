@@ -35,6 +35,7 @@ from ttt.files.errors import FileIdentity
 from ttt.numerics import exact_float32
 from ttt.snac.cache.index import open_cache_of
 from ttt.snac.evaluate import Evaluator, Passage, Unmeasurable
+from ttt.snac.evaluation.card import card
 from ttt.snac.evaluation.clips import ClipReader
 from ttt.snac.evaluation.systems import trick_levels
 from ttt.snac.evaluation.trick_levels import FittedTricks, Level, fit
@@ -42,7 +43,7 @@ from ttt.snac.evaluation.visqol import NotScored
 from ttt.snac.export import read_config
 from ttt.snac.load import LoadedCodec, load_codec
 from ttt.snac.model import Decoder48k
-from ttt.snac.verdict import card, summarize
+from ttt.snac.verdict import summarize
 
 
 @dataclass(frozen=True)

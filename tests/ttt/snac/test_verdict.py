@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ttt.snac.evaluation.card import card
 from ttt.snac.evaluation.comparisons import units_of
 from ttt.snac.evaluation.systems import with_tricks
 from ttt.snac.evaluation.trick_levels import (
@@ -23,7 +24,6 @@ from ttt.snac.verdict import (
     CEILING,
     OURS,
     SILENCE,
-    card,
     check_metrics_together,
     describe_interval,
     judge,
