@@ -53,11 +53,7 @@ def main() -> None:
     rounds = 2 if parser.parse_args().quick else 5
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    codec = SNAC(**PUBLISHED).eval()
-    decoder = Decoder48k.from_snac(codec).eval()
-    with torch.no_grad():
-        for parameter in decoder.head.parameters():
-            parameter[parameter == 0] = 0.3  # As if trained: a fresh branch is silent.
+    codec, decoder = published_shape()
     codes = [torch.randint(4096, (1, FRAMES * count)) for count in (1, 2, 4)]
     ids = from_codes(codes)
 
@@ -82,6 +78,16 @@ def main() -> None:
         print(
             f"{name} to the decode of all at once: {largest:.1e} at most, RMS {share:.1e} times it"
         )
+
+
+def published_shape() -> tuple[SNAC, Decoder48k]:
+    """The published codec with random weights, and a decoder for it with the default head."""
+    codec = SNAC(**PUBLISHED).eval()
+    decoder = Decoder48k.from_snac(codec).eval()
+    with torch.no_grad():
+        for parameter in decoder.head.parameters():
+            parameter[parameter == 0] = 0.3  # As if trained: a fresh branch is silent.
+    return codec, decoder
 
 
 def _round(codec: SNAC, decoder: Decoder48k, ids: list[int]) -> Iterator[tuple[str, float, int]]:

@@ -17,7 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from ray_jobs.decoder.evaluate.ears import KEY, PAGE, preference_of, write_listening
+from ray_jobs.decoder.evaluate.ears import (
+    KEY,
+    PAGE,
+    RESULTS,
+    SUMMARY,
+    preference_of,
+    write_listening,
+)
+from ray_jobs.decoder.evaluate.passages import by_lsd_ratio
 from ray_jobs.decoder.evaluate.plan import Plan
 from ray_jobs.decoder.evaluate.run import Evaluated, measure_one, require_coverage
 from ray_jobs.decoder.evaluate.run import evaluate as evaluate_one
@@ -28,7 +36,7 @@ from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ttt import records, storage
 from ttt.snac.evaluation.between import markdown, summarize_between
-from ttt.snac.evaluation.systems import BASELINE, CEILING, OURS, TRUE, value
+from ttt.snac.evaluation.systems import BASELINE, CEILING, OURS, TRUE
 from ttt.snac.evaluation.visqol import spread_evenly
 
 BESIDE = (BASELINE, CEILING)
@@ -60,9 +68,9 @@ def evaluate(plan: Plan | SeveralPlan, invocation: Invocation) -> None:
             for letter, each in summary["decoders"].items()
         }
         summary["listening"] = write_listening(output, heard, decoders)
-        records.write_json(output / "summary.json", summary)
+        records.write_json(output / SUMMARY, summary)
         lines = "".join(json.dumps(records.finite(clip), allow_nan=False) + "\n" for clip in clips)
-        storage.write_bytes(output / "results.jsonl", lines.encode())
+        storage.write_bytes(output / RESULTS, lines.encode())
         storage.write_bytes(output / "comparison.md", markdown(summary).encode())
         write_examples(output / "examples", examples)
         preference = preference_of(output, summary["listening"]["page"])
@@ -195,7 +203,7 @@ def _by_ear(found: Mapping[str, Evaluated], count: int) -> dict[str, dict[str, n
         there[place]: {
             letter: each.passages[there[place]].audio[OURS] for letter, each in found.items()
         }
-        for place in (spread_evenly(len(there), count) if count else ())
+        for place in spread_evenly(len(there), count)
     }
 
 
@@ -204,20 +212,15 @@ def _examples(
 ) -> list[Example]:
     """Passages in every decoder's version, by LSD of the last decoder over the first's."""
     first, last = next(iter(found)), list(found)[-1]
-
-    def ratio(clip: Mapping[str, Any]) -> float:
-        ours, theirs = (value(clip["systems"], letter, "lsd") for letter in (last, first))
-        return math.inf if ours is None or theirs is None else ours / max(theirs, 1e-12)
-
     there = [clip for clip in clips if all(clip["clip_id"] in f.passages for f in found.values())]
-    ranked = sorted(there, key=lambda clip: (ratio(clip), clip["clip_id"]))
+    ranked, ratios = by_lsd_ratio(there, last, first)
     examples = []
-    for place in spread_evenly(len(ranked), count) if count else ():
+    for place in spread_evenly(len(ranked), count):
         clip_id = ranked[place]["clip_id"]
         passage = found[first].passages[clip_id]
         audio = {name: passage.audio[name] for name in (TRUE, *BESIDE)}
         audio |= {letter: each.passages[clip_id].audio[OURS] for letter, each in found.items()}
-        size = ratio(ranked[place])
+        size = ratios[clip_id]
         told = f"LSD of {last} {size:.2f} times {first}'s" if math.isfinite(size) else "no LSD"
         examples.append(Example(clip_id, told, passage.start_seconds, audio))
     return examples

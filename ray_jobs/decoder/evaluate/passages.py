@@ -12,6 +12,7 @@ from ray_jobs.runtime.items import WorkerDied, Workers
 from ttt.snac.evaluate import Passage
 from ttt.snac.evaluation.systems import BASELINE, FOLDING_HISS, OURS, value
 from ttt.snac.evaluation.trick_levels import Level
+from ttt.snac.evaluation.visqol import spread_evenly
 
 
 def ranked_examples(
@@ -22,11 +23,10 @@ def ranked_examples(
 ) -> list[Example]:
     """Passages of clips at even ranks from the best to the worst, with the strongest trick."""
     config = plan.config
-    ranked = sorted(clips, key=lambda line: (_lsd_ratio(line), line["clip_id"]))
-    count = min(config.report.examples, len(ranked))
-    if count == 0:
+    ranked, ratios = by_lsd_ratio(clips, OURS, BASELINE)
+    if not config.report.examples:
         return []
-    ranks = [round(k * (len(ranked) - 1) / max(count - 1, 1)) for k in range(count)]
+    ranks = spread_evenly(len(ranked), config.report.examples)
     item_of = {item.clip_id: item for item in plan.items}
     chosen = {ranked[rank]["clip_id"]: rank for rank in ranks}
     wanted = [item_of[clip_id] for clip_id in chosen]
@@ -36,7 +36,7 @@ def ranked_examples(
     for item, passage in passages:
         if not isinstance(passage, WorkerDied):
             rank = chosen[item.clip_id]
-            ratio = _lsd_ratio(ranked[rank])
+            ratio = ratios[item.clip_id]
             size = f"{ratio:.2f} times resampling's" if math.isfinite(ratio) else "undefined"
             place = f"{_place(rank, len(ranked))}: LSD {size}"
             examples.append(
@@ -58,7 +58,17 @@ def _place(rank: int, count: int) -> str:
     return names.get(rank, f"rank {rank + 1}") + f" of {count}"
 
 
-def _lsd_ratio(line: dict[str, Any]) -> float:
-    """Infinite, so that it ranks last, where it is undefined."""
-    ours, baseline = (value(line["systems"], system, "lsd") for system in (OURS, BASELINE))
-    return math.inf if ours is None or baseline is None else ours / max(baseline, 1e-12)
+def by_lsd_ratio(
+    clips: Sequence[Mapping[str, Any]], system: str, against: str
+) -> tuple[list[Mapping[str, Any]], dict[str, float]]:
+    """Clips in the order of `system`'s LSD over that of `against`, and clip -> that ratio.
+
+    It is infinite, so that it ranks last, where it is undefined.
+    """
+    ratios = {}
+    for clip in clips:
+        ours, theirs = (value(clip["systems"], each, "lsd") for each in (system, against))
+        ratios[clip["clip_id"]] = (
+            math.inf if ours is None or theirs is None else ours / max(theirs, 1e-12)
+        )
+    return sorted(clips, key=lambda clip: (ratios[clip["clip_id"]], clip["clip_id"])), ratios

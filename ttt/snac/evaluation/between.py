@@ -22,6 +22,7 @@ from ttt.snac.evaluation.comparisons import (
     units_of,
 )
 from ttt.snac.evaluation.systems import METRIC_NAMES, ClipRow, value
+from ttt.snac.evaluation.verdict_words import metric_name, metric_names
 from ttt.snac.verdict import Verdict, describe_interval, digits
 from ttt.statistics.intervals import Interval
 
@@ -167,7 +168,7 @@ def _judged(found: Sequence[Between], reverse: Sequence[Between], pair: tuple[st
             side: Literal["good", "bad"] = "good" if kind == "good" else "bad"
             return Verdict(side, f"{better} is better than {worse}", sentences)
         if lower is not None and lower < 1:
-            names = _listed([METRIC_NAMES[each.metric].removesuffix(" (dB)") for each in failing])
+            names = metric_names([each.metric for each in failing])
             heading = (
                 f"{better} has a lower LSD than {worse}, but its {names} "
                 f"{'is' if len(failing) == 1 else 'are'} not shown to hold"
@@ -185,7 +186,7 @@ def _sentences(asked: Sequence[Between], pair: tuple[str, str]) -> tuple[str, ..
 def _sentence(each: Between, pair: tuple[str, str]) -> str:
     """How the second stands to the first in one metric, and what better asks of it."""
     first, second = pair
-    name, found = METRIC_NAMES[each.metric].removesuffix(" (dB)"), each.interval
+    name, found = metric_name(each.metric), each.interval
     assert each.rule is not None
     if found.mean is None or found.low is None or found.high is None:
         return f"{name} cannot be compared ({found.reason}), so it holds for neither."
@@ -205,10 +206,6 @@ def _sentence(each: Between, pair: tuple[str, str]) -> str:
 
 def _of(found: Sequence[Between], metric: str) -> Interval:
     return next(each.interval for each in found if each.metric == metric)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

@@ -42,14 +42,7 @@ def read_key(path: Path) -> dict[str, Any]:
             f"{'' if absent else f' ({_reason(error)})'}; name the folder of the evaluation that "
             "made the page, as output=FOLDER"
         ) from error
-    if not isinstance(key, dict) or key.get("format") != KEY_FORMAT:
-        raise UserError(f"{path}: is not the key of a listening page")
-    if key.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {key.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; use the version that made the page"
-        )
-    return key
+    return _of_format(key, KEY_FORMAT, path, "is not the key of a listening page")
 
 
 def score(key: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
@@ -154,13 +147,7 @@ def _read_result(key: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is a folder; name the files that listeners saved") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is not what a listening page saved ({_reason(error)})") from error
-    if not isinstance(result, dict) or result.get("format") != RESULT_FORMAT:
-        raise UserError(f"{path}: is not what a listening page saved")
-    if result.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {result.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; use the version that made the page"
-        )
+    result = _of_format(result, RESULT_FORMAT, path, "is not what a listening page saved")
     if result.get("page") != key["page"]:
         raise UserError(
             f"{path}: answers another page ({result.get('page')}) than this evaluation's "
@@ -181,6 +168,18 @@ def _read_result(key: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if not answers:
         raise UserError(f"{path}: holds no answer; leave it out")
     return result
+
+
+def _of_format(document: object, name: str, path: Path, otherwise: str) -> dict[str, Any]:
+    """The document, if it says that it is of this format and of the version read here."""
+    if not isinstance(document, dict) or document.get("format") != name:
+        raise UserError(f"{path}: {otherwise}")
+    if document.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {document.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; use the version that made the page"
+        )
+    return document
 
 
 def _reason(error: OSError | ValueError) -> str:

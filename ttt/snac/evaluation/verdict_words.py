@@ -160,8 +160,18 @@ def _is_worse(guard: Comparison) -> bool:
 
 
 def _names(comparisons: Sequence[Comparison]) -> str:
-    names = [METRIC_NAMES[each.rule.metric].removesuffix(" (dB)") for each in comparisons]
-    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return metric_names([each.rule.metric for each in comparisons])
+
+
+def metric_names(metrics: Sequence[str]) -> str:
+    """The metrics' names in a sentence: `LSD-LF, SI-SDR and L1`."""
+    *others, last = [metric_name(metric) for metric in metrics]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name without its unit."""
+    return METRIC_NAMES[metric].removesuffix(" (dB)")
 
 
 def _ends(interval: Interval, digits: int = 3) -> str:
