@@ -16,6 +16,7 @@ import numpy as np
 from ray_jobs.reports.between import build_report
 from ray_jobs.reports.examples import read_examples
 from ray_jobs.reports.listening import build_listening_page
+from ray_jobs.reports.words import counted
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.evaluation.listening import make_listening
@@ -76,10 +77,9 @@ def score_answers(*files: str, output: str | None, dry_run: bool = False) -> Non
             "again with --resume and then score"
         )
     if dry_run:
-        count, written = found["answers"], folder / PREFERENCE
         print(
-            f"{count} answer{'s' * (count != 1)} from {', '.join(files)} can be scored; {written} "
-            f"and {folder}/report.html would be written"
+            f"{counted(found['answers'], 'answer')} from {', '.join(files)} can be scored; "
+            f"{folder / PREFERENCE} and {folder}/report.html would be written"
         )
         return
     summary, clips = records.read_json(folder / SUMMARY), records.read_jsonl(folder / RESULTS)

@@ -38,6 +38,12 @@ class Split(NamedTuple):
     training: np.ndarray
     held_out: np.ndarray
 
+    @classmethod
+    def of(cls, names: Sequence[str], held_out: set[str]) -> Split:
+        """`names` are one per chapter; those of `held_out` do not train."""
+        held = np.array([name in held_out for name in names])
+        return cls(np.flatnonzero(~held), np.flatnonzero(held))
+
 
 @dataclass(frozen=True)
 class Span:
@@ -68,8 +74,7 @@ def split_speakers(chapters: Sequence[Spoken], share: float) -> Split:
             "the chapters to hold out in data.validation_chapters"
         )
     chosen = set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
-    held = np.array([name in chosen for name in speakers])
-    return Split(np.flatnonzero(~held), np.flatnonzero(held))
+    return Split.of(speakers, chosen)
 
 
 def hold_out(chapters: Sequence[Spoken], ids: Sequence[str]) -> Split:
@@ -85,14 +90,13 @@ def hold_out(chapters: Sequence[Spoken], ids: Sequence[str]) -> Split:
             f"data.validation_chapters: no chapter of the cache is called {unknown[0]}"
             + (f"; did you mean {near[0]}?" if near else "")
         )
-    chosen = set(ids)
-    held = np.array([name in chosen for name in names])
-    if held.all():
+    split = Split.of(names, set(ids))
+    if not len(split.training):
         raise UserError(
             f"data.validation_chapters holds out all {len(names):,} chapters of the cache: leave "
             "some to train on"
         )
-    return Split(np.flatnonzero(~held), np.flatnonzero(held))
+    return split
 
 
 def choose_spans(
