@@ -60,7 +60,7 @@ def test_no_source_unpickles_or_calls_a_shell(path):
 
 def test_no_program_inside_a_script_unpickles_or_calls_a_shell():
     programs = 0
-    for path in (ROOT / "cluster").iterdir():
+    for path in (ROOT / "cluster").rglob("*"):
         if path.is_file():
             for program in python_in_shell(path.read_text(encoding="utf-8")):
                 assert dangers(program) == [], path.name
@@ -192,7 +192,7 @@ def test_the_search_leaves_alone(source):
 
 
 def test_no_shipped_file_opens_a_port_to_everybody():
-    files = [path for path in (ROOT / "cluster").iterdir() if path.is_file()]
+    files = [path for path in (ROOT / "cluster").rglob("*") if path.is_file()]
     for path in [*files, ROOT / "Makefile", ROOT / "README.md"]:
         found = PUBLIC.search(path.read_text(encoding="utf-8"))
         assert found is None, f"{path.name}: {found}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,11 @@ import pytest
 import ray
 import yaml
 
+from ray_jobs.config.load import load_config
+from ray_jobs.config.schema import config_class
+from ray_jobs.runtime.connection import check_free_cpu
+from tests.cluster.kustomize import Resource, build
+
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 IMAGE_FOLDER = "/opt/ttt-speech"
@@ -23,10 +30,50 @@ IMAGE_FOLDER = "/opt/ttt-speech"
 LAUNCHER = sorted(
     path for path in CLUSTER.glob("*.yaml") if "cluster_name:" in path.read_text(encoding="utf-8")
 )
-KUBERAY = sorted(
-    path for path in CLUSTER.glob("kuberay_*.yaml") if "ray.io/v1" in path.read_text("utf-8")
-)
-JOBS = [path for path in KUBERAY if "kind: RayJob" in path.read_text(encoding="utf-8")]
+KUBERAY = CLUSTER / "kuberay"
+JOBS = sorted((KUBERAY / "jobs").iterdir())
+OVERLAYS = [KUBERAY / "cluster", KUBERAY / "files", KUBERAY / "local", *JOBS]
+"""What `kubectl apply -k` takes."""
+RAY_JOBS = [KUBERAY / "local", *JOBS]
+SETTINGS: Resource = yaml.safe_load((KUBERAY / "settings" / "settings.yaml").read_text("utf-8"))
+
+kubectl = shutil.which("kubectl")
+needs_kubectl = pytest.mark.skipif(kubectl is None, reason="kubectl is not installed")
+
+
+def by_name(path: Path) -> str:
+    """A test's name for a file or folder."""
+    return path.name
+
+
+@functools.cache
+def rendered(overlay: Path) -> list[Resource]:
+    """The resources that `kubectl apply -k` would send. Not to be changed."""
+    return build(overlay)
+
+
+def resource(overlay: Path, kind: str) -> Resource:
+    """The only resource of a kind."""
+    (found,) = (each for each in rendered(overlay) if each["kind"] == kind)
+    return found
+
+
+def ray_resource(overlay: Path) -> Resource:
+    """The RayJob or RayCluster of an overlay."""
+    (found,) = (each for each in rendered(overlay) if each["apiVersion"] == "ray.io/v1")
+    return found
+
+
+def cluster_spec(document: Resource) -> Resource:
+    """The cluster that a RayCluster or a RayJob describes."""
+    return document["spec"].get("rayClusterSpec", document["spec"])
+
+
+def pod_specs(document: Resource) -> list[Resource]:
+    """The pods of it, the head's first."""
+    spec = cluster_spec(document)
+    groups = [spec["headGroupSpec"], *spec.get("workerGroupSpecs", [])]
+    return [group["template"]["spec"] for group in groups]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -91,6 +138,38 @@ def entrypoint_words(entrypoint: str) -> list[str]:
     """The words of a manifest's command, in which its shell sees nothing to do."""
     assert not set("$`;|&<>") & set(entrypoint), f"the shell would act on {entrypoint}"
     return shlex.split(entrypoint)
+
+
+def submitted(page: Path) -> list[tuple[str, list[str]]]:
+    """The jobs that a page's commands submit, with their words."""
+    joined = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    by_us = re.findall(r"^python -m ray_jobs\.submit (\w+) (.*)$", joined, flags=re.MULTILINE)
+    by_us += re.findall(r"^make submit JOB=(\w+) ARGS='(.*)'$", joined, flags=re.MULTILINE)
+    by_hand = re.findall(
+        r"^ray job submit .*-- python -m ray_jobs\.(\w+) (.*)$", joined, re.MULTILINE
+    )
+    return [(job, shlex.split(words)) for job, words in (*by_us, *by_hand)]
+
+
+def loaded(module: str, words: Sequence[str]) -> Any:
+    """The configuration that a command's words give."""
+    path = words[words.index("--config") + 1].replace(IMAGE_FOLDER, str(ROOT))
+    overrides = [word for word in words if "=" in word]
+    return load_config(config_class(module.removeprefix("ray_jobs.")), ROOT / path, overrides)
+
+
+def require_held(config: Any, nodes: int, cpus: float, gpus: float) -> None:
+    """Fails unless so many nodes of `cpus` hold the workers, with a CPU left to read the data."""
+    workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
+    needed = workers * config.cluster.gpus_per_worker
+    assert 0 < needed <= gpus
+    check_free_cpu([cpus] * nodes, workers, each)
+
+
+def gibibytes(text: str) -> float:
+    """Of a quantity of Kubernetes in Gi."""
+    assert text.endswith("Gi")
+    return float(text.removesuffix("Gi"))
 
 
 def _strict(schema: Any) -> Any:

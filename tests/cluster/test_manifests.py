@@ -1,6 +1,5 @@
 """Every file of cluster/ against the schema of what reads it, and against the project itself."""
 
-import importlib
 import re
 import shlex
 import subprocess
@@ -11,59 +10,36 @@ from typing import Any
 import botocore.session
 import click
 import pytest
-import ray
-import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_command
 from ray.scripts.scripts import start
 
-from ray_jobs.config.load import load_config
-from ray_jobs.config.schema import JOB_CONFIGS, config_class
-from ray_jobs.runtime.connection import check_free_cpu
 from tests.cluster.manifests import (
     CLUSTER,
-    IMAGE_FOLDER,
-    JOBS,
     KUBERAY,
     LAUNCHER,
     ROOT,
-    entrypoint_words,
-    kuberay_schema,
+    by_name,
+    cluster_spec,
     launcher_schema,
     load,
+    loaded,
     misspelt,
-    pod_schema,
     problems,
+    ray_resource,
+    require_held,
+    submitted,
 )
 
-SUBMISSION_MODES = {"K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"}
 GUIDES = (CLUSTER / "README.md", ROOT / "README.md")
-FREE_MAPS = ("metadata", "rayStartParams", "requests", "limits")
-"""Maps whose keys no schema of KubeRay names; their keys are checked below."""
-
-
-def by_name(path: Path) -> str:
-    return path.name
-
-
-def cluster_spec(path: Path) -> dict:
-    spec = load(path)["spec"]
-    return spec.get("rayClusterSpec", spec)
-
-
-def pod_specs(path: Path) -> list[dict]:
-    spec = cluster_spec(path)
-    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
-    return [group["template"]["spec"] for group in groups]
 
 
 def test_nothing_is_left_out():
     assert [path.name for path in LAUNCHER] == ["aws.yaml", "machines.yaml"]
-    jobs = {path.stem.removeprefix("kuberay_") for path in JOBS}
-    assert jobs == {"cache", "train", "tune", "evaluate_chapters", "evaluate_pairs"}
-    assert {path.name for path in KUBERAY} - {path.name for path in JOBS} == {
-        "kuberay_cluster.yaml"
+    files = {path.name for path in CLUSTER.iterdir() if path.is_file()}
+    assert files == {path.name for path in LAUNCHER} | {
+        *("Dockerfile", "Dockerfile.dockerignore", "README.md", "runtime_env.yaml", "slurm.sh")
     }
 
 
@@ -115,101 +91,9 @@ def test_amazon_knows_every_key_of_its_nodes():
     assert owner == "sudo chown 1000:1000 /shared"  # the image's user
 
 
-# KubeRay.
-
-
-@pytest.mark.parametrize("path", KUBERAY, ids=by_name)
-def test_kuberay_accepts_its_file_and_no_misspelt_key(path):
-    manifest = load(path)
-    schema = kuberay_schema(manifest["kind"])
-    assert not problems(manifest, schema)
-    places = []
-    for place, changed in misspelt(manifest, FREE_MAPS):
-        places.append(place)
-        if place not in ("apiVersion", "kind"):  # the API server's own
-            assert problems(changed, schema), f"{path.name}: misspelt {place} is not noticed"
-    assert len(places) > 50
-
-
-@pytest.mark.parametrize("path", KUBERAY, ids=by_name)
-def test_what_kuberays_schema_leaves_open(path):
-    manifest, spec = load(path), cluster_spec(path)
-    assert manifest["apiVersion"] == "ray.io/v1"
-    assert re.fullmatch(r"[a-z0-9-]{1,47}", manifest["metadata"]["name"])
-    assert set(manifest["metadata"]) == {"name"}
-    assert spec["rayVersion"] == ray.__version__
-    assert spec["authOptions"] == {"mode": "token"}
-    assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
-    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    options = ray_start_options()
-    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-        assert {f"--{name}" for name in group["rayStartParams"]} <= options
-    for group in spec["workerGroupSpecs"]:
-        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-    for pod in pod_specs(path):
-        (container,) = pod["containers"]
-        resources = container["resources"]
-        assert set(resources["limits"]) <= {"cpu", "memory", "nvidia.com/gpu"}
-        assert resources["limits"]["memory"] == resources["requests"]["memory"]
-        claimed = {mount["name"] for mount in container["volumeMounts"]}
-        assert claimed == {volume["name"] for volume in pod["volumes"]} == {"shared", "shm"}
-        # Ray keeps 30 % of a node's memory for objects, in /dev/shm.
-        (shm,) = (volume for volume in pod["volumes"] if volume["name"] == "shm")
-        memory = gibibytes(resources["limits"]["memory"])
-        assert gibibytes(shm["emptyDir"]["sizeLimit"]) >= 0.3 * memory
-
-
-def test_pods_are_the_same_in_all_files():
-    heads = {yaml.safe_dump(pod_specs(path)[0]) for path in KUBERAY}
-    workers = {yaml.safe_dump(pod) for path in KUBERAY for pod in pod_specs(path)[1:]}
-    assert len(heads) == len(workers) == 1
-    claim = load(CLUSTER / "kuberay_storage.yaml")
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for path in KUBERAY:
-        for pod in pod_specs(path):
-            claims = [v["persistentVolumeClaim"] for v in pod["volumes"] if v["name"] == "shared"]
-            assert claims == [{"claimName": claim["metadata"]["name"]}]
-
-
-@pytest.mark.parametrize("path", JOBS, ids=by_name)
-def test_a_ray_job_ends_and_is_tried_again_only_where_it_goes_on(path):
-    spec = load(path)["spec"]
-    assert spec["submissionMode"] in SUBMISSION_MODES
-    assert spec["shutdownAfterJobFinishes"] is True
-    assert spec["ttlSecondsAfterFinished"] > 0
-    assert set(yaml.safe_load(spec["runtimeEnvYAML"])) == {"env_vars"}
-    words = entrypoint_words(spec["entrypoint"])
-    by_itself = "ray_jobs.cache_codes" in words
-    assert ("--resume-if-begun" in words) != by_itself
-
-
-@pytest.mark.parametrize("path", JOBS, ids=by_name)
-def test_the_real_command_takes_the_words_of_a_ray_job(path, capsys):
-    python, dash_m, module, *words = entrypoint_words(load(path)["spec"]["entrypoint"])
-    assert (python, dash_m) == ("python", "-m")
-    words = in_checkout(require_job(module, words))
-    assert importlib.import_module(module).main([*words, "--print-config"]) == 0
-    (folder,) = (word for word in words if word.startswith(("run=", "output=")))
-    assert f"\n{folder.replace('=', ': ')}\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("path", JOBS, ids=by_name)
-def test_a_ray_jobs_nodes_hold_its_workers_and_read_the_data(path):
-    _, _, module, *words = entrypoint_words(load(path)["spec"]["entrypoint"])
-    config = loaded(module, in_checkout(require_job(module, words)))
-    (group,) = cluster_spec(path)["workerGroupSpecs"]
-    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    nodes, cpus = group["minReplicas"], float(limits["cpu"])
-    gpus = float(limits["nvidia.com/gpu"]) * nodes
-    if module == "ray_jobs.cache_codes":
-        assert gpus / config.cluster.gpus_per_worker >= 1
-        return
-    require_held(config, nodes, cpus, gpus)
-
-
 def test_nodes_that_are_always_up_hold_the_commands_of_both_guides():
     gpu = load(CLUSTER / "aws.yaml")["available_node_types"]["gpu"]
-    (group,) = cluster_spec(CLUSTER / "kuberay_cluster.yaml")["workerGroupSpecs"]
+    (group,) = cluster_spec(ray_resource(KUBERAY / "cluster"))["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     clusters = [
         (gpu["min_workers"], gpu["resources"]["CPU"], gpu["resources"]["GPU"]),
@@ -220,32 +104,6 @@ def test_nodes_that_are_always_up_hold_the_commands_of_both_guides():
     for words in shown:
         for nodes, cpus, gpus in clusters:
             require_held(loaded("ray_jobs.train_decoder", words), nodes, cpus, gpus * nodes)
-
-
-def test_the_pod_for_files_gives_the_shared_folder_to_the_images_user():
-    manifest = load(CLUSTER / "kuberay_files.yaml")
-    assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
-    pod, schema = manifest["spec"], pod_schema()
-    assert not problems(pod, schema)
-    for place, changed in misspelt(pod, ("requests",)):
-        assert problems(changed, schema), f"misspelt {place} is not noticed"
-    assert pod["volumes"] == pod_specs(CLUSTER / "kuberay_cluster.yaml")[0]["volumes"][:1]
-    (owner,), (files,) = pod["initContainers"], pod["containers"]
-    user = files["securityContext"]["runAsUser"]
-    for container in (owner, files):
-        assert container["image"] == load(CLUSTER / "aws.yaml")["docker"]["image"]
-        (mount,) = container["volumeMounts"]
-        assert mount["mountPath"] == "/shared"
-    assert owner["command"] == ["chown", f"{user}:{user}", "/shared"]
-    assert user == pod_specs(CLUSTER / "kuberay_cluster.yaml")[0]["securityContext"]["runAsUser"]
-
-
-def require_held(config: Any, nodes: int, cpus: float, gpus: float) -> None:
-    """Fails unless so many nodes of `cpus` hold the workers, with a CPU left to read the data."""
-    workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
-    needed = workers * config.cluster.gpus_per_worker
-    assert 0 < needed <= gpus
-    check_free_cpu([cpus] * nodes, workers, each)
 
 
 # Slurm.
@@ -284,50 +142,17 @@ def test_ray_knows_the_options_that_start_it(path):
     assert all("--dashboard-host=127.0.0.1" in line for line in heads)
 
 
-# The image.
-
-
-def test_the_image_holds_what_the_manifests_name():
-    text = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
-    ignored = (CLUSTER / "Dockerfile.dockerignore").read_text(encoding="utf-8").split()
-    copied = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ")]
-    for name in (name for names in copied for name in names):
-        assert (ROOT / name).exists()
-        assert f"!{name}" in ignored
-    assert {"ttt", "ray_jobs", "configs"} <= {name for names in copied for name in names}
-    assert f"WORKDIR {IMAGE_FOLDER}\n" in text
-    installs = re.findall(r"pip install (.*)", text)
-    assert installs
-    assert all("--no-deps" in line for line in installs)
-    assert any("-r requirements.lock" in line for line in installs)
-    locked = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert f"\nray=={ray.__version__}\n" in locked
-    assert "\nsetuptools==" in locked  # --no-build-isolation builds with it
-    (uid,) = re.findall(r"useradd .*--uid (\d+)", text)
-    (tag,) = re.findall(r"-t (\S+)", text)
-    assert text.rstrip().endswith("USER ray")
-    # The launcher takes HOME from here (else /root), and its head starts ssh and rsync in here.
-    assert re.findall(r"^ENV HOME=(\S+)$", text, flags=re.MULTILINE) == ["/home/ray"]
-    (packages,) = re.findall(r"apt-get install -y --no-install-recommends (.*) \\", text)
-    assert {"openssh-client", "rsync", "wget"} <= set(packages.split())
-    for path in KUBERAY:
-        for pod in pod_specs(path):
-            assert pod["securityContext"]["runAsUser"] == int(uid)
-            assert [container["image"] for container in pod["containers"]] == [tag]
-    assert load(CLUSTER / "aws.yaml")["docker"]["image"] == tag
-
-
 # The guide.
 
 
 def test_the_guide_names_files_that_exist_and_commands_that_parse():
     text = (CLUSTER / "README.md").read_text(encoding="utf-8")
-    for name in re.findall(r"`((?:kuberay_\w+|aws|machines)\.yaml|slurm\.sh)`", text):
-        assert (CLUSTER / name).is_file()
-    for name in re.findall(r"`?((?:cluster|configs|docs)/[\w.]+\.\w+)", text):
-        assert (ROOT / name).is_file(), name
-    named = set(re.findall(r"`(\w+\.(?:yaml|sh))`", text))
-    assert {path.name for path in (*LAUNCHER, *KUBERAY)} <= named
+    named = set(re.findall(r"`(\w+\.(?:yaml|sh)|kuberay/[\w./]+)`", text))
+    for name in named - {"train_default.yaml"}:
+        assert (CLUSTER / name).exists() or (KUBERAY / "settings" / name).exists(), name
+    for name in re.findall(r"(?:cluster|configs|docs)/[\w./]+\w", text):
+        assert (ROOT / name).exists(), name
+    assert {*(path.name for path in LAUNCHER), "slurm.sh"} <= named
     shown = submitted(CLUSTER / "README.md")
     assert len(shown) == 2
     for job, words in shown:
@@ -366,44 +191,6 @@ def test_the_token_is_made_for_its_owner_alone_and_made_anew(tmp_path):
         assert file.stat().st_mode & 0o077 == 0
         tokens.append(file.read_text())
     assert tokens[0] != tokens[1]
-
-
-def require_job(module: str, words: list[str]) -> list[str]:
-    """The words, or a skip while the job is still being built."""
-    if module.removeprefix("ray_jobs.") not in JOB_CONFIGS:
-        pytest.skip(f"{module} is not in this project yet")
-    return words
-
-
-def submitted(page: Path) -> list[tuple[str, list[str]]]:
-    """The jobs that a page's commands submit, with their words."""
-    joined = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    by_us = re.findall(r"^python -m ray_jobs\.submit (\w+) (.*)$", joined, flags=re.MULTILINE)
-    by_us += re.findall(r"^make submit JOB=(\w+) ARGS='(.*)'$", joined, flags=re.MULTILINE)
-    by_hand = re.findall(
-        r"^ray job submit .*-- python -m ray_jobs\.(\w+) (.*)$", joined, re.MULTILINE
-    )
-    return [(job, shlex.split(words)) for job, words in (*by_us, *by_hand)]
-
-
-def in_checkout(words: list[str]) -> list[str]:
-    return [word.replace(IMAGE_FOLDER, str(ROOT)) for word in words]
-
-
-def loaded(module: str, words: list[str]):
-    """The configuration that a command's words give."""
-    path = words[words.index("--config") + 1]
-    overrides = [word for word in words if "=" in word]
-    return load_config(config_class(module.removeprefix("ray_jobs.")), ROOT / path, overrides)
-
-
-def gibibytes(text: str) -> float:
-    assert text.endswith("Gi")
-    return float(text.removesuffix("Gi"))
-
-
-def ray_start_options() -> set[str]:
-    return {option for parameter in start.params for option in parameter.opts}
 
 
 def parse_ray_start(words: str) -> dict[str, Any]:
