@@ -91,7 +91,7 @@ def run(
     arguments = _parser(doc, actions).parse_intermixed_args(argv)
     stopped = f"stopped; {goes_on} goes on from here"
     try:
-        with needed_for("this job"), _signals_unwind(stopped):
+        with needed_for("this job"), unwinding_signals(stopped):
             _dispatch(arguments, config_class, plan, describe, execute, actions, foresee)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -255,7 +255,7 @@ def _destination(action: Action) -> str:
 
 
 @contextlib.contextmanager
-def _signals_unwind(stopped: str) -> Iterator[None]:
+def unwinding_signals(stopped: str) -> Iterator[None]:
     """Turn SIGTERM and the first Ctrl-C into SystemExit, so that files are closed and a local Ray
     is shut down; say `stopped` then. A job may handle SIGTERM itself, and so Ctrl-C.
     """

@@ -2,6 +2,8 @@
 
 import copy
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -213,5 +215,48 @@ def test_accuracies_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_every_step_is_a_command_of_this_repository() -> None:
-    for module, _, path, *overrides in steps(Path("somewhere")):
-        load_config(config_class(module.removeprefix("ray_jobs.")), ROOT / path, overrides)
+    for step in steps(Path("somewhere")):
+        _, path, *overrides = step.arguments
+        load_config(config_class(step.module.removeprefix("ray_jobs.")), ROOT / path, overrides)
+        assert step.typed.startswith(f"python -m {step.module} --config {path} ")
+
+
+def test_every_step_comes_after_those_whose_output_it_reads() -> None:
+    planned = steps(Path("somewhere"))
+    before: dict[str, set[str]] = {}
+    writer: dict[Path, str] = {}
+    for step in planned:
+        before[step.name] = {*step.after}.union(*(before[name] for name in step.after))
+        for word in step.arguments:
+            key, _, path = word.partition("=")
+            if key in ("output", "run"):
+                writer[Path(path)] = step.name
+    for step in planned:
+        named = [Path(word.partition("=")[2]) for word in step.arguments]
+        folders = {folder for path in named for folder in (path, *path.parents)}
+        read = {name for folder, name in writer.items() if folder in folders} - {step.name}
+        assert read <= before[step.name]
+    assert {step.name for step in planned if "cache" in before[step.name]} == {
+        "train", "evaluate", "decode",
+    }  # fmt: skip
+
+
+def test_the_demo_says_what_comes_before_it_imports_what_that_costs() -> None:
+    found = """
+import sys
+from pathlib import Path
+from ray_jobs.demo import _outlook
+from ray_jobs.runtime.demo_steps import steps
+print(_outlook(steps(Path("somewhere"))))
+print(sorted({"torch", "numpy", "ray", "matplotlib"} & sys.modules.keys()))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", found], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert re.fullmatch(
+        r"\[demo\] 56 clips .* 7 commands, two beside each other; about .* minutes on two cores:",
+        said[0],
+    )
+    modules = [step.module.removeprefix("ray_jobs.") for step in steps(Path("somewhere"))]
+    assert [line.split()[0] for line in said[1:-1]] == modules
+    assert said[-1] == "[]"
