@@ -55,6 +55,15 @@ def test_the_guide_applies_what_exists_and_names_every_job():
     assert tuple(map(int, installed[0].split("."))) >= (1, 5, 1)  # authOptions
 
 
+def test_the_guide_tries_a_job_by_the_words_that_it_gets():
+    """In the pod for files, which has the image and the shared folder and no GPU."""
+    (tried,) = re.findall(
+        r"^kubectl exec ttt-files -- (python .*) --dry-run$", guide(), re.MULTILINE
+    )
+    entrypoint = ray_resource(KUBERAY / "jobs" / "cache_codes")["spec"]["entrypoint"]
+    assert shlex.split(tried) == shlex.split(entrypoint)
+
+
 @needs_kubectl
 def test_the_guides_secrets_are_those_that_pods_ask_for(tmp_path):
     for name in (".docker/config.json", ".cache/huggingface/token"):
