@@ -86,6 +86,11 @@ class Progress:
             self._wait = None
             self._started += self._clock() - began
 
+    def say(self, sentence: str) -> None:
+        """Print a line of its own; a bar that stood there comes again below it."""
+        line = f"\r{sentence}\x1b[K" if self._live else sentence
+        print(line, file=self._stream, flush=True)
+
     def close(self) -> None:
         """Show where the work stands one last time; calling it again does nothing."""
         if self._closed:

@@ -1,9 +1,9 @@
 """How the driver and the first worker of a training hear of each other.
 
-A 0-CPU actor stands between them: the worker leaves where it is and asks whether to stop; the
-driver shows the progress and, on SIGTERM, leaves the request. Both sides speak to it from a thread
-once a second, so that no step waits for it. Both say all they know each time, so an actor that
-was killed and started again soon knows it, too.
+A 0-CPU actor stands between them: the worker leaves where it is and what it has to say, and asks
+whether to stop; the driver shows both and, on SIGTERM, leaves the request. Both sides speak to it
+from a thread once a second, so that no step waits for it. Both say all they know each time, so an
+actor that was killed and started again soon knows it, too.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ _INTERVAL_SECONDS = 1.0
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Monitor:
-    """The last position and the request to stop."""
+    """The last position, what the worker said and the request to stop."""
 
     def __init__(self) -> None:
         self._position: Position | None = None
+        self._said: tuple[str, ...] = ()
         self._stop = False
 
-    def exchange(self, position: Position | None) -> bool:
-        """The worker's side: leave a position, learn whether to stop."""
-        self._position = position
+    def exchange(self, position: Position | None, said: tuple[str, ...]) -> bool:
+        """The worker's side: leave a position and all it said so far, learn whether to stop."""
+        self._position, self._said = position, said
         return self._stop
 
-    def look(self, stop: bool) -> Position | None:
-        """The driver's side: ask to stop (once asked, always), learn the position."""
+    def look(self, stop: bool) -> tuple[Position | None, tuple[str, ...]]:
+        """The driver's side: ask to stop (once asked, always), learn what the worker left."""
         self._stop = self._stop or stop
-        return self._position
+        return self._position, self._said
 
 
 class MonitorClient:
@@ -50,11 +51,16 @@ class MonitorClient:
     def __init__(self, monitor: Any) -> None:
         self._monitor = monitor
         self._position: Position | None = None
+        self._said: tuple[str, ...] = ()
         self.stop_requested = False
 
     def move_to(self, position: Position) -> None:
         """Leave a position for the next time the thread speaks."""
         self._position = position
+
+    def say(self, sentence: str) -> None:
+        """Have the driver print a sentence, once."""
+        self._said += (sentence,)
 
     @contextmanager
     def connected(self) -> Iterator[MonitorClient]:
@@ -63,21 +69,26 @@ class MonitorClient:
             yield self
 
     def _exchange(self) -> None:
-        if ray.get(self._monitor.exchange.remote(self._position)):
+        if ray.get(self._monitor.exchange.remote(self._position, self._said)):
             self.stop_requested = True
 
 
 @contextmanager
 def watched(monitor: Any, progress: Progress, done: int, stop: threading.Event) -> Iterator[None]:
-    """The driver's side: show positions and pass on `stop` inside the block.
+    """The driver's side: show positions and sentences and pass on `stop` inside the block.
 
     Until the first position the workers are waited for.
     """
-    shown = done
+    shown, printed = done, set[str]()
 
     def look() -> None:
         nonlocal shown
-        position: Position | None = ray.get(monitor.look.remote(stop.is_set()))
+        position: Position | None
+        position, said = ray.get(monitor.look.remote(stop.is_set()))
+        for sentence in said:
+            if sentence not in printed:
+                progress.say(sentence)
+                printed.add(sentence)
         if position is None:
             return
         starting.close()

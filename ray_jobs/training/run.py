@@ -131,6 +131,7 @@ def run_loop(
     device: torch.device,
     hooks: Sequence[Hook],
     stop_requested: Callable[[], bool],
+    save_requested: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """The loop in a process that has its batches and its ranks to talk to."""
     if device.type == "cpu":
@@ -139,7 +140,9 @@ def run_loop(
     listeners = [*hooks, turns]
     if group.rank == 0:
         listeners += [*job.hooks(), *build_trackers(job)]
-    state = train(job.loop_settings(), trainee, source, group, listeners, stop_requested)
+    state = train(
+        job.loop_settings(), trainee, source, group, listeners, stop_requested, save_requested
+    )
     finished = state.epoch > len(job.epochs)
     return Outcome(state.step, finished, tuple(_notes(job, state, turns, finished=finished)))
 

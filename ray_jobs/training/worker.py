@@ -25,6 +25,7 @@ from ray_jobs.runtime.progress import Progress
 from ray_jobs.training import monitor as train_monitor
 from ray_jobs.training.monitor import MonitorClient
 from ray_jobs.training.network import NodeNetworkConfig
+from ray_jobs.training.preemption import PreemptionNotices, errors_held_after_a_notice
 from ray_jobs.training.ray_source import (
     RayBatchSource,
     batch_data_config,
@@ -139,10 +140,12 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
     source = RayBatchSource(shard, given.cursor, job.stream(), rank, world)
     hooks: list[Hook] = [ReportHook(lambda metrics, _folder: ray.train.report(metrics))]
     client = MonitorClient(given.monitor)
+    notices = PreemptionNotices(client.say)
     with ExitStack() as stack:
-        if rank == 0:  # the loop follows the first rank's wish to stop
+        if rank == 0:  # the loop follows the first rank's wish to stop or to save
             note_room(job.config.run)
             stack.enter_context(client.connected())
-            hooks.append(PositionHook(client.move_to, job.shown_terms))
+            hooks += [PositionHook(client.move_to, job.shown_terms), notices]
+        stack.enter_context(errors_held_after_a_notice())
         group, stop = ProcessGroup(), lambda: client.stop_requested
-        return run_loop(job, source, group, device, hooks, stop)
+        return run_loop(job, source, group, device, hooks, stop, notices.unanswered)

@@ -42,11 +42,11 @@ class World:
         return ["--config", str(self.config), f"run={run}"]
 
 
-def write_world(folder: Path) -> World:
-    """A codec, a cache of 11 clips (3 of them held out) and a configuration for them."""
+def write_world(folder: Path, clips: int = 11) -> World:
+    """A codec, a cache of clips (a quarter of them held out) and a configuration for them."""
     world = World(folder)
     write_nano_codec(world.folder / "codec")
-    write_nano_cache(world.folder / "cache", 11)
+    write_nano_cache(world.folder / "cache", clips)
     tree = {
         "run": "given on the command line",
         "codec": str(world.folder / "codec"),

@@ -117,3 +117,20 @@ def test_a_wait_before_any_progress_is_said_every_few_seconds():
         while log.getvalue().count("\n") < 2:
             time.sleep(0.01)
     assert log.getvalue().startswith("waiting for Ray to start 0:00\n")
+
+
+def test_a_sentence_has_a_line_of_its_own_and_the_bar_comes_again_below():
+    log, terminal, clock = io.StringIO(), Terminal(), Clock()
+    for stream in (log, terminal):
+        progress = Progress("train", 10, "steps", stream=stream, clock=clock)
+        clock.now += 10
+        progress.advance(5)
+        progress.say("a node is to be taken away")
+        clock.now += 10
+        progress.advance(1)
+    assert log.getvalue().splitlines()[1] == "a node is to be taken away"
+    _, bar, said_and_bar = terminal.getvalue().split("\r", 2)
+    assert bar.startswith("train:")
+    said, bar = said_and_bar.split("\n\r")
+    assert said == "a node is to be taken away\x1b[K"
+    assert "6/10 steps" in bar

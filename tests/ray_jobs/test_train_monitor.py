@@ -73,3 +73,15 @@ def test_a_monitor_that_stays_away_is_warned_of_and_fails_nothing(
         ray.kill(monitor)
         wait_until(lambda: len(warnings(caplog)) == 2)
     assert all("do not reach the other side" in warning for warning in warnings(caplog))
+
+
+def test_what_the_worker_says_is_printed_once_though_the_monitor_is_killed() -> None:
+    monitor, shown = Monitor.remote(), io.StringIO()
+    with both_sides(monitor, shown) as (client, _):
+        client.say("the first")
+        wait_until(lambda: "the first\n" in shown.getvalue())
+        os.kill(ray.get(monitor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        client.say("the second")
+        wait_until(lambda: "the second\n" in shown.getvalue())
+    said = [line for line in shown.getvalue().splitlines() if line.startswith("the ")]
+    assert said == ["the first", "the second"]

@@ -74,11 +74,14 @@ def train(
     group: Communicator,
     hooks: Sequence[Hook] = (),
     stop_requested: Callable[[], bool] = lambda: False,
+    save_requested: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Train to the end of the trainee's epochs, or until a stop is requested; returns where it is.
 
-    `stop_requested` and the checkpoint clock count on rank 0 only; the others follow it. Raises
-    TrainingStopped when too many steps in a row are not finite or a checkpoint cannot be written.
+    Before each step rank 0 decides by `stop_requested`, `save_requested` and the checkpoint clock;
+    the others follow it. A step before which a checkpoint was requested is saved; whoever requests
+    it takes that back in `on_checkpoint`. Raises TrainingStopped when too many steps in a row are
+    not finite or a checkpoint cannot be written.
     """
     training = _start(settings, trainee, group)
     state, saver = training.state, _Saver(settings, group)
@@ -90,7 +93,8 @@ def train(
         updates = training.enter(epoch.phase)
         steps = _Timed(source.step_batches(epoch.number, state.step_in_epoch))
         for batches in steps:
-            agreed = _agree(group, trainee, batches, saver.clock_is_due(), stop_requested())
+            save = saver.clock_is_due() or save_requested()
+            agreed = _agree(group, trainee, batches, save, stop_requested())
             rates = trainee.rates(epoch, state.step)
             for update in updates:
                 update.set_rates(rates)
@@ -143,7 +147,7 @@ def train(
                 epoch_end
                 or worth_saving
                 or agreed.stop
-                or agreed.save_by_clock
+                or agreed.save
                 or _due(state.step, settings.checkpoint.every_steps)
             ):
                 folder = saver.save(training, epoch_end=epoch_end)
@@ -178,7 +182,7 @@ class _Agreed:
 
     denominators: dict[str, float]
     replaced: list[str]
-    save_by_clock: bool
+    save: bool
     stop: bool
 
 
@@ -186,7 +190,7 @@ def _agree(
     group: Communicator,
     trainee: Trainee[Batch],
     batches: Sequence[Batch],
-    save_by_clock: bool,
+    save: bool,
     stop: bool,
 ) -> _Agreed:
     """The step's denominators and replaced items over all ranks, and rank 0's decisions to save
@@ -194,12 +198,12 @@ def _agree(
     first = group.rank == 0
     mine, replaced = trainee.denominators(batches), trainee.replaced(batches)
     values = torch.tensor(
-        [*mine.values(), len(replaced), first and save_by_clock, first and stop],
+        [*mine.values(), len(replaced), first and save, first and stop],
         dtype=torch.float64,  # exact for whole numbers below 2**53
     )
     if group.world > 1:
         values = group.sum_(copied_ahead(values, trainee.device)).cpu()
-    *totals, n_replaced, save, stop_all = values.tolist()
+    *totals, n_replaced, save_all, stop_all = values.tolist()
     if n_replaced:
         texts = group.all_texts("\n".join(replaced))
         replaced = [line for text in texts for line in text.splitlines()]
@@ -207,7 +211,7 @@ def _agree(
         name: int(total) if isinstance(count, int) else total
         for (name, count), total in zip(mine.items(), totals, strict=True)
     }
-    return _Agreed(denominators, replaced, bool(save), bool(stop_all))
+    return _Agreed(denominators, replaced, bool(save_all), bool(stop_all))
 
 
 class _Saver:

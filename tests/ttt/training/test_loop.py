@@ -11,11 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ttt.training.toy import TOTAL_STEPS, Log, Pair, run_toy, run_toy_over_two_ranks
+from tests.ttt.training.toy import (
+    EPOCHS,
+    TOTAL_STEPS,
+    Log,
+    Pair,
+    Source,
+    run_toy,
+    run_toy_over_two_ranks,
+)
 from tests.two_ranks import Killed
 from ttt import checkpoint
 from ttt.errors import UserError
-from ttt.training.loop import Diverged
+from ttt.training.config import CheckpointConfig
+from ttt.training.hooks import Hook
+from ttt.training.loop import Diverged, LoopSettings, train
+from ttt.training.ranks import SingleProcess
+from ttt.training.state import TrainState, plan_of
 
 LAST = f"checkpoints/step-{TOTAL_STEPS:08d}"
 
@@ -179,3 +191,41 @@ def test_two_ranks_are_one_rank(tmp_path: Path, whole: tuple[Path, Log]) -> None
     losses = json.loads((together / "losses.json").read_text())
     for ours, record in zip(losses, whole[1].steps, strict=True):
         assert ours == pytest.approx(record.terms, rel=1e-4, abs=1e-6)
+
+
+class Asks(Hook):
+    """Asks for a checkpoint before the step of this number (from 1), until one is written."""
+
+    def __init__(self, step: int) -> None:
+        self.answered: list[int] = []
+        self._step = step
+        self._asked = 0
+
+    def __call__(self) -> bool:
+        self._asked += 1
+        return self._asked >= self._step and not self.answered
+
+    def on_checkpoint(self, state: TrainState, folder: str) -> None:
+        if self._asked >= self._step:
+            self.answered.append(state.step)
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_a_checkpoint_that_is_asked_for_is_written_once_and_changes_nothing(
+    tmp_path: Path, step: int
+) -> None:
+    """Step 3 is in the middle of an epoch, step 5 ends one and is saved anyway."""
+    asks = Asks(step)
+    for name in ("asked", "left_alone"):
+        settings = LoopSettings(
+            run=str(tmp_path / name),
+            plan=plan_of(EPOCHS, kind="toy"),
+            checkpoint=CheckpointConfig(every_steps=None, every_minutes=None, keep_last=99),
+        )
+        hooks, asked = ([asks], asks) if name == "asked" else ([], lambda: False)
+        group = SingleProcess()
+        train(settings, Pair(), Source(group, {}), group, hooks, save_requested=asked)
+    assert checkpoint.complete_steps(str(tmp_path / "left_alone")) == [2, 5, 9]
+    assert checkpoint.complete_steps(str(tmp_path / "asked")) == sorted({2, 5, 9, step})
+    assert asks.answered[0] == step
+    assert content(tmp_path / "asked" / LAST) == content(tmp_path / "left_alone" / LAST)
