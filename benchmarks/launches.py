@@ -2,31 +2,32 @@
 
     python -m benchmarks.launches               (needs gcc; ten minutes of one core)
     python -m benchmarks.launches NAME ...      one of these alone, with the files that launch:
+    python -m benchmarks.launches --keep [NAME ...]     and put the counts into counted.json, from
+                        which benchmarks.gpu and tests of documents take their estimates
 
     training_step       a micro-batch of the second phase as the published SNAC's decoder with its
                         48 kHz head trains: 8 windows of .94 s with their context, bfloat16
     training_float32, training_head     the same in float32; with the head alone
+    training_plain      training_step where the activation's kernel does not work
     adversarial_step    training_step with the discriminators of configs/train_adversarial.yaml
     reads_per_step      a step of 8 such micro-batches in the loop, of one of several ranks, and how
                         often the program waits: reads back from the card and copies to it
+    step                the same in a single process
     validation, encoding, decoding      these windows, 9 clips of 6.4 s, codes of 11 s
     known_text, own_text                a pass of Moshi 7B over 64 steps, bfloat16, batch 1
     chunk, own_chunk    the same with TTT-MLP in 16 layers, and what these add to the base
     own_text_by_chunk   what a TTT layer adds to a pass of own text by its steps, and with own_text
                         and depformer the rate that follows
+    passes              passes of every batch and chunk that benchmarks.gpu measures
     chapter_by_flavour  one TTT layer of each flavour over 24,000 frames, in passes and in one call
     depformer           128 rows, weights frozen
     save_state          eight full rings of four layers, two of them with TTT, saved
     mimi, mimi_decode   4 s of audio to codes and back
 
 The code runs on a pretended card (tests/fake_cuda), which counts what is launched and the bytes
-that these operations read and write. A GPU that does nothing else needs at least
-
-    launches x 6 us        what eager PyTorch takes to hand one operation over, or
-    bytes / 3.0 TB/s       what an H100's memory gives in practice of its 3.35,
-
-whichever is more. These are estimates: nobody has run them, convolutions and products also take
-arithmetic, and graphs or fused kernels need fewer launches and bytes.
+that these operations read and write. What a GPU needs for them at least `benchmarks.counted` says.
+These are estimates: nobody has run them, convolutions and products also take arithmetic, and graphs
+or fused kernels need fewer launches and bytes.
 """
 
 from __future__ import annotations
@@ -35,18 +36,17 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from benchmarks.counted import (
+    CHUNK,
+    KEPT,
+    Counted,
+    frames_per_second,
+    keep_counts,
+    kept_steps,
+    seconds,
+)
 from tests.fake_cuda.start import start
-
-SECONDS_PER_LAUNCH = 6e-6
-BYTES_PER_SECOND = 3.0e12
-CHUNK, KEPT = 64, 10
-"""Steps of a pass, and how many of them stand where the text is the model's own."""
-ROWS = 128
-"""Steps that the depformer takes at once."""
-
-Counted = dict[str, Any]
 
 
 def waits(counted: Counted) -> int:
@@ -87,8 +87,10 @@ SCENES = {
     "training_step": "train_bf16",
     "training_float32": "train_float32",
     "training_head": "train_head",
+    "training_plain": "train_plain",
     "adversarial_step": "adversarial",
     "reads_per_step": "train_step_of_many",
+    "step": "train_step",
     "validation": "validation",
     "encoding": "encoding",
     "decoding": "decoding",
@@ -97,6 +99,7 @@ SCENES = {
     "chunk": "chunk",
     "own_chunk": "own_chunk",
     "own_text_by_chunk": "own_text_by_chunk",
+    "passes": "passes",
     "chapter_by_flavour": "chapter_by_flavour",
     "depformer": "depformer_frozen",
     "save_state": "save",
@@ -106,25 +109,28 @@ SCENES = {
 """Name -> its scene of tests/fake_cuda/scenes.py."""
 
 
-def main(names: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> int:
     """Count what is named, or all; returns the exit code, 1 where tests would refuse a count."""
+    names = [word for word in words if word != "--keep"]
     if unknown := [name for name in names if name not in SCENES]:
         print(f"there is no {unknown[0]}: give some of {', '.join(SCENES)}", file=sys.stderr)
         return 2
     chosen = names or tuple(SCENES)
     lines = start("tests.fake_cuda.scenes", "published", *(SCENES[name] for name in chosen))
     counts: dict[str, Counted] = dict(zip(chosen, map(json.loads, lines.splitlines()), strict=True))
+    if "--keep" in words:
+        keep_counts(counts)
     if names:
         for name, counted in counts.items():
             _show_places(name, counted)
-    print(f"{'':18}launches    ms      GB      ms     at least   per second")
+    print(f"{'':18}  launches    ms      GB      ms     at least   per second")
     for name, counted in counts.items():
         if name == "own_text_by_chunk":
             print(f"launches of a TTT layer by steps: {counted['layer']}")
-        elif name == "chapter_by_flavour":
-            print("a TTT layer over a chapter:")
-            for layer, its in counted["layers"].items():
-                print(_row(layer, its))
+        elif rows := _rows_of(name, counted):
+            print(f"{name}:")
+            for what, its in rows.items():
+                print(_row(what, its))
         else:
             print(_row(name, counted))
     if "depformer" in counts:
@@ -132,22 +138,17 @@ def main(names: Sequence[str]) -> int:
     return _show_limits(counts)
 
 
-def seconds(counted: Mapping[str, Any]) -> tuple[float, float]:
-    """What the launches take, and what the bytes take."""
-    return (
-        counted["launches"] * SECONDS_PER_LAUNCH,
-        counted["gigabytes"] * 1e9 / BYTES_PER_SECOND,
-    )
-
-
-def kept_steps(chance: float, steps: int) -> float:
-    """Steps of a pass that stand where each guess is right with this chance, on its own."""
-    return steps if chance == 1 else (1 - chance**steps) / (1 - chance)
-
-
-def frames_per_second(a_pass: Mapping[str, Any], kept: float, depformer: Counted) -> float:
-    """Of passes that keep so many steps, and of a depformer that takes ROWS of them at once."""
-    return kept / (max(seconds(a_pass)) + max(seconds(depformer)) * kept / ROWS)
+def _rows_of(name: str, counted: Counted) -> dict[str, Counted]:
+    """What is counted more than once, by the words to print before it."""
+    if name == "chapter_by_flavour":
+        return counted["layers"]
+    if name == "passes":
+        rows = {f"depformer {rows}": its for rows, its in counted["depformer"].items()}
+        for its in counted["passes"]:
+            layers = "TTT" if its["ttt"] else "base"
+            rows[f"{layers} {its['text']} {its['batch']}x{its['chunk']}"] = its
+        return rows
+    return {}
 
 
 def _row(name: str, counted: Counted) -> str:
@@ -156,8 +157,8 @@ def _row(name: str, counted: Counted) -> str:
     audio = counted.get("audio_seconds")
     rate = "" if audio is None else f"{audio / most:9,.0f} audio s"
     return (
-        f"{name:18} {counted['launches']:7,} {1000 * launching:6.1f}  {counted['gigabytes']:6.1f}  "
-        f"{1000 * moving:6.1f}  {1000 * most:6.1f} ms  {rate}"
+        f"{name:18} {counted['launches']:9,.0f} {1000 * launching:6.1f}  "
+        f"{counted['gigabytes']:6.1f}  {1000 * moving:6.1f}  {1000 * most:6.1f} ms  {rate}"
     )
 
 

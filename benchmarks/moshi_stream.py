@@ -1,7 +1,8 @@
 """How fast Moshi listens to a chapter, exactly.
 
     python -m benchmarks.moshi_stream [--quick]
-    python -m benchmarks.moshi_stream --gpu        (see benchmarks/moshi_gpu.py)
+
+On a GPU: `python -m benchmarks.gpu`.
 
 Frames per second of CPU time, one thread: `evaluate_codes` against two others, all with the loss of
 every code.
@@ -105,13 +106,7 @@ def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description="How fast Moshi listens to a chapter.")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--gpu", action="store_true", help="7B random weights on a CUDA device")
     arguments = parser.parse_args()
-    if arguments.gpu:
-        from benchmarks.moshi_gpu import main as on_gpu
-
-        on_gpu()
-        return
     torch.set_num_threads(1)
     print(
         "model  TTT   text  padding  stepping/s  chunks/s  frames/s  to stepping  reach  "

@@ -37,8 +37,9 @@ from moshi.models.lm import LMModel
 from moshi.utils.compile import no_compile
 from torch import Tensor
 
-from benchmarks.launches import SECONDS_PER_LAUNCH
+from benchmarks.counted import SECONDS_PER_LAUNCH
 from benchmarks.moshi_stream import TINY, random_codes
+from benchmarks.sizes import ALL
 from tests.fake_cuda.start import start
 from ttt.codebook_weights import FIRST_CODEBOOK_WEIGHT
 from ttt.moshi.streaming.delays import ZERO_TOKEN
@@ -49,8 +50,6 @@ from ttt.moshi.training.loss import weighed
 
 WEIGHT = FIRST_CODEBOOK_WEIGHT["moshi"]
 BLOCKS = MemoryConfig()
-ALL = MemoryConfig(checkpoint_layers=True, checkpoint_mini_batches="auto", head_block=250)
-"""All that saves memory; attention in blocks of the model's window."""
 CASES = ((4, 0.95, 1.0), (16, 1.25, 1.15))
 """Windows, and the ratios to reach: blocks to plain, all to plain again."""
 

@@ -12,7 +12,8 @@ from moshi.models.lm import LMModel
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from benchmarks.ttt_training import ALL, ours, published
+from benchmarks.sizes import ALL, WHOLE_CHAPTER, windows_config
+from benchmarks.ttt_training import ours, published
 from tests.fake_cuda.pretended import on_card
 from tests.fake_cuda.training import Counted, SecondStep
 from ttt.moshi import tiny_lm
@@ -26,7 +27,6 @@ from ttt.moshi.training import (
 )
 from ttt.moshi.training.config import LoRAConfig, TTTLayersConfig, WindowStageConfig
 from ttt.moshi.training.estimate import training_bytes
-from ttt.moshi.training.estimate.need import HEAD_BLOCK
 from ttt.training.config import CheckpointConfig
 from ttt.training.loop import LoopSettings, train
 from ttt.training.ranks import SingleProcess
@@ -80,9 +80,6 @@ def most_by_stretch(
             for each in begins:
                 each.remove()
     raise AssertionError("the loop took one step")
-
-
-WHOLE_CHAPTER = dataclasses.replace(ALL, head_block=HEAD_BLOCK)
 
 
 def whole_chapter(stage: Stage) -> dict[str, Any]:
@@ -226,13 +223,7 @@ def _counted(stage: Stage, before: int, with_ttt: int, after: int) -> _Count:
 def _whole(stage: Stage, with_ttt: range, layers: int) -> tuple[LMModel, MoshiTrainingConfig]:
     """The outline of a model, and its training over whole chapters with all that saves memory."""
     frames = stage.size.chapter_frames
-    config = MoshiTrainingConfig(
-        ttt=TTTLayersConfig(layers=tuple(with_ttt)),
-        stages=(WindowStageConfig(frames=frames, steps=2, frames_per_step=frames),),
-        text="pad",
-        other="masked",
-        memory=WHOLE_CHAPTER,
-    )
+    config = windows_config(with_ttt, 1, frames, WHOLE_CHAPTER)
     shape = {**stage.size.moshi, "num_layers": layers}
     with torch.device("meta"):
         return tiny_lm(**shape, device="meta", dtype=torch.bfloat16), config

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from benchmarks.counted import ROWS
 from tests.fake_cuda.pretended import PretendedCuda, on_card
 from ttt.layers import InnerControls, TTTConfig, TTTLayer
 from ttt.moshi import Evaluation
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import learning_bytes, memory_need, taking_back_bytes
 from ttt.moshi.streaming import heads
+from ttt.moshi.streaming.evaluate import chunks_per_block
 from ttt.moshi.streaming.session import Session
 from ttt.moshi.streaming.streams import Streams
 
 if TYPE_CHECKING:
     from tests.fake_cuda.scenes import Stage
-
-ROWS = 128
-"""What a depformer's block holds."""
 
 
 def one_pass(stage: Stage, text: str, ttt: bool) -> dict[str, Any]:
@@ -60,6 +59,52 @@ def own_text_by_chunk(stage: Stage) -> dict[str, Any]:
                     evaluation._listen()
                 mean[steps] = stage.card.launches.total() / passes
     return {"layer": {n: means[True][n] - means[False][n] for n in CHUNKS}, **stage.counts()}
+
+
+def passes(stage: Stage) -> dict[str, Any]:
+    """Passes by batch, chunk, TTT and text, and the depformer's blocks that belong to them.
+
+    The mean over passes that begin at every place of a mini-batch that they can.
+    """
+    found: list[dict[str, Any]] = []
+    for ttt in (False, True):
+        lm = stage.moshi(ttt)
+        cases = [("pad", *case) for case in stage.size.known_text]
+        cases += [("own", *case) for case in stage.size.own_text]
+        for text, batch, steps in cases:
+            many = 8 if text == "own" else 16 if steps % 16 else 1
+            many = many if ttt else 1
+            frames = max((many + 2) * steps, lm.context)
+            recording = torch.zeros(batch, 8, frames, dtype=torch.int64)
+            streams = Streams(
+                lm, recording, silence=recording[0], text_stream=text, other_stream="silence"
+            )  # type: ignore[arg-type]  # fmt: skip
+            with Evaluation(streams, chunk=steps) as evaluation:
+                evaluation._listen()
+                stage.card.clear()
+                for _ in range(many):
+                    evaluation._listen()
+                counts = stage.counts()
+            a_pass = {name: counts[name] / many for name in ("launches", "gigabytes")}
+            found.append({"text": text, "batch": batch, "chunk": steps, "ttt": ttt, **a_pass})
+    lm, heads_of = stage.moshi(ttt=False).requires_grad_(False), {}
+    for batch, steps in stage.size.known_text:
+        rows = batch * steps * chunks_per_block(batch, steps)
+        heads_of[str(rows)] = _heads(stage, lm, batch, rows // batch)
+    return {"passes": found, "depformer": heads_of, **stage.counts()}
+
+
+def _heads(stage: Stage, lm: Any, batch: int, steps: int) -> dict[str, Any]:
+    """The depformer over so many steps, which lie apart in memory where there are several rows."""
+    with stage.card:
+        hidden = torch.zeros(batch, 2 * steps, lm.dim, dtype=lm.dtype, device="cuda")[:, :steps]
+        forced = torch.zeros(batch, 17, steps, dtype=torch.int64, device="cuda")
+    stage.card.clear()
+    with torch.no_grad():
+        logits: Tensor = heads.audio_logits(lm, forced, hidden)
+    assert logits.dtype == torch.float32
+    counts = stage.counts()
+    return {name: counts[name] for name in ("launches", "gigabytes")}
 
 
 CHUNKS = (16, 24, 32, 48, 64)
@@ -263,13 +308,7 @@ def resumed(stage: Stage) -> dict[str, Any]:
 def depformer(stage: Stage, trained: bool) -> dict[str, Any]:
     """The depformer over rows that lie apart in memory, as what was kept of a pass does."""
     lm = stage.moshi(ttt=False).requires_grad_(trained)
-    with stage.card:
-        hidden = torch.zeros(2, ROWS, lm.dim, dtype=lm.dtype, device="cuda")[:, : ROWS // 2]
-        forced = torch.zeros(2, 17, ROWS // 2, dtype=torch.int64, device="cuda")
-    stage.card.clear()
-    with torch.no_grad():
-        logits: Tensor = heads.audio_logits(lm, forced, hidden)
-    assert logits.dtype == torch.float32
+    _heads(stage, lm, batch=2, steps=ROWS // 2)
     read = sum(
         each.nbytes
         for name, each in lm.named_parameters()
@@ -289,7 +328,9 @@ def mixing(stage: Stage) -> dict[str, Any]:
 
 
 def _evaluation(stage: Stage, lm: Any, text: str) -> Evaluation:
-    recording = torch.zeros(1, 8, 10 * stage.size.chunk, dtype=torch.int64)
+    # No shorter than attention's window: a shorter one is given shorter rings.
+    frames = max(10 * stage.size.chunk, lm.context)
+    recording = torch.zeros(1, 8, frames, dtype=torch.int64)
     streams = Streams(lm, recording, silence=recording[0], text_stream=text, other_stream="silence")  # type: ignore[arg-type]
     return Evaluation(streams, chunk=stage.size.chunk)
 

@@ -8,11 +8,9 @@ has a Moshi between them.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,13 +20,13 @@ from moshi.models import loaders
 from snac import SNAC
 from torch import Tensor
 
-from benchmarks.moshi_gpu import SHAPE_7B
-from tests.fake_cuda import chapters, listening, training
+from benchmarks.gpu.__main__ import SECTIONS
+from benchmarks.sizes import SIZES, Size
+from tests.fake_cuda import chapters, listening, measuring, training
 from tests.fake_cuda.pretended import PretendedCuda, on_card
 from ttt.layers import TTTConfig
 from ttt.moshi import codes, insert_ttt, tiny_lm
 from ttt.snac.cache.encode import ClipEncoder
-from ttt.snac.config import EncodeConfig
 from ttt.snac.decode import decode_pieces
 from ttt.snac.model import Decoder48k, deterministic
 from ttt.snac.train.config import LossConfig
@@ -36,51 +34,6 @@ from ttt.snac.train.validation import validate
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.training.micro_batches import BatchId
 from ttt.training.ranks import SingleProcess
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large everything is."""
-
-    encoder_dim: int
-    decoder_dim: int
-    codebook_size: int
-    clips: int
-    coarse: int
-    """Coarsest tokens of a training window."""
-    moshi: dict[str, Any]
-    ttt_layers: range
-    chunk: int
-    kept_steps: int
-    """Steps of own text that stand in every pass."""
-    encode: EncodeConfig
-    to_encode: tuple[float, ...]
-    """Seconds of the clips to encode."""
-    chapter_frames: int
-    """Frames of a window that TTT is trained on."""
-
-
-# Clips of the same length share a batch of a minute.
-PUBLISHED = Size(
-    48, 1024, 4096, 8, 11, SHAPE_7B, range(8, 24), 64, 10, EncodeConfig(), 9 * (6.4,),
-    24_000,
-)  # fmt: skip
-SMALL = Size(
-    4, 64, 64, 2, 3,
-    {"context": 24, "dim": 64, "num_layers": 3, "num_heads": 4, "depformer_dim": 32},
-    range(1, 3), 64, 40, EncodeConfig(chunk_seconds=1, max_batch_seconds=2), (1.0, 3.0),
-    96,
-)  # fmt: skip
-MID = dataclasses.replace(
-    SMALL,
-    moshi={
-        "context": 250, "dim": 512, "num_layers": 8, "num_heads": 8, "card": 2048,
-        "depformer_dim": 256, "depformer_layers": 4,
-    },
-    ttt_layers=range(2, 6),
-    chapter_frames=2_000,
-)  # fmt: skip
-SIZES = {"small": SMALL, "mid": MID, "published": PUBLISHED}
 
 
 class Stage:
@@ -226,6 +179,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "train_bf16": lambda stage: training.train(stage, "bf16"),
     "train_float32": lambda stage: training.train(stage, "float32"),
     "train_head": lambda stage: training.train(stage, "bf16", phase=1),
+    "train_plain": training.train_plainly,
     "train_step": lambda stage: training.step(stage, world=1),
     "train_step_of_many": lambda stage: training.step(stage, world=2),
     "adversarial": training.adversarial,
@@ -243,6 +197,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "pass_known": lambda stage: listening.one_pass(stage, "pad", ttt=False),
     "pass_own": lambda stage: listening.one_pass(stage, "own", ttt=False),
     "own_text_by_chunk": listening.own_text_by_chunk,
+    "passes": listening.passes,
     "save": listening.save,
     "memory": listening.memory,
     "learning": listening.learning,
@@ -256,6 +211,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "plain_and_sparing": chapters.plain_and_sparing,
     "estimates": chapters.estimates,
     "few_estimates": lambda stage: chapters.estimates(stage, few=True),
+    "measured": lambda stage: {**measuring.measured(stage, *SECTIONS), **stage.counts()},
     "mixing": listening.mixing,
     "look_ups": look_ups,
 }

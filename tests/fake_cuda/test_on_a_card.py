@@ -9,9 +9,10 @@ import random
 
 import pytest
 
-from benchmarks import launches
+from benchmarks import counted, launches
 from benchmarks.launches import LIMITS, waits
-from tests.fake_cuda.scenes import SCENES, SMALL
+from benchmarks.sizes import SMALL
+from tests.fake_cuda.scenes import SCENES
 from tests.fake_cuda.start import compiler, start
 from tests.fake_cuda.training import MICRO_BATCHES
 
@@ -84,8 +85,32 @@ def test_guesses_that_are_right_by_chance_stand_in_a_row():
             while kept < steps and rng.random() < chance:
                 kept += 1
             drawn.append(kept)
-        assert abs(sum(drawn) / len(drawn) / launches.kept_steps(chance, steps) - 1) < 0.05
-    assert launches.kept_steps(1, 32) == 32
+        assert abs(sum(drawn) / len(drawn) / counted.kept_steps(chance, steps) - 1) < 0.05
+    assert counted.kept_steps(1, 32) == 32
+
+
+def test_the_kept_counts_are_those_of_today(published):
+    """Those whose limits are counted anyway; `python -m benchmarks.launches --keep` renews all."""
+    kept = counted.kept_counts()
+    for name, fresh in published.items():
+        fresh = counted.without_places(fresh)
+        assert kept[name].keys() == fresh.keys(), name
+        for what, value in fresh.items():
+            assert kept[name][what] == pytest.approx(value, rel=0.001), (name, what)
+
+
+def test_the_gpu_benchmark_runs_on_a_card(played):
+    """Every section: no wrong device, and what it does is what the launches are counted of."""
+    rows = {row["what"]: row for row in played["measured"]["rows"]}
+    assert [row["failed"] for row in rows.values()] == [None] * len(rows)
+    assert [what for what, row in rows.items() if row["measured"] is None] == []
+    windows = f"training, {SMALL.clips} windows, bfloat16"
+    for what, scene in (
+        (f"pass of {SMALL.chunk} steps, base, text known", "pass_known"),
+        (f"pass of {SMALL.chunk} steps, base, own text", "pass_own"),
+        (windows, "train_bf16"),
+    ):
+        assert rows[f"{what}: kernels"]["measured"] == played[scene]["launches"], what
 
 
 def test_a_tensor_on_the_wrong_device_is_seen(played):

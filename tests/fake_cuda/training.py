@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks.gpu.models import plain_activation
 from ttt.snac.train.config import AdversarialConfig, LossConfig
 from ttt.snac.train.decoder import DecoderTrainee
 from ttt.snac.train.optim import OptimConfig
@@ -43,6 +44,12 @@ def train(stage: Stage, precision: Any, phase: int = 2) -> dict[str, Any]:
     decoded = stage.size.clips * model.geometry.samples_48k(stage.size.coarse + 4)
     seconds = {"audio_seconds": valid / 48_000, "decoded_seconds": decoded / 48_000}
     return {**seconds, "units": _units(model), **stage.counts()}
+
+
+def train_plainly(stage: Stage) -> dict[str, Any]:
+    """The same in bfloat16 where the activation's kernel does not work."""
+    with plain_activation():
+        return train(stage, "bf16")
 
 
 def adversarial(stage: Stage) -> dict[str, Any]:

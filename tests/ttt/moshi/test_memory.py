@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.moshi_gpu import random_moshi
+from benchmarks.gpu.models import random_moshi
+from benchmarks.sizes import PUBLISHED
 from ttt.moshi import Evaluation
 from ttt.moshi.insert import ttt_layers
 from ttt.moshi.memory import memory_need
@@ -15,7 +16,7 @@ from ttt.moshi.streaming.streams import Streams
 
 
 def test_the_7b_with_16_ttt_layers_stays_under_3_gb():
-    lm = random_moshi("meta", range(8, 24))
+    lm = random_moshi("meta", PUBLISHED, ttt=True)
     assert len(ttt_layers(lm)) == 16
     need = memory_need(lm, batch=1, chunk=64)
     assert need.rings == 32 * 2 * (3000 + 64) * 4096 * 2

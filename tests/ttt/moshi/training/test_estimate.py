@@ -14,7 +14,7 @@ import torch
 from moshi.models.lm import LMModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.moshi_gpu import SHAPE_7B
+from benchmarks.sizes import SHAPE_7B
 from tests.ttt.conftest import _small_lm
 from ttt.errors import UserError
 from ttt.moshi import tiny_lm
