@@ -1,7 +1,7 @@
 """`make bench`: every CPU benchmark, one after the other, each in a process of its own.
 
 Ratios within one run count; seconds do not. Run it on a quiet machine and copy the figures into
-benchmarks/README.md.
+benchmarks/README.md. `benchmarks.peers` is left out, since it installs the peers' packages.
 """
 
 import subprocess

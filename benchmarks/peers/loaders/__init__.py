@@ -1,0 +1,1 @@
+"""Ours and every peer behind one protocol, and what each peer needs installed."""
