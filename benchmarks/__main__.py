@@ -11,6 +11,7 @@ BENCHMARKS = (
     "data_path",
     "caching",
     "train_step",
+    "gauges",
     "streaming_decode",
     "onnx_decode",
     "moshi_stream",

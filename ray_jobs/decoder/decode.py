@@ -172,6 +172,7 @@ def _decode(plan: Plan, output: Path, invocation: Invocation) -> None:
     with (
         worker_session(cluster, invocation.address, wanted=len(items)) as session,
         Progress("decode", len(plan.items), "clips", done=len(there)) as progress,
+        session.exporting(progress, "decode_codes", config.output),
         session.workers(DecodeWorker, config, str(folder), plan.cache, str(output)) as workers,
     ):
         for item, result in workers.each("decode", items, progress=progress):

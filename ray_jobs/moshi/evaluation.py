@@ -53,6 +53,8 @@ class Job(ABC, Generic[P]):
     """What a kind of evaluation gives to its driver."""
 
     kind: Kind[Any, Any, Any]
+    COMMAND: ClassVar[str]
+    """Of ray_jobs, that runs it."""
     WORK: ClassVar[tuple[str, str, str]]
     """The worker's method for an item, the word for it, and the units it is counted in."""
     RECORDS: ClassVar[str]
@@ -209,6 +211,7 @@ def _run(
     fields: dict[str, object] = {}
     with (
         Progress(word, total, unit, done=total - ahead) as progress,
+        session.exporting(progress, job.COMMAND, plan.config.output),
         session.counting(progress, fields) as count,
         session.workers(job.worker, plan.config, count) as workers,
     ):

@@ -72,6 +72,7 @@ class ActorPool:
         *,
         actors: int,
         waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        on_replaced: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield (item, result) as results come; a result is a WorkerDied after all attempts.
 
@@ -79,7 +80,7 @@ class ActorPool:
         beside them. `call(actor, item)` starts the work and returns its reference. An exception
         inside the work is raised here, and so is one from an actor's constructor, unless it says
         that the actor's device is lost, which is a death. `waiting()` is around the time in which
-        no actor is up.
+        no actor is up; `on_replaced()` is called for each that is started for a dead one.
         """
         todo, idle = deque(enumerate(items)), self._idle
         # With the deaths of its predecessors, which never came up. An actor has no work before it
@@ -115,6 +116,7 @@ class ActorPool:
                     ray.kill(actor)
                     if died + 1 < self._attempts:
                         start(died + 1)
+                        on_replaced()
                 else:
                     idle.append(actor)
                 continue
@@ -125,6 +127,7 @@ class ActorPool:
                 how = _how_it_died(error)
                 ray.kill(actor)  # an unavailable actor may still be alive
                 start(died=0)
+                on_replaced()
                 deaths[place] += 1
                 if deaths[place] < self._attempts:
                     # One whose device was lost waits for the others: its next worker is likelier

@@ -24,6 +24,7 @@ from ray_jobs.runtime.connection import (
     require_room,
     workers_with_room,
 )
+from ray_jobs.runtime.gauges import exported
 from ray_jobs.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -84,6 +85,13 @@ class HereSession:
     def workers(self, worker: Callable[..., Any], *arguments: Any) -> Iterator[HereWorker]:
         """The worker made of `worker(*arguments)`, at its first use."""
         yield HereWorker(functools.partial(worker, *arguments))
+
+    def exporting(
+        self, progress: Progress, command: str, output: str
+    ) -> AbstractContextManager[None]:
+        """No gauges: they are Ray's."""
+        del progress, command, output
+        return nullcontext()
 
     @contextmanager
     def counting(self, progress: Progress, fields: Mapping[str, object]) -> Iterator[Count]:
@@ -147,6 +155,12 @@ class RaySession:
             yield RayWorkers(pool, self._count)
 
     @contextmanager
+    def exporting(self, progress: Progress, command: str, output: str) -> Iterator[None]:
+        """Keep gauges of what `progress` shows inside the block, for a job of ray_jobs."""
+        with exported(progress, command, output):
+            yield
+
+    @contextmanager
     def counting(self, progress: Progress, fields: Mapping[str, object]) -> Iterator[Count]:
         """Advance `progress` inside the block by what is counted, with `fields` beside it."""
         from ray_jobs.runtime.actors import RemoteCount, counted_progress
@@ -160,6 +174,7 @@ class RayWorkers:
 
     def __init__(self, pool: ActorPool, count: int) -> None:
         self._pool, self.count = pool, count
+        self._replaced = 0
 
     def prepare(self, prepare: Callable[[Ask], None], progress: Progress) -> None:
         """Let `prepare` ask an actor; where that dies, once more with its successor."""
@@ -176,7 +191,8 @@ class RayWorkers:
     ) -> Iterator[tuple[Any, Any]]:
         """Yield (item, method(item, *arguments)) as results come, or a WorkerDied for a result.
 
-        `progress` says it while none of the workers is up, which is no time of theirs.
+        `progress` says it while none of the workers is up, which is no time of theirs, and how many
+        were started in place of dead ones.
         """
 
         def call(actor: Any, item: Any) -> Any:
@@ -185,7 +201,12 @@ class RayWorkers:
         def waiting() -> AbstractContextManager[None]:
             return nullcontext() if progress is None else progress.waiting(_LOADING)
 
-        return self._pool.run(call, items, actors=self.count, waiting=waiting)
+        def replaced() -> None:
+            self._replaced += 1
+            if progress is not None:
+                progress.advance(0, replaced_workers=self._replaced)
+
+        return self._pool.run(call, items, actors=self.count, waiting=waiting, on_replaced=replaced)
 
 
 _LOADING = "workers to start and load"

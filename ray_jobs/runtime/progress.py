@@ -9,13 +9,39 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
 _BAR_CELLS = 24
 _REDRAW_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A field that counts something else than the units."""
+
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.done:,}/{self.total:,}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where work is at a moment."""
+
+    done: int
+    total: int
+    unit: str
+    rate: float | None
+    """Units a second, without what was waited for; None before the first."""
+    seconds: float
+    """That the work took."""
+    fields: Mapping[str, object]
 
 
 class Progress:
@@ -72,6 +98,10 @@ class Progress:
             self._shown = now
             self._show(now)
 
+    def reading(self) -> Reading:
+        """Where the work is now."""
+        return self._reading(self._clock())
+
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Show that `what` is waited for inside the block, whose time is none of the work's."""
@@ -98,8 +128,15 @@ class Progress:
         self._closed = True
         self._show(self._clock(), last=True)
 
+    def _reading(self, now: float) -> Reading:
+        wait = self._wait  # Another thread may end it meanwhile.
+        seconds = now - self._started - (0.0 if wait is None else now - wait[1])
+        worked = self._done - self._first
+        rate = worked / seconds if worked > 0 and seconds > 0 else None
+        return Reading(self._done, self._total, self._unit, rate, seconds, self._fields)
+
     def _show(self, now: float, last: bool = False) -> None:
-        text = self._text(now - self._started, last)
+        text = self._text(now, last)
         if not self._live:
             print(text, file=self._stream, flush=True)
             return
@@ -108,27 +145,25 @@ class Progress:
         end = "\n" if last else ""
         print(f"\r{text[:width]}\x1b[K", end=end, file=self._stream, flush=True)
 
-    def _text(self, elapsed: float, last: bool) -> str:
-        parts = [f"{self._label}:", f"{self._done:,}/{self._total:,} {self._unit}"]
-        if self._total > 0:
-            share = min(self._done / self._total, 1.0)
+    def _text(self, now: float, last: bool) -> str:
+        at = self._reading(now)
+        parts = [f"{self._label}:", f"{at.done:,}/{at.total:,} {at.unit}"]
+        if at.total > 0:
+            share = min(at.done / at.total, 1.0)
             parts.append(f"{share:.0%}")
             if self._live:
                 filled = int(share * _BAR_CELLS)
                 parts.insert(1, "[" + "#" * filled + "-" * (_BAR_CELLS - filled) + "]")
-        worked = self._done - self._first
         if self._wait is not None:
             what, since = self._wait
-            elapsed -= self._clock() - since
-            parts.append(f"waiting for {what} {_duration(self._clock() - since)}")
-        if worked > 0 and elapsed > 0:
-            rate = worked / elapsed
-            parts.append(f"{_number(rate)} {self._unit}/s")
+            parts.append(f"waiting for {what} {_duration(now - since)}")
+        if at.rate is not None:
+            parts.append(f"{_number(at.rate)} {at.unit}/s")
             if not last:
-                parts.append(f"ETA {_duration((self._total - self._done) / rate)}")
+                parts.append(f"ETA {_duration((at.total - at.done) / at.rate)}")
         if last:
-            parts.append(f"in {_duration(elapsed)}")
-        parts += [f"{name}={_number(value)}" for name, value in self._fields.items()]
+            parts.append(f"in {_duration(at.seconds)}")
+        parts += [f"{name}={_number(value)}" for name, value in at.fields.items()]
         return "  ".join(parts)
 
 

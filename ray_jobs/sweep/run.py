@@ -20,6 +20,7 @@ import ray
 from ray import tune
 
 from ray_jobs.runtime.connection import ray_session, require_free_cpu_per_node, require_room
+from ray_jobs.runtime.gauges import exported
 from ray_jobs.runtime.progress import Progress
 from ray_jobs.sweep import space as tune_space
 from ray_jobs.sweep import trials as tune_trials
@@ -56,7 +57,10 @@ def run_sweep(sweep: TuneConfig, address: str | None) -> str | None:
         results = tune_trials.every_reached(sweep.run)
         limits = Limits(sweep, results)
         over = sum(result.over for result in results)
-        with Progress("sweep", count, "trials", done=over) as progress:
+        with (
+            Progress("sweep", count, "trials", done=over) as progress,
+            exported(progress, "tune_decoder", sweep.run),
+        ):
             watcher = _Watcher(sweep, limits, progress)
             _run_trials(sweep, results, count, at_once, limits, watcher)
     storage.delete(storage.join(sweep.run, _RAY_FOLDER))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from ray_jobs.runtime.gauges import Gauges
 from ray_jobs.runtime.progress import Progress, ticking
-from ray_jobs.training.run import Position
+from ray_jobs.training.position import Position
 
 logger = logging.getLogger(__name__)
 
@@ -30,19 +32,21 @@ class Monitor:
     """The last position, what the worker said and the request to stop."""
 
     def __init__(self) -> None:
+        self._worker = ""
         self._position: Position | None = None
         self._said: tuple[str, ...] = ()
         self._stop = False
 
-    def exchange(self, position: Position | None, said: tuple[str, ...]) -> bool:
-        """The worker's side: leave a position and all it said so far, learn whether to stop."""
-        self._position, self._said = position, said
+    def exchange(self, worker: str, position: Position | None, said: tuple[str, ...]) -> bool:
+        """The worker's side: leave its name, a position and all it said so far, learn whether to
+        stop."""
+        self._worker, self._position, self._said = worker, position, said
         return self._stop
 
-    def look(self, stop: bool) -> tuple[Position | None, tuple[str, ...]]:
+    def look(self, stop: bool) -> tuple[str, Position | None, tuple[str, ...]]:
         """The driver's side: ask to stop (once asked, always), learn what the worker left."""
         self._stop = self._stop or stop
-        return self._position, self._said
+        return self._worker, self._position, self._said
 
 
 class MonitorClient:
@@ -50,6 +54,7 @@ class MonitorClient:
 
     def __init__(self, monitor: Any) -> None:
         self._monitor = monitor
+        self._name = uuid.uuid4().hex
         self._position: Position | None = None
         self._said: tuple[str, ...] = ()
         self.stop_requested = False
@@ -69,22 +74,25 @@ class MonitorClient:
             yield self
 
     def _exchange(self) -> None:
-        if ray.get(self._monitor.exchange.remote(self._position, self._said)):
+        if ray.get(self._monitor.exchange.remote(self._name, self._position, self._said)):
             self.stop_requested = True
 
 
 @contextmanager
-def watched(monitor: Any, progress: Progress, done: int, stop: threading.Event) -> Iterator[None]:
+def watched(
+    monitor: Any, progress: Progress, gauges: Gauges, done: int, stop: threading.Event
+) -> Iterator[None]:
     """The driver's side: show positions and sentences and pass on `stop` inside the block.
 
-    Until the first position the workers are waited for.
+    Until the first position the workers are waited for. Another first worker means that all were
+    started anew.
     """
-    shown, printed = done, set[str]()
+    shown, printed, heard, replaced = done, set[str](), "", 0
 
     def look() -> None:
-        nonlocal shown
+        nonlocal shown, heard, replaced
         position: Position | None
-        position, said = ray.get(monitor.look.remote(stop.is_set()))
+        worker, position, said = ray.get(monitor.look.remote(stop.is_set()))
         for sentence in said:
             if sentence not in printed:
                 progress.say(sentence)
@@ -92,6 +100,11 @@ def watched(monitor: Any, progress: Progress, done: int, stop: threading.Event) 
         if position is None:
             return
         starting.close()
+        gauges.show(position.measured)
+        if heard not in ("", worker):
+            replaced += 1
+            progress.advance(0, replaced_workers=replaced)
+        heard = worker
         if position.step != shown:
             # After a restart the count may fall back to the checkpoint's.
             progress.advance(position.step - shown, **position.fields())

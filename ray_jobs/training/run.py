@@ -6,10 +6,9 @@ batches come from and in whom the ranks talk to.
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,11 @@ from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.connection import require_gpu_here
 from ray_jobs.runtime.progress import Progress
+from ray_jobs.training.position import Position, PositionHook
 from ray_jobs.training.trackers import build_trackers
 from ray_jobs.training.training_job import TrainingJob, require_resumable, steps_done
 from ttt.config import Config
-from ttt.training.hooks import Hook, StepRecord
+from ttt.training.hooks import Hook
 from ttt.training.loop import BatchSource, train
 from ttt.training.ranks import Communicator, SingleProcess
 from ttt.training.state import TrainState
@@ -38,21 +38,6 @@ class Outcome:
     """False when a stop was requested."""
     notes: tuple[str, ...]
     """What a user should know of it, in sentences."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a training is."""
-
-    step: int
-    shown: Mapping[str, float | None]
-    """Losses by name; None where there is none now."""
-    data_wait_share: float
-    """Of the step time since the worker started."""
-
-    def fields(self) -> dict[str, object]:
-        """What a progress line shows beside the count of steps."""
-        return {**self.shown, "data_wait": f"{self.data_wait_share:.1%}"}
 
 
 def run_job(
@@ -120,7 +105,7 @@ def train_in_process(
             progress.advance(position.step - shown, **position.fields())
             shown = position.step
 
-        hooks = [*hooks, PositionHook(show, job.shown_terms)]
+        hooks = [*hooks, PositionHook(show, job)]
         return run_loop(job, job.local_source(), SingleProcess(), device, hooks, stop.is_set)
 
 
@@ -167,23 +152,3 @@ class _TurnBack(Hook):
 
     def on_turn_back(self, state: TrainState, why: str) -> None:
         self.why = why
-
-
-class PositionHook(Hook):
-    """Tells how far the run is and how much of its time went into waiting for data."""
-
-    def __init__(self, show: Callable[[Position], None], terms: Mapping[str, str]) -> None:
-        """`terms` are the losses that are shown: name -> term."""
-        self._show = show
-        self._terms = terms
-        self._waited = self._elapsed = 0.0
-
-    def on_start(self, state: TrainState) -> None:
-        self._show(Position(state.step, {}, 0.0))
-
-    def on_step(self, record: StepRecord) -> None:
-        self._waited += record.data_wait_seconds
-        self._elapsed += record.step_seconds
-        finite = {name: loss for name, loss in record.terms.items() if math.isfinite(loss)}
-        shown = {name: finite.get(term) for name, term in self._terms.items()}
-        self._show(Position(record.step, shown, self._waited / self._elapsed))

@@ -66,6 +66,8 @@ class TrainingConfig(Protocol):
 class TrainingJob(ABC, Generic[Batch]):
     """A training that is planned; picklable."""
 
+    command: ClassVar[str]
+    """Of ray_jobs, that trains it."""
     item_name: ClassVar[str] = "items"
     """What a batch holds, in messages: clips, windows."""
     shown_terms: ClassVar[Mapping[str, str]] = {"loss": "total"}
@@ -107,6 +109,10 @@ class TrainingJob(ABC, Generic[Batch]):
     @abstractmethod
     def trainee(self, device: torch.device) -> Trainee[Batch]:
         """What the loop trains, on `device`."""
+
+    @abstractmethod
+    def windows_per_step(self, epoch: int) -> int:
+        """Windows that a step of this epoch sees, over all workers."""
 
     @abstractmethod
     def stream(self) -> BatchStream[Batch]:

@@ -21,10 +21,12 @@ import torch
 from ray_jobs.runtime.actors import beside_driver
 from ray_jobs.runtime.cli import find_user_error
 from ray_jobs.runtime.connection import ray_session, require_free_cpu_per_node, require_room
+from ray_jobs.runtime.gauges import exported
 from ray_jobs.runtime.progress import Progress
 from ray_jobs.training import monitor as train_monitor
 from ray_jobs.training.monitor import MonitorClient
 from ray_jobs.training.network import NodeNetworkConfig
+from ray_jobs.training.position import PositionHook
 from ray_jobs.training.preemption import PreemptionNotices, errors_held_after_a_notice
 from ray_jobs.training.ray_source import (
     RayBatchSource,
@@ -33,7 +35,7 @@ from ray_jobs.training.ray_source import (
     start_cursor,
 )
 from ray_jobs.training.rooms import RAY_FOLDER, note_room
-from ray_jobs.training.run import Outcome, PositionHook, run_loop
+from ray_jobs.training.run import Outcome, run_loop
 from ray_jobs.training.trackers import ReportHook
 from ray_jobs.training.training_job import TrainingJob, steps_done
 from ttt import storage
@@ -91,7 +93,8 @@ def train_on_ray(
         done = steps_done(job.config.run)
         with (
             Progress("training", job.total_steps, "steps", done=done) as progress,
-            train_monitor.watched(monitor, progress, done, stop),
+            exported(progress, job.command, job.config.run) as gauges,
+            train_monitor.watched(monitor, progress, gauges, done, stop),
         ):
             try:
                 result = trainer.fit()
@@ -145,7 +148,7 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
         if rank == 0:  # the loop follows the first rank's wish to stop or to save
             note_room(job.config.run)
             stack.enter_context(client.connected())
-            hooks += [PositionHook(client.move_to, job.shown_terms), notices]
+            hooks += [PositionHook(client.move_to, job), notices]
         stack.enter_context(errors_held_after_a_notice())
         group, stop = ProcessGroup(), lambda: client.stop_requested
         return run_loop(job, source, group, device, hooks, stop, notices.unanswered)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
 import textwrap
@@ -54,6 +56,37 @@ def test_workers_do_the_same_wherever_they_are(count: int) -> None:
     asked, found = sums(WorkersConfig(num_workers=count, cpus_per_worker=0.5))
     assert asked == [1, 2]
     assert found == [(1, 11), (2, 12), (3, 13), (4, 14), (5, 15), (7, 117)]
+
+
+class Mortal:
+    """Dies of its first item, wherever that is done first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._grave = folder / "grave"
+
+    def work(self, item: int) -> int:
+        if not self._grave.exists():
+            self._grave.touch()
+            os._exit(1)
+        return item
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_progress_says_how_many_workers_took_the_place_of_dead_ones(tmp_path: Path) -> None:
+    config, shown = WorkersConfig(num_workers=1), io.StringIO()
+    with (
+        worker_session(config, None, wanted=3) as session,
+        Progress("working", 3, "items", stream=shown) as progress,
+        session.exporting(progress, "decode_codes", str(tmp_path)),
+        session.workers(Mortal, tmp_path) as workers,
+    ):
+        assert sorted(workers.each("work", [1, 2, 3], progress=progress)) == [
+            (1, 1),
+            (2, 2),
+            (3, 3),
+        ]
+        assert progress.reading().fields == {"replaced_workers": 1}
+    assert shown.getvalue().endswith("replaced_workers=1\n")
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 import pytest
 import ray
 
+from ray_jobs.runtime.gauges import Gauges
 from ray_jobs.runtime.progress import Progress
 from ray_jobs.training import monitor as train_monitor
 from ray_jobs.training.monitor import Monitor, MonitorClient, watched
-from ray_jobs.training.run import Position
+from ray_jobs.training.position import Position
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -29,7 +30,7 @@ def both_sides(
     client, stop = MonitorClient(monitor), threading.Event()
     with (
         Progress("training", 9, "steps", line_seconds=0, stream=shown) as progress,
-        watched(monitor, progress, 0, stop),
+        watched(monitor, progress, Gauges("train_decoder", "/run"), 0, stop),
         client.connected(),
     ):
         yield client, stop
@@ -43,7 +44,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def at(step: int) -> Position:
-    return Position(step, shown={}, data_wait_share=0.0)
+    return Position(step, shown={}, data_wait_share=0.0, measured={"ttt_epoch": 1})
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -85,3 +86,16 @@ def test_what_the_worker_says_is_printed_once_though_the_monitor_is_killed() -> 
         wait_until(lambda: "the second\n" in shown.getvalue())
     said = [line for line in shown.getvalue().splitlines() if line.startswith("the ")]
     assert said == ["the first", "the second"]
+
+
+def test_another_first_worker_is_counted_once() -> None:
+    monitor, gauges = Monitor.remote(), Gauges("train_decoder", "/run")
+    progress = Progress("training", 9, "steps", line_seconds=1, stream=io.StringIO())
+    with watched(monitor, progress, gauges, 0, threading.Event()):
+        for restarts in range(3):
+            client = MonitorClient(monitor)
+            with client.connected():
+                for step in (4, 5):  # after a restart from the checkpoint of step 3
+                    client.move_to(at(step))
+                    wait_until(lambda step=step: progress.reading().done == step)
+            assert progress.reading().fields.get("replaced_workers", 0) == restarts

@@ -41,6 +41,8 @@ class ShardStatus:
     """What a shard took; in seconds, since clocks of nodes differ and may be set back."""
 
     audio_seconds: float
+    left_out: int
+    """Inputs that are not cached."""
     seconds: float
     cpu_seconds: float
 
@@ -95,6 +97,7 @@ class ShardEncoder:
         self._count(number, len(lines))
         return ShardStatus(
             audio_seconds=sum(line["seconds"] for line in lines if line["status"] == "cached"),
+            left_out=sum(line["status"] != "cached" for line in lines),
             seconds=time.monotonic() - began,
             cpu_seconds=time.process_time() - cpu_began,
         )

@@ -18,7 +18,7 @@ from ray_jobs.decoder.cache_config import CacheConfig
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import Session, WorkerDied, worker_session
-from ray_jobs.runtime.progress import Progress
+from ray_jobs.runtime.progress import Counted, Progress
 from ttt import records, storage
 from ttt.errors import UserError
 from ttt.snac.cache.bandwidth import BandwidthHours
@@ -77,10 +77,12 @@ def _encode(plan: CachePlan, pending: list[int], session: Session) -> dict[str, 
     done = plan.n_inputs - sum(len(inputs) for _, inputs in work)
     shards_done = len(plan.shards) - len(pending)
     audio_seconds, cpu_seconds, began, ended = 0.0, 0.0, float("inf"), 0.0
+    left_out = 0
     fields: dict[str, object] = {}
     arguments = _for_workers(config), plan.codec
     with (
         Progress("caching", plan.n_inputs, "clips", done=done) as progress,
+        session.exporting(progress, "cache_codes", config.output),
         session.counting(progress, fields) as count,
         session.workers(ShardEncoder, *arguments, count, noted(config)) as workers,
     ):
@@ -95,8 +97,11 @@ def _encode(plan: CachePlan, pending: list[int], session: Session) -> dict[str, 
             cpu_seconds += status.cpu_seconds
             ended = time.monotonic()
             began = min(began, ended - status.seconds)
-            fields["shards"] = f"{shards_done:,}/{len(plan.shards):,}"
+            fields["shards"] = Counted(shards_done, len(plan.shards))
             fields["x_real_time"] = audio_seconds / (ended - began)
+            left_out += status.left_out
+            if left_out:
+                fields["left_out"] = left_out
         count_workers = workers.count
     return {
         "shards": len(pending),

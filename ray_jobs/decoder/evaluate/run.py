@@ -25,7 +25,7 @@ from ray_jobs.reports.decoder import build_report
 from ray_jobs.reports.examples import write_examples
 from ray_jobs.runtime import run_folder
 from ray_jobs.runtime.cli import Invocation
-from ray_jobs.runtime.items import WorkerDied, Workers, worker_session
+from ray_jobs.runtime.items import Session, WorkerDied, Workers, worker_session
 from ray_jobs.runtime.progress import Progress
 from ray_jobs.runtime.run_folder import refuse_changed_config
 from ttt import records, retries, storage
@@ -108,7 +108,8 @@ def measure_one(
             worker_session(config.cluster, invocation.address, wanted=missing) as session,
             session.workers(EvaluateWorker, bare, str(folder), codec.weights_sha256) as workers,
         ):
-            clips, left_out = _measure(plan, workers, (measured, codec.weights_sha256), done)
+            made_of = measured, codec.weights_sha256
+            clips, left_out = _measure(plan, session, workers, made_of, done)
             levels = trick_levels(exported.tricks, fit([line["systems"] for line in clips]))
             scores = score_clips(config, plan.items, clips, levels, workers)
             examples = ranked_examples(plan, workers, clips, levels)
@@ -191,6 +192,7 @@ class EvaluateWorker:
 
 def _measure(
     plan: Plan,
+    session: Session,
     workers: Workers,
     made_of: tuple[dict[str, str], str],
     done: list[dict[str, Any]],
@@ -204,7 +206,10 @@ def _measure(
     items = [item for item in plan.items if item.clip_id not in known]
     clips = [line for line in done if line["clip_id"] in {item.clip_id for item in plan.items}]
     left_out: list[dict[str, str]] = []
-    with Progress("evaluate", len(plan.items), "clips", done=len(clips)) as progress:
+    with (
+        Progress("evaluate", len(plan.items), "clips", done=len(clips)) as progress,
+        session.exporting(progress, "evaluate_decoder", plan.config.output),
+    ):
         for item, result in workers.each("measure", items, progress=progress):
             if isinstance(result, Unmeasurable | WorkerDied):
                 left_out.append({"clip_id": item.clip_id, "reason": result.reason})

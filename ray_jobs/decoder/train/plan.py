@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 class TrainPlan(TrainingJob[MicroBatch]):
     """Everything that a training will do; it travels to workers, which plan nothing again."""
 
+    command = "train_decoder"
     item_name = "clips"
     shown_terms = MappingProxyType({"loss": "total", "discriminator": LOSS})
 
@@ -114,6 +115,9 @@ class TrainPlan(TrainingJob[MicroBatch]):
             n_examples=config.validation.examples if config.tracking.tensorboard else 0,
             untouched=untrained(config, self.setup.codec) if config.init_from else None,
         )
+
+    def windows_per_step(self, epoch: int) -> int:
+        return self.epochs[epoch - 1].shape.clips_per_step
 
     def stream(self) -> WindowStream:
         reach = self.setup.model.reach_samples_48k

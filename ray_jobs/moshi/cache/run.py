@@ -50,6 +50,7 @@ def _encode(plan: CachePlan, pending: list[int], session: Session) -> dict[str, 
     n_inputs = len(plan.inputs)
     done = n_inputs - sum(len(inputs) for _, inputs in work)
     audio_seconds, busy_seconds, began = 0.0, 0.0, time.monotonic()
+    left_out = 0
     fields: dict[str, object] = {}
     text: dict[str, Any] | None = None
 
@@ -59,6 +60,7 @@ def _encode(plan: CachePlan, pending: list[int], session: Session) -> dict[str, 
 
     with (
         Progress("caching", n_inputs, "chapters", done=done) as progress,
+        session.exporting(progress, "cache_chapters", config.output),
         session.counting(progress, fields) as count,
         session.workers(ChapterEncoder, config, plan.codes, count) as workers,
     ):
@@ -74,6 +76,9 @@ def _encode(plan: CachePlan, pending: list[int], session: Session) -> dict[str, 
             busy_seconds += status.seconds
             if busy_seconds > 0:
                 fields["x_real_time"] = audio_seconds / busy_seconds
+            left_out += status.left_out
+            if left_out:
+                fields["left_out"] = left_out
     return {
         "shards": len(pending),
         "workers": min(workers.count, len(pending)),

@@ -41,6 +41,8 @@ class ShardStatus:
     """What a shard took; in seconds, since clocks of nodes differ and may be set back."""
 
     audio_seconds: float
+    left_out: int
+    """Inputs that are not cached."""
     seconds: float
 
 
@@ -103,6 +105,7 @@ class ChapterEncoder:
         )  # fmt: skip
         return ShardStatus(
             audio_seconds=sum(line["seconds"] for line in lines if line["status"] == "cached"),
+            left_out=sum(line["status"] != "cached" for line in lines),
             seconds=time.monotonic() - began,
         )
 

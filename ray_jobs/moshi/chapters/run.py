@@ -18,6 +18,7 @@ from ray_jobs.reports.page import read_pictures
 from ray_jobs.reports.words import largest_difference, not_held, stepped_frames
 from ray_jobs.runtime.cli import Invocation
 from ray_jobs.runtime.items import Ask, WorkerDied
+from ray_jobs.runtime.progress import Counted
 from ttt import records
 from ttt.eval.chapters.cached import CachedRecording
 from ttt.eval.chapters.find import Chapter
@@ -35,6 +36,7 @@ class ChaptersJob(Job[Plan]):
     """Groups of chapters, each heard by one model."""
 
     kind = CHAPTERS
+    COMMAND: ClassVar[str] = "evaluate_chapters"
     WORK: ClassVar[tuple[str, str, str]] = ("hear", "hearing", "frames")
     RECORDS: ClassVar[str] = "records"
     FINISHED: ClassVar[str] = "every chapter has its record, nothing is heard again"
@@ -95,16 +97,19 @@ class ChaptersJob(Job[Plan]):
                 _note_failure(failures, variant.name, chapter.chapter_id, chapter.reason)
 
     def recording(self, plan: Plan, missing: Sequence[WorkItem]) -> Record:
-        """Failures and verification; progress tells chapters and accepted steps."""
+        """Failures and verification; progress tells chapters, failed ones and accepted steps."""
         chapters = sum(len(work.recordings) for work in plan.work)
         done = chapters - sum(len(work.recordings) for work in missing)
         kept, heard = 0.0, 0
+        failed = len(plan.unreadable) * len(plan.variants)
 
         def record(work: WorkItem, outcome: Outcome | WorkerDied) -> dict[str, object]:
-            nonlocal done, kept, heard
-            _record_outcome(plan.config, work, outcome)
+            nonlocal done, kept, heard, failed
+            failed += _record_outcome(plan.config, work, outcome)
             done += len(work.recordings)
-            fields: dict[str, object] = {"chapters": f"{done:,}/{chapters:,}"}
+            fields: dict[str, object] = {"chapters": Counted(done, chapters)}
+            if failed:
+                fields["failed"] = failed
             if isinstance(outcome, Outcome) and outcome.acceptance is not None:
                 kept += outcome.frames * outcome.acceptance
                 heard += outcome.frames
@@ -160,7 +165,8 @@ def evaluate(plan: Plan, invocation: Invocation) -> None:
 
 def _record_outcome(
     config: EvaluateChaptersConfig, work: WorkItem, outcome: Outcome | WorkerDied
-) -> None:
+) -> int:
+    """Write what a group's records do not say; how many chapters failed."""
     output, name = Path(config.output), work.variant.name
     if isinstance(outcome, WorkerDied):
         outcome = _what_died(config, work, outcome.reason)
@@ -169,6 +175,7 @@ def _record_outcome(
     if outcome.verification is not None:
         line = {"model": name, "chapters": work.chapter_ids, **outcome.verification}
         records.append_jsonl(output / VERIFICATION, line)
+    return len(outcome.failures)
 
 
 def _what_died(config: EvaluateChaptersConfig, work: WorkItem, reason: str) -> Outcome:

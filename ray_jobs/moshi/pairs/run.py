@@ -31,6 +31,7 @@ class PairsJob(Job[Plan]):
     """Shards of pairs, each under one model and one setting of the streams."""
 
     kind = PAIRS
+    COMMAND: ClassVar[str] = "evaluate_pairs"
     WORK: ClassVar[tuple[str, str, str]] = ("score", "scoring", "recordings")
     RECORDS: ClassVar[str] = "scores"
     FINISHED: ClassVar[str] = "every pair has its scores, nothing is scored again"

@@ -52,6 +52,7 @@ SYNTHETIC = "synthetic"
 class TTTPlan(TrainingJob[WindowBatch]):
     """Everything that a training will do; it travels to workers, which plan nothing again."""
 
+    command = "train_ttt"
     item_name = "windows"
 
     config: TrainTTTConfig
@@ -87,6 +88,9 @@ class TTTPlan(TrainingJob[WindowBatch]):
 
     def trainee(self, device: torch.device) -> MoshiTrainee:
         return load_trainee(self.config, self.base_fingerprint, self.spans, device)
+
+    def windows_per_step(self, epoch: int) -> int:
+        return self.config.stages[epoch - 1].windows_per_step
 
     def stream(self) -> ChapterStream:
         config = self.config
