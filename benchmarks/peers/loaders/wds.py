@@ -24,7 +24,9 @@ class Wds:
 
     def write(self, clips: Clips, folder: Path) -> None:
         pattern = str(folder / "clips-%06d.tar")
-        with installed("webdataset").ShardWriter(pattern, maxsize=SHARD_BYTES, verbose=0) as shards:
+        # Every worker wants a tar of its own, however few clips there are.
+        size = min(SHARD_BYTES, sum(audio.nbytes for _, _, audio in clips) // 8)
+        with installed("webdataset").ShardWriter(pattern, maxsize=size, verbose=0) as shards:
             for clip_id, codes, audio in clips:
                 members = {"codes": codes.tobytes(), "audio": audio.tobytes()}
                 shards.write({"__key__": clip_id, **members})
