@@ -8,18 +8,22 @@ into no limit of failures, as long as Ray sees it for what it is.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import ray
+from ray.exceptions import RayError
 from ray.train import PreemptionInfo
 from ray.train.v2._internal.execution.context import get_train_context
 
 from ray_jobs.runtime.cli import find_user_error
 from ttt.training.hooks import Hook
 from ttt.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 _HELD_SECONDS = 60.0
 """Ray hears of a killed node's end within fifteen; what is still held then is another error."""
@@ -63,30 +67,44 @@ class PreemptionNotices(Hook):
                 self._answered.add(node)
                 self._say(
                     f"node {_shown(node)} is to be taken away, {_deadline(info)}: step "
-                    f"{state.step} is saved, and training goes on from there without the node"
+                    f"{state.step} is saved"
                 )
 
 
 @contextmanager
-def errors_held_after_a_notice() -> Iterator[None]:
-    """Hold back what is raised in the block when a node is to be taken away; Ray ends this process
-    meanwhile.
+def errors_held_after_a_notice(
+    heard: Callable[[], PreemptionInfo | None] = heard_by_this_worker,
+    hold: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
+    """Log what is raised in the block when a node is to be taken away, and hold it back for a
+    minute; Ray ends this process meanwhile.
 
     Where the node goes, the connections of the others break at once, and Ray hears of it seconds
-    later. What they raise in between would count as a failure of the run, and so it does when it
-    is nothing that came of the node.
+    later. What they raise in between would count as a failure of the run, and so it does, a minute
+    late, when it is nothing that came of the node and the node's deadline is not over by then.
+    `hold` waits for so many seconds.
     """
     try:
         yield
     except Exception as error:
-        if heard_by_this_worker() is not None and find_user_error(error) is None:
-            time.sleep(_HELD_SECONDS)
+        if heard() is not None and find_user_error(error) is None:
+            logger.warning(
+                "this error is held back for %.0f s, since a node is to be taken away and may be "
+                "its cause",
+                _HELD_SECONDS,
+                exc_info=True,
+            )
+            hold(_HELD_SECONDS)
         raise
 
 
 def _shown(node: str) -> str:
     """A node's address and the beginning of its number."""
-    addresses = {each["NodeID"]: each["NodeManagerAddress"] for each in ray.nodes()}
+    try:
+        nodes = ray.nodes()
+    except RayError:  # where Ray's own store is out of reach: no reason to end the training
+        nodes = []
+    addresses = {each["NodeID"]: each["NodeManagerAddress"] for each in nodes}
     return f"{addresses.get(node, 'of unknown address')} ({node[:8]})"
 
 

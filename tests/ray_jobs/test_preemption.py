@@ -6,6 +6,7 @@ The notice is Ray's own, from `ray drain-node` or from a node that gets SIGTERM.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private.state import GlobalState
 from ray.cluster_utils import Cluster
 from ray.train import PreemptionInfo
 
-from ray_jobs.training.preemption import PreemptionNotices
+from ray_jobs.training.preemption import PreemptionNotices, errors_held_after_a_notice
 from tests.ray_jobs.nano_training import (
     ROOT,
     World,
@@ -32,6 +34,7 @@ from tests.ray_jobs.nano_training import (
 from tests.ray_jobs.nano_ttt import write_ttt_world
 from tests.ray_jobs.worker_processes import slowed, worker_pids
 from ttt import checkpoint
+from ttt.errors import UserError
 from ttt.training.state import TrainState
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -60,10 +63,69 @@ def test_each_node_has_one_checkpoint_and_one_sentence() -> None:
     assert not notices.unanswered()
     assert said == [
         f"node {node['NodeManagerAddress']} ({here[:8]}) is to be taken away, deadline 2027-01-15 "
-        "08:00:00 UTC: step 5 is saved, and training goes on from there without the node",
+        "08:00:00 UTC: step 5 is saved",
         "node of unknown address (ffffffff) is to be taken away, without a deadline: step 8 is "
-        "saved, and training goes on from there without the node",
+        "saved",
     ]
+
+
+def test_a_node_that_ray_cannot_look_up_is_named_by_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray._private.state.state", GlobalState())  # one that reaches no cluster
+    with pytest.raises(ray.exceptions.RaySystemError):
+        ray.nodes()
+    said: list[str] = []
+    info = PreemptionInfo(None, {"f" * 56: [0]})
+    PreemptionNotices(said.append, lambda: info).on_checkpoint(TrainState(step=8), "")
+    assert said == [
+        "node of unknown address (ffffffff) is to be taken away, without a deadline: step 8 is "
+        "saved"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("info", "error", "seconds"),
+    [
+        (None, RuntimeError("connection closed by peer"), []),
+        (PreemptionInfo(None, {"f" * 56: [0]}), UserError("the disk is full"), []),
+        (PreemptionInfo(None, {"f" * 56: [0]}), RuntimeError("connection closed by peer"), [60.0]),
+    ],
+    ids=["without a notice", "what a user must mend", "what may come of the node"],
+)
+def test_after_a_notice_an_error_is_logged_and_held_back(
+    info: PreemptionInfo | None,
+    error: Exception,
+    seconds: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    held: list[float] = []
+    logged_before: list[str] = []
+
+    def hold(how_long: float) -> None:
+        held.append(how_long)
+        logged_before.append(caplog.text)
+
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(type(error)) as raised,
+        errors_held_after_a_notice(lambda: info, hold),
+    ):
+        raise error
+    assert raised.value is error
+    assert held == seconds
+    assert bool(caplog.text) == bool(seconds)
+    for text in logged_before:  # with its traceback, before the wait in which Ray ends the process
+        assert "held back for 60 s" in text
+        assert "Traceback" in text
+        assert str(error) in text
+
+
+def test_what_ends_well_is_not_held_back_after_a_notice() -> None:
+    held: list[float] = []
+    with errors_held_after_a_notice(lambda: PreemptionInfo(None, {"f" * 56: [0]}), held.append):
+        pass
+    assert held == []
 
 
 @pytest.fixture
