@@ -4,26 +4,55 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 
-def bytes_read() -> tuple[int, int]:
-    """Bytes that this process and its workers asked for by read calls, and that storage gave them.
+class Count(NamedTuple):
+    """What a process has read since it started."""
 
-    Linux counts them for each process (rchar and read_bytes of /proc/PID/io) and adds those of a
-    worker that has ended to its parent's. Mapped files are not read by calls; what is fetched for
-    them is counted, with what the kernel reads ahead. Of a Ray only its workers count, since its
-    other processes read /proc all the time.
+    asked: int
+    """Bytes asked for by read calls (rchar of /proc/PID/io)."""
+    fetched: int
+    """Bytes that storage gave it (read_bytes)."""
+    of_ray: bool = False
+    """Whether Ray started it, so that nobody is given its count when it ends."""
+
+
+def bytes_read() -> dict[int, Count]:
+    """What this process and each of its workers have read, by process.
+
+    Linux adds the count of a worker that has ended to its parent's. Mapped files are not read by
+    calls; what is fetched for them is counted, with what the kernel reads ahead. Of a Ray only its
+    workers count, since its other processes read /proc all the time.
     """
-    asked = fetched = 0
+    found = {}
     for pid in (os.getpid(), *_workers(os.getpid())):
         try:
             lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):  # It has ended since it was listed.
             continue
         counts = dict(line.split(": ") for line in lines)
-        asked += int(counts["rchar"])
-        fetched += int(counts["read_bytes"])
-    return asked, fetched
+        of_ray = command.startswith(_RAY)
+        found[pid] = Count(int(counts["rchar"]), int(counts["read_bytes"]), of_ray)
+    return found
+
+
+def bytes_between(before: dict[int, Count], after: dict[int, Count]) -> tuple[int, int] | None:
+    """Bytes asked for and fetched between two readings.
+
+    None when a worker of Ray has ended between them, whose count is lost. What ended otherwise is
+    in its parent's count with all its life, of which the part before is taken off here. A worker
+    that Ray started between them counts with its start.
+    """
+    if any(before[pid].of_ray for pid in before.keys() - after.keys()):
+        return None
+    asked = sum(count.asked for count in after.values())
+    fetched = sum(count.fetched for count in after.values())
+    return (
+        asked - sum(count.asked for count in before.values()),
+        fetched - sum(count.fetched for count in before.values()),
+    )
 
 
 def forget_pages(folder: Path) -> None:
@@ -36,6 +65,10 @@ def forget_pages(folder: Path) -> None:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
+
+
+_RAY = b"ray::"
+"""How the command of each of Ray's workers begins."""
 
 
 def _workers(parent: int) -> list[int]:
@@ -60,4 +93,4 @@ def _is_worker(pid: int) -> bool:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return command.startswith(b"ray::") or b"ray/" not in command
+    return command.startswith(_RAY) or b"ray/" not in command

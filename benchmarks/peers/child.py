@@ -13,6 +13,7 @@ import gc
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.byte_counts import bytes_read, forget_pages
+from benchmarks.peers.byte_counts import bytes_between, bytes_read, forget_pages
 from benchmarks.peers.clips import Clips
 from benchmarks.peers.loaders.protocol import CORE_COARSE, Order
 from benchmarks.peers.ways import WAYS, Way
@@ -93,8 +94,12 @@ class Desk:
                     compared += 1
         return compared
 
-    def rate(self, order: dict[str, Any], cold: bool) -> dict[str, float]:
-        """Read an epoch to a loop that only counts; its start is timed, opening files is not."""
+    def rate(self, order: dict[str, Any], cold: bool) -> dict[str, float | None]:
+        """Read an epoch to a loop that only counts; opening files is not timed.
+
+        What starts inside the epoch is: a DataLoader's workers, but not Ray's, which run before.
+        So ways compare from the first batch on alone. The bytes are None where they are unknown.
+        """
         windows = waited_for = 0
         first = None
         with self._loader.open(self._folder, Order(**order)) as stream:
@@ -109,7 +114,7 @@ class Desk:
                     first, waited_for = time.perf_counter() - began, windows
                 del batch
             seconds = time.perf_counter() - began
-            asked, fetched = (after - b for after, b in zip(bytes_read(), before, strict=True))
+            asked, fetched = bytes_between(before, bytes_read()) or (None, None)
         return {
             "windows": windows,
             "seconds": seconds,
@@ -120,11 +125,18 @@ class Desk:
         }
 
     def train(
-        self, order: dict[str, Any], log: str, state: str, pause: float, resume: bool = False
+        self,
+        order: dict[str, Any],
+        log: str,
+        state: str,
+        pause: float,
+        resume: bool = False,
+        hold: int | None = None,
     ) -> int:
         """Read as a training would that keeps its state after each step; returns the steps.
 
-        `log` gets a line of samples for each batch, and `state` [steps, state] after it.
+        `state` gets [steps, state] after each batch, and then `log` a line of its samples. After
+        `hold` steps it waits until it is killed.
         """
         done, kept = torch.load(state, weights_only=True) if resume else (0, None)
         with (
@@ -133,11 +145,13 @@ class Desk:
         ):
             for batch in stream:
                 samples = list(zip(batch.clip_ids, stream.starts(batch), strict=True))
-                lines.write(json.dumps(samples) + "\n")
-                lines.flush()
                 done += 1
                 if self._resumes:
                     self._keep(Path(state), (done, stream.state()))
+                lines.write(json.dumps(samples) + "\n")
+                lines.flush()
+                while done == hold:
+                    signal.pause()
                 time.sleep(pause)
         return done
 

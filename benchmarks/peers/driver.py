@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ from typing import Any
 from benchmarks.peers.environments import ROOT, python_of
 from benchmarks.peers.ways import WAYS
 
-_ANSWER_SECONDS = 600.0
+ANSWER_SECONDS = 600.0
 
 
 class Refused(Exception):
@@ -51,9 +52,15 @@ class Child:
         )
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """Let the child do something and wait for its answer. Raises Refused when it fails."""
+        """Let the child do something and wait for its answer.
+
+        Raises Refused when it fails, or takes longer than ANSWER_SECONDS: it is to be killed then.
+        """
         self.begin(do, **arguments)
         assert self.process.stdout is not None
+        # Nothing lies in the buffer: each answer is one line, and was read.
+        if not select.select([self.process.stdout], [], [], ANSWER_SECONDS)[0]:
+            raise Refused(f"no answer to {do} in {ANSWER_SECONDS:.0f} s; see {self._log.name}")
         line = self.process.stdout.readline()
         if not line:
             raise Refused(f"the process ended with {self.process.wait()}; see {self._log.name}")
@@ -102,7 +109,7 @@ def running(name: str, folder: Path) -> Iterator[Child]:
 
 def wait_for_lines(path: Path, count: int, child: Child) -> None:
     """Wait until a child has written so many lines. Raises Refused when it ends before."""
-    deadline = time.monotonic() + _ANSWER_SECONDS
+    deadline = time.monotonic() + ANSWER_SECONDS
     while not path.exists() or path.read_text().count("\n") < count:
         if child.process.poll() is not None or time.monotonic() > deadline:
             raise Refused(f"{count} steps were not reached; see the log beside {path}")

@@ -1,9 +1,9 @@
 """What is heard twice, or never, when a training is killed at a random step and resumed.
 
-Each way is read once undisturbed, then killed with SIGKILL at steps that a seed draws and resumed
-in a fresh process by its own mechanism from the state kept after the last whole step. Steps that
-were done but whose state was not yet kept are anybody's loss and do not count: what counts is what
-the mechanism makes of the state it was given.
+Each way is read once undisturbed, then killed with SIGKILL after steps that a seed draws, with its
+workers reading ahead, and resumed in a fresh process by its own mechanism from the state kept after
+that step. Steps whose state was not kept would be anybody's loss: what counts is what the
+mechanism makes of the state it was given.
 """
 
 from __future__ import annotations
@@ -100,14 +100,15 @@ class Trainings:
         return self._heard()
 
     def cut(self, step: int, workers: int, undisturbed: Batches) -> dict[str, Any]:
-        """Kill an epoch at a step and resume it by `workers` in a new process."""
+        """Kill an epoch after a step and resume it by `workers` in a new process."""
         self._forget()
-        self.child.begin("train", **self._words(self._order), pause=PAUSE_SECONDS)
+        self.child.begin("train", **self._words(self._order), pause=PAUSE_SECONDS, hold=step)
         wait_for_lines(self._log, step, self.child)
         self.child.kill()
         self.child = Child(self._name, self._folder)
         done, _ = torch.load(self._state, weights_only=True)
-        before = self._heard()[:done]
+        before = self._heard()
+        assert len(before) == done == step
         self._log.unlink()
         words = self._words(dataclasses.replace(self._order, workers=workers))
         try:
@@ -128,6 +129,5 @@ class Trainings:
     def _heard(self) -> Batches:
         if not self._log.exists():  # Killed in the last step: nothing was left.
             return []
-        # A line that the kill cut off was not followed by a state.
-        lines = self._log.read_text().rpartition("\n")[0].splitlines()
+        lines = self._log.read_text().splitlines()
         return [[(clip, start) for clip, start in json.loads(line)] for line in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,21 +44,22 @@ def _rates(result: dict[str, Any]) -> list[str]:
     warm, cold, ways = result["warm"], result["cold"], result["ways"]
     own = [name for name in ("ours", "ours_in_process") if name in ways]
     heads = [f"{ways[name]['words'].partition(' (')[0]}: times this" for name in own]
-    head = ["way", "warm epoch, windows/s", "after its first batch", *heads]
-    head += ["first batch", "cold epoch, windows/s"]
+    head = ["way", "warm, after its first batch, windows/s", *heads]
+    head += ["cold, after its first batch", "warm epoch", "its first batch", "cold epoch"]
     head += ["KB/window by read calls", "KB/window from storage", "MB"]
     rows = [_row(head), _row(["---"] * len(head))]
     for name, way in ways.items():
         first = spread([each["first"] for each in warm[name]])["median"]
         cells = [
             way["words"],
-            _spread(speeds(warm, name), 0),
             _spread(speeds_after_start(warm, name), 0),
             *["" if mine == name else f"{_spread(ratios(warm, mine, name), 2)}" for mine in own],
+            _spread(speeds_after_start(cold, name), 0),
+            _spread(speeds(warm, name), 0),
             f"{first:.2f} s",
             _spread(speeds(cold, name), 0),
-            f"{per_window(cold, name, 'asked') / 1000:,.0f}",
-            f"{per_window(cold, name, 'fetched') / 1000:,.0f}",
+            _kilobytes(per_window(cold, name, "asked")),
+            _kilobytes(per_window(cold, name, "fetched")),
             f"{way['megabytes']:,.0f}",
         ]
         rows.append(_row(cells))
@@ -95,7 +97,13 @@ def _one_worker(outcome: dict[str, Any]) -> str:
     return order or f"{outcome['repeated']} repeated, {outcome['lost']} lost"
 
 
+def _kilobytes(count: float | None) -> str:
+    return "not counted" if count is None else f"{count / 1000:,.0f}"
+
+
 def _spread(values: list[float], digits: int) -> str:
+    if any(math.isnan(value) for value in values):
+        return "one batch"
     found = spread(values)
     low, high = found["range"]
     return f"{found['median']:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"

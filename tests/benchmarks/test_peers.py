@@ -8,14 +8,16 @@ import sys
 import pytest
 
 from benchmarks.data_path import write_random_cache
+from benchmarks.peers import driver
 from benchmarks.peers.__main__ import measure
-from benchmarks.peers.byte_counts import bytes_read
+from benchmarks.peers.byte_counts import Count, bytes_between, bytes_read
 from benchmarks.peers.child import in_a_line
 from benchmarks.peers.clips import write_clips
 from benchmarks.peers.driver import Refused, running
 from benchmarks.peers.environments import PINS, is_ready
 from benchmarks.peers.kills import Outcome, compare, kill_and_resume
 from benchmarks.peers.loaders.protocol import Order
+from benchmarks.peers.rates import per_window
 from benchmarks.peers.tables import kills as kills_table
 from benchmarks.peers.tables import rates as rates_table
 from benchmarks.peers.ways import WAYS
@@ -65,11 +67,36 @@ def test_an_error_without_text_is_the_code_that_raised_it():
 def test_what_workers_read_is_counted(tmp_path):
     file = tmp_path / "bytes"
     file.write_bytes(bytes(3_000_000))
-    before, _ = bytes_read()
+    before = bytes_read()
     script = f"open({str(file)!r}, 'rb').read()"
     subprocess.run([sys.executable, "-S", "-c", script], check=True)
-    asked, _ = bytes_read()
-    assert 3_000_000 <= asked - before < 4_500_000
+    counted = bytes_between(before, bytes_read())
+    assert counted is not None
+    assert 3_000_000 <= counted[0] < 4_500_000
+
+
+ENDED = Count(40, 4)
+
+
+@pytest.mark.parametrize(
+    "before,after,expected",
+    [
+        ({1: Count(100, 10)}, {1: Count(150, 30)}, (50, 20)),
+        ({1: Count(100, 10)}, {1: Count(100, 10), 2: Count(7, 3)}, (7, 3)),
+        # Its parent is given 60 and 9 when a worker ends, of which 40 and 4 were read before.
+        ({1: Count(100, 10), 2: ENDED}, {1: Count(160, 19)}, (20, 5)),
+        ({1: Count(0, 0), 2: Count(40, 4, True)}, {1: Count(0, 0), 2: Count(90, 5, True)}, (50, 1)),
+        ({1: Count(0, 0), 2: Count(40, 4, True)}, {1: Count(0, 0), 3: Count(90, 5, True)}, None),
+    ],
+)
+def test_bytes_between_two_readings(before, after, expected):
+    assert bytes_between(before, after) == expected
+
+
+def test_bytes_that_are_unknown_are_left_out():
+    rounds = [{"windows": 2, "asked": asked} for asked in (None, 20, 60)]
+    assert per_window({"ours": rounds}, "ours", "asked") == 20
+    assert per_window({"ours": rounds[:1]}, "ours", "asked") is None
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +118,8 @@ def test_our_own_ways_are_measured(tmp_path):
     assert result["warm"]["mmap"][0]["asked"] < 96 * window / 2  # Mapped files are not read.
     lines = rates_table(result).splitlines()
     assert sum(line.startswith(("| ours", "| plain mmap")) for line in lines) == 2
+    (cells,) = (line.split(" | ") for line in lines if line.startswith("| ours"))
+    assert [at for at, cell in enumerate(cells) if cell == "one batch"] == [3]  # The cold one.
     result["kills"] = {name: kill_and_resume(name, tmp_path, ORDER, 1) for name in names}
     ours = result["kills"]["ours_in_process"]
     assert (ours["batches"], ours["samples"], ours["reproducible"]) == (12, CLIPS, True)
@@ -112,6 +141,13 @@ def test_a_value_that_differs_is_refused(folder):
         audio.write_bytes(content)
         with pytest.raises(Refused, match=r"ValueError: audio of speaker/\d+ from \d+ differ"):
             child.ask("check", order=dataclasses.asdict(ORDER), batches=1)
+
+
+def test_a_child_that_does_not_answer_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(driver, "ANSWER_SECONDS", 0.0)
+    refused = pytest.raises(Refused, match=r"no answer to versions in 0 s; see .*mmap\.log")
+    with refused, running("mmap", folder) as child:
+        child.ask("versions", packages=["torch"])
 
 
 PEERS = [name for name, way in WAYS.items() if way.environment is not None]

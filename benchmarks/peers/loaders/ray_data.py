@@ -16,7 +16,10 @@ from ray_jobs.training.ray_source import RayBatchSource, batch_dataset, start_cu
 
 
 class ThroughRay(InProcess):
-    """Ray Data's tasks on as many CPUs as there are workers; a Ray lives as long as its process."""
+    """Ray Data's tasks on as many CPUs as there are workers; a Ray lives as long as its process.
+
+    `open` has read a step before, so that Ray's workers run when the epoch starts.
+    """
 
     def __init__(self) -> None:
         self._session = contextlib.ExitStack()
