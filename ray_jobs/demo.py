@@ -52,7 +52,7 @@ def _outlook(planned: Sequence[Step]) -> str:
     return "\n".join(
         [
             f"[demo] {TRAINING_CLIPS + UNSEEN_CLIPS} clips of synthetic speech, then "
-            f"{len(planned)} commands, two beside each other; about four minutes on two cores:",
+            f"{len(planned)} commands, two beside each other; about five minutes on two cores:",
             *lines,
         ]
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
+from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 from ray.scripts.scripts import start
 
 from ray_jobs.config.schema import JOB_CONFIGS
@@ -125,6 +126,8 @@ def test_what_kuberays_schema_leaves_open(overlay):
         assert {f"--{name}" for name in group["rayStartParams"]} <= options
     for group in groups:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        grace = group["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert grace > RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S  # else killed in its notice
     for pod in pod_specs(document):
         (container,) = pod["containers"]
         resources = container["resources"]
