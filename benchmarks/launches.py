@@ -20,7 +20,8 @@
                         and depformer the rate that follows
     passes              passes of every batch and chunk that benchmarks.gpu measures
     chapter_by_flavour  one TTT layer of each flavour over 24,000 frames, in passes and in one call
-    depformer           128 rows, weights frozen
+    depformer           128 rows of two recordings, weights frozen; those of one lie side by side
+                        and are 8 launches fewer (`passes`)
     save_state          eight full rings of four layers, two of them with TTT, saved
     mimi, mimi_decode   4 s of audio to codes and back
 

@@ -193,7 +193,8 @@ def print_chapters() -> None:
 
 
 def chapter_lengths() -> np.ndarray:
-    """Minutes of 1,000 chapters as LibriLight's: mean 15.8 (219,041 files), log-normal."""
+    """Minutes of 1,000 chapters as LibriLight's, log-normal; its 57,706 hours in 219,041 files are
+    15.8 in the mean."""
     spread = 0.7
     centre = np.log(MEAN_CHAPTER_MINUTES) - spread**2 / 2
     return np.random.default_rng(0).lognormal(centre, spread, CHAPTERS)

@@ -18,10 +18,11 @@
                 `training_bytes`
 
 Every row is in FOLDER/gpu.jsonl as soon as it is there; the table is printed at the end and lies in
-FOLDER/gpu.md. Estimates are launches x 6 us or bytes over nine tenths of the card's bandwidth,
-whichever is more, from what `python -m benchmarks.launches` counted (`benchmarks.counted`); a rate
-below its estimate has a ratio below 1, a time above it one above. A case that fails is a row
-that says why, and the next case goes on; then the exit code is 1.
+FOLDER/gpu.md, with what earlier runs of the same device and size left in that folder; rows of
+others are refused there. Estimates are launches x 6 us or bytes over nine tenths of the card's
+bandwidth, whichever is more, from what `python -m benchmarks.launches` counted
+(`benchmarks.counted`); a rate below its estimate has a ratio below 1, a time above it one above. A
+case that fails is a row that says why, and the next case goes on; then the exit code is 1.
 
 It takes no Ray, no network and no files: torch, torchaudio, moshi 0.2.13 (`--no-deps`), numpy,
 safetensors, einops, sentencepiece, huggingface_hub and what that needs; for the decoder snac,
@@ -51,6 +52,7 @@ from benchmarks.gpu.cases import Case, DeviceLost, Quantity, Section, run
 from benchmarks.gpu.device import Cuda, Device
 from benchmarks.gpu.report import Report
 from benchmarks.sizes import PUBLISHED, SMALL, Size
+from ttt.errors import UserError
 from ttt.records import provenance
 
 SECTIONS = {
@@ -78,7 +80,11 @@ def main(words: Sequence[str]) -> int:
         torch.set_num_threads(1)
         device = Device()
     size = SMALL if options.small else PUBLISHED
-    return measure(size, device, options.only, options.output, 60 * options.minutes)
+    try:
+        return measure(size, device, options.only, options.output, 60 * options.minutes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def measure(
@@ -102,6 +108,7 @@ def _facts(size: Size, device: Device | None) -> dict[str, Any]:
     """Of the device, if there is one, and of the code."""
     origin = provenance(size.encode)
     made = {"commit": origin["git_commit"] or "unknown", "date": origin["created"]}
+    made["size"] = "published" if size is PUBLISHED else "small"
     return {"device": "none", **made} if device is None else {**device.facts(), **made}
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.cases import NOT_RUN, Row
+from ttt.errors import UserError
 
 LINES = "gpu.jsonl"
+SAME = ("device", "size")
+"""Facts that all runs of a folder share."""
 
 
 class Report:
@@ -18,8 +21,11 @@ class Report:
 
     Args:
         output: folder for gpu.jsonl, which is appended to, so that several runs make one file, and
-            gpu.md; None writes neither.
+            gpu.md, which has the rows of them all; None writes neither.
         facts: of the machine and the code; the first line.
+
+    Raises:
+        UserError: the folder has rows of another device or size.
     """
 
     def __init__(self, output: Path | None, facts: Mapping[str, Any]) -> None:
@@ -27,6 +33,8 @@ class Report:
         self._output, self._facts = output, facts
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
+            if (output / LINES).exists():
+                _refuse_others(output / LINES, facts)
         self._write({"facts": dict(facts)})
 
     def record(self, row: Row) -> None:
@@ -37,9 +45,13 @@ class Report:
             print(f"{row.section}: {line(row)}", flush=True)
 
     def finish(self) -> str:
-        """The table, which lies beside the lines, too."""
-        facts = [f"{name}: {value}" for name, value in self._facts.items()]
-        whole = "\n".join([", ".join(facts), "", *table(self.rows)])
+        """The table, which lies beside the lines, too: of all runs of the folder, below their
+        facts. Of what was measured more than once it has the last row."""
+        runs, rows = [self._facts], self.rows
+        if self._output is not None:
+            runs, rows = _kept(self._output / LINES)
+        heads = [", ".join(f"{name}: {value}" for name, value in run.items()) for run in runs]
+        whole = "\n".join(["\n\n".join(heads), "", *table(rows)])
         if self._output is not None:
             Path(self._output, "gpu.md").write_text(whole + "\n", encoding="utf-8")
         return whole
@@ -48,6 +60,31 @@ class Report:
         if self._output is not None:
             with Path(self._output, LINES).open("a", encoding="utf-8") as file:
                 print(json.dumps(record), file=file, flush=True)
+
+
+def _kept(lines: Path) -> tuple[list[Mapping[str, Any]], list[Row]]:
+    """The facts of every run, and the last row of everything in the order of the first."""
+    runs: list[Mapping[str, Any]] = []
+    rows: dict[tuple[str, str], Row] = {}
+    for each in lines.read_text(encoding="utf-8").splitlines():
+        record = json.loads(each)
+        if "facts" in record:
+            runs.append(record["facts"])
+            continue
+        del record["ratio"]  # It follows from the others.
+        row = Row(**record)
+        rows[row.section, row.what] = row
+    return runs, list(rows.values())
+
+
+def _refuse_others(lines: Path, facts: Mapping[str, Any]) -> None:
+    for run in _kept(lines)[0]:
+        for name in SAME:
+            if run.get(name) != facts.get(name):
+                raise UserError(
+                    f"{lines} has rows of {name} {run.get(name)}, not {facts.get(name)}: give "
+                    "another folder for --output, or move that file away"
+                )
 
 
 def table(rows: Iterable[Row]) -> list[str]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 END_SECONDS = 20.0
 """How long a command that is told to end may take; it shuts down its Ray."""
+REST_SECONDS = 5.0
+"""How long what a command leaves behind may go on saying something after the command's end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ def run_steps(steps: Sequence[Step], *, at_once: int = 2) -> int:
     """Run every step, at most `at_once` at a time, the earliest that can begin first.
 
     Returns 0, or the exit code of the first that failed: its lines are shown and the others ended.
-    They are ended as well when a signal unwinds this function, and none outlives it.
+    They are ended as well when a signal unwinds this function, and none outlives it. What a step
+    that failed or was ended has left in its process group is killed.
     """
     waiting, ended = list(steps), set[str]()
     lines: queue.SimpleQueue[tuple[_Running, str | None]] = queue.SimpleQueue()
@@ -65,8 +68,8 @@ def run_steps(steps: Sequence[Step], *, at_once: int = 2) -> int:
             if line is not None:
                 screen.say(one, line)
                 continue
-            code = one.process.wait()
             running.remove(one)
+            code = one.process.wait()
             screen.end(one)
             if code != 0:
                 print(f"[demo] {one.step.module} stopped with exit code {code}", file=sys.stderr)
@@ -76,7 +79,11 @@ def run_steps(steps: Sequence[Step], *, at_once: int = 2) -> int:
 
 
 class _Running:
-    """A step's process; its lines, and None at their end, go into the queue."""
+    """A step's process; its lines, and None after its end, go into the queue.
+
+    Until then the process is not reaped, so that its number, which is its group's as well, is
+    nobody else's.
+    """
 
     def __init__(self, step: Step, lines: queue.SimpleQueue[tuple[_Running, str | None]]) -> None:
         self.step = step
@@ -91,15 +98,44 @@ class _Running:
             errors="replace",
             process_group=0,  # A terminal's Ctrl-C is for us, who tell it once.
         )
+        self.over = threading.Event()
+        """Set once it has ended and nothing is done to its group here any more."""
         self._lines = lines
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def tell(self) -> None:
+        """Tell it to end."""
+        # `Popen.terminate` would reap it where it has ended already.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGTERM)
+
+    def kill_group(self) -> None:
+        """End it and what it has started in its group at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         with self.process.stdout as said:
             for line in said:
                 self._lines.put((self, line))
+
+    def _watch(self) -> None:
+        if self._fails():
+            self.kill_group()
+        self.over.set()
+        # What it has left running may hold the pipe open for as long as it likes.
+        self._reader.join(REST_SECONDS)
         self._lines.put((self, None))
+
+    def _fails(self) -> bool:
+        """Wait for its end, without reaping it where the system can."""
+        if not hasattr(os, "waitid"):  # On macOS before Python 3.13.
+            return self.process.wait() != 0
+        end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        return end is None or (end.si_code, end.si_status) != (os.CLD_EXITED, 0)
 
 
 class _Screen:
@@ -152,16 +188,16 @@ def _ended(running: Sequence[_Running]) -> Iterator[None]:
     finally:
         try:
             for one in running:
-                one.process.terminate()
+                one.tell()
             deadline = time.monotonic() + END_SECONDS
             for one in running:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    one.process.wait(max(0.0, deadline - time.monotonic()))
+                one.over.wait(max(0.0, deadline - time.monotonic()))
         finally:
             for one in running:
-                if one.process.poll() is None:
-                    os.killpg(one.process.pid, signal.SIGKILL)
-                    one.process.wait()
+                one.kill_group()
+            for one in running:
+                one.over.wait()
+                one.process.wait()
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from ray_jobs.runtime.side_by_side import Step, run_steps
 ROOT = Path(__file__).resolve().parents[2]
 
 ACTOR = '''
-"""Does what its words say: say=TEXT, make=FILE, await=FILE, absent=FILE, exit=CODE, stay, deaf."""
-import os, pathlib, signal, sys, time
+"""Does what its words say: say=TEXT, make=FILE, await=FILE, absent=FILE, exit=CODE, stay, deaf,
+gone=NAME (waits until that one has ended and was reaped), pause=SECONDS, leave (a child)."""
+import os, pathlib, signal, subprocess, sys, time
 
 folder = pathlib.Path(__file__).parent
 name = sys.argv[1]
@@ -38,7 +39,15 @@ for word in sys.argv[2:]:
     elif verb == "await":
         while not (folder / value).exists():
             time.sleep(0.01)
-        time.sleep(0.3)
+    elif verb == "gone":
+        pid = (folder / f"{value}.pid").read_text()
+        while pathlib.Path("/proc", pid).exists():
+            time.sleep(0.01)
+    elif verb == "pause":
+        time.sleep(float(value))
+    elif verb == "leave":
+        left = subprocess.Popen(["sleep", "600"])  # Its output is where this one's is.
+        (folder / f"{name}-left.pid").write_text(str(left.pid))
     elif verb == "absent":
         assert not (folder / value).exists(), value
     elif verb == "exit":
@@ -71,18 +80,31 @@ def has_ended(scene: Path, name: str) -> bool:
     return False
 
 
+def was_killed(scene: Path, name: str) -> bool:
+    """Of what a step has left, which another process reaps when it likes."""
+    status = Path("/proc", (scene / f"{name}-left.pid").read_text(), "stat")
+    for _ in range(500):
+        try:
+            if status.read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.02)
+    return False
+
+
 def test_a_step_that_ends_beside_another_is_shown_whole(
     scene: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     steps = [
-        step("first", "say=one", "make=begun", "await=done", "say=two"),
+        step("first", "say=one", "make=begun", "await=done", "gone=beside", "say=two"),
         step("last", "say=five", after=("first",)),
         step("beside", "await=begun", "say=three", "say=four!", "make=done"),
     ]
     assert run_steps(steps) == 0
     assert capfd.readouterr().out.splitlines() == [
         "",
-        "[demo] $ python -m actor first say=one make=begun await=done say=two",
+        "[demo] $ python -m actor first say=one make=begun await=done gone=beside say=two",
         "one",
         "",
         "[demo] $ python -m actor beside await=begun say=three 'say=four!' make=done",
@@ -102,7 +124,7 @@ def test_the_screen_goes_to_the_earliest_with_what_it_has_said(
 ) -> None:
     steps = [
         step("first", "await=begun", "say=one", "make=done"),
-        step("beside", "say=two", "make=begun", "await=done", "say=three"),
+        step("beside", "say=two", "make=begun", "await=done", "gone=first", "say=three"),
     ]
     assert run_steps(steps) == 0
     said = [line for line in capfd.readouterr().out.splitlines() if line and "$" not in line]
@@ -112,7 +134,8 @@ def test_the_screen_goes_to_the_earliest_with_what_it_has_said(
 def test_at_most_two_run_at_once_and_each_after_those_it_needs(scene: Path) -> None:
     steps = [
         step("first", "make=a", "await=b"),
-        step("second", "await=a", "absent=third.pid", "absent=needy.pid", "make=b"),
+        # The pause is what a third would need to begin.
+        step("second", "await=a", "pause=0.5", "absent=third.pid", "absent=needy.pid", "make=b"),
         step("needy", after=("second",)),
         step("third"),
     ]
@@ -123,10 +146,17 @@ def test_at_most_two_run_at_once_and_each_after_those_it_needs(scene: Path) -> N
         run_steps([step("alone", after=("nobody",))])
 
 
+@pytest.mark.parametrize("system", ["waitid", "no waitid"])
 @pytest.mark.parametrize("failing", ["first", "beside"])
 def test_a_failure_is_shown_and_ends_the_others(
-    scene: Path, failing: str, capfd: pytest.CaptureFixture[str]
+    scene: Path,
+    failing: str,
+    system: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if system == "no waitid":
+        monkeypatch.delattr(os, "waitid")
     other = {"first": "beside", "beside": "first"}[failing]
     words = {
         failing: (f"await={other}-stays", "say=error: no room!", "exit=2"),
@@ -150,6 +180,34 @@ def test_what_does_not_end_when_told_is_ended(scene: Path, monkeypatch: pytest.M
     monkeypatch.setattr(side_by_side, "END_SECONDS", 0.2)
     assert run_steps([step("first", "await=deaf-stays", "exit=1"), step("deaf", "deaf", "stay")])
     assert has_ended(scene, "deaf")
+
+
+@pytest.mark.parametrize("staying", [("stay",), ("deaf", "stay")])
+def test_what_a_failed_or_ended_step_leaves_is_killed(
+    scene: Path, staying: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "deaf" in staying:
+        monkeypatch.setattr(side_by_side, "END_SECONDS", 0.2)
+    steps = [
+        step("failed", "await=ended-stays", "leave", "exit=2"),
+        step("ended", "leave", *staying),
+    ]
+    assert run_steps(steps) == 2
+    assert was_killed(scene, "failed")
+    assert was_killed(scene, "ended")
+
+
+def test_what_a_step_leaves_is_not_waited_for(
+    scene: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "REST_SECONDS", 0.2)
+    steps = [step("first", "leave", "say=one"), step("then", "say=two", after=("first",))]
+    try:
+        assert run_steps(steps) == 0
+        said = [line for line in capfd.readouterr().out.splitlines() if line and "$" not in line]
+        assert said == ["one", "two"]
+    finally:
+        os.kill(int((scene / "first-left.pid").read_text()), signal.SIGKILL)
 
 
 PARENT = """
