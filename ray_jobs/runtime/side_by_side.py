@@ -132,9 +132,10 @@ class _Running:
 
     def _fails(self) -> bool:
         """Wait for its end, without reaping it where the system can."""
-        if not hasattr(os, "waitid"):  # On macOS before Python 3.13.
+        try:
+            end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        except AttributeError:  # On macOS before Python 3.13.
             return self.process.wait() != 0
-        end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return end is None or (end.si_code, end.si_status) != (os.CLD_EXITED, 0)
 
 
