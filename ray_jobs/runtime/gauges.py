@@ -10,6 +10,7 @@ its exports, so a thread sets all of them every few seconds, however long a step
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from ttt import storage
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge  # Ray is imported only where it runs.
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,16 @@ _INTERVAL_SECONDS = 2.0
 
 @contextmanager
 def exported(progress: Progress, command: str, run: str) -> Iterator[Gauges]:
-    """Keep gauges of the connected Ray inside the block: those of `progress` and what is shown."""
+    """Keep gauges of the connected Ray inside the block: those of `progress` and what is shown.
+
+    No fault of theirs fails the job: the first is logged, and the job goes on.
+    """
     gauges = Gauges(command, storage.absolute(run))
 
     def export() -> None:
-        gauges.show(progress_values(progress.reading()))
-        gauges.set()
+        with gauges.faults_logged():
+            gauges.show(progress_values(progress.reading()))
+            gauges.set()
 
     export()
     with ticking(export, _INTERVAL_SECONDS):
@@ -107,17 +114,37 @@ class Gauges:
         self._tags = {"command": command, "run": run}
         self._values: dict[str, dict[str, float]] = {}
         self._gauges: dict[str, Gauge] = {}
+        self._fault_logged = False
+
+    @contextmanager
+    def faults_logged(self) -> Iterator[None]:
+        """Log the first exception of such blocks with its traceback, and raise none of them."""
+        try:
+            yield
+        except Exception:
+            # Gauges are only looked at. Raised, a fault would fail a job whose work is done, or end
+            # the thread that passes SIGTERM on. It may come every two seconds: one log has it.
+            if not self._fault_logged:
+                self._fault_logged = True
+                logger.warning(
+                    "a gauge of %s could not be set, so that it may stand still or be missing; "
+                    "the job goes on without it",
+                    self._tags["command"],
+                    exc_info=True,
+                )
 
     def show(self, values: Values) -> None:
         """Let these gauges have these values from the next time they are set.
 
         One that is not finite is set no more: its last value would stand for one that is none.
         """
+        newest: dict[str, dict[str, float]] = {}
         for name, value in values.items():
             by_tag = value if isinstance(value, Mapping) else {"": value}
             assert isinstance(value, Mapping) == (GAUGES[name].by is not None), name
             finite = {tag: float(each) for tag, each in by_tag.items() if math.isfinite(each)}
-            self._values[name] = finite
+            newest[name] = finite
+        self._values.update(newest)  # All at once: another thread sets them.
 
     def set(self) -> None:
         """Set every gauge to its newest value."""

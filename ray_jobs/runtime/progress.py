@@ -49,7 +49,7 @@ class Progress:
 
     Fields given to `advance` stay until they are replaced, or taken away by None: numbers are shown
     with four digits, text as it is (`data_wait="1.2%"`). Work done before this process started (a
-    resumed run) goes into `done`: it counts as done, but not into the rate.
+    resumed run) goes into `done`: it counts as done, but not into the rate. Any thread may call.
     """
 
     def __init__(
@@ -76,6 +76,9 @@ class Progress:
         self._started = self._shown = clock()
         self._closed = False
         self._wait: tuple[str, float] | None = None
+        # One that its holder may take again: methods call each other, and a signal's handler may
+        # come in between.
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Progress:
         return self
@@ -90,17 +93,19 @@ class Progress:
 
     def advance(self, n: int = 1, **fields: object) -> None:
         """Count `n` more units; show them when the last look is long enough ago."""
-        self._done += n
-        known = {**self._fields, **fields}
-        self._fields = {name: value for name, value in known.items() if value is not None}
-        now = self._clock()
-        if now - self._shown >= self._interval:
-            self._shown = now
-            self._show(now)
+        with self._lock:
+            self._done += n
+            known = {**self._fields, **fields}
+            self._fields = {name: value for name, value in known.items() if value is not None}
+            now = self._clock()
+            if now - self._shown >= self._interval:
+                self._shown = now
+                self._show(now)
 
     def reading(self) -> Reading:
         """Where the work is now."""
-        return self._reading(self._clock())
+        with self._lock:
+            return self._reading(self._clock())
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -113,24 +118,26 @@ class Progress:
             with ticking(lambda: self.advance(0), self._interval):
                 yield
         finally:
-            self._wait = None
-            self._started += self._clock() - began
+            with self._lock:
+                self._wait = None
+                self._started += self._clock() - began
 
     def say(self, sentence: str) -> None:
         """Print a line of its own; a bar that stood there comes again below it."""
         line = f"\r{sentence}\x1b[K" if self._live else sentence
-        print(line, file=self._stream, flush=True)
+        with self._lock:
+            print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Show where the work stands one last time; calling it again does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._show(self._clock(), last=True)
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._show(self._clock(), last=True)
 
     def _reading(self, now: float) -> Reading:
-        wait = self._wait  # Another thread may end it meanwhile.
-        seconds = now - self._started - (0.0 if wait is None else now - wait[1])
+        seconds = now - self._started - (0.0 if self._wait is None else now - self._wait[1])
         worked = self._done - self._first
         rate = worked / seconds if worked > 0 and seconds > 0 else None
         return Reading(self._done, self._total, self._unit, rate, seconds, self._fields)

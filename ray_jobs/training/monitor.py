@@ -100,7 +100,6 @@ def watched(
         if position is None:
             return
         starting.close()
-        gauges.show(position.measured)
         if heard not in ("", worker):
             replaced += 1
             progress.advance(0, replaced_workers=replaced)
@@ -109,6 +108,8 @@ def watched(
             # After a restart the count may fall back to the checkpoint's.
             progress.advance(position.step - shown, **position.fields())
             shown = position.step
+        with gauges.faults_logged():  # What is shown must not keep SIGTERM from the worker.
+            gauges.show(position.measured)
 
     with ExitStack() as starting:
         starting.enter_context(progress.waiting("train workers to start and load"))

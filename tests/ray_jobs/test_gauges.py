@@ -32,7 +32,8 @@ from ray_jobs.decoder.train.plan import make_plan
 from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.moshi.train.config import TrainTTTConfig
 from ray_jobs.moshi.train.plan import make_plan as make_ttt_plan
-from ray_jobs.runtime.gauges import FIELDS, GAUGES, TAGS, Gauges, progress_values
+from ray_jobs.runtime import gauges as runtime_gauges
+from ray_jobs.runtime.gauges import FIELDS, GAUGES, TAGS, Gauges, exported, progress_values
 from ray_jobs.runtime.progress import Counted, Progress
 from ray_jobs.training.position import Position, PositionHook
 from ray_jobs.training.run import train_in_process
@@ -76,6 +77,31 @@ def test_only_known_gauges_are_shown_and_each_with_its_tag() -> None:
         gauges.show({"ttt_loss": 1.0})
     with pytest.raises(AssertionError, match="ttt_epoch"):
         gauges.show({"ttt_epoch": {"of": 1.0}})
+
+
+def test_a_gauge_that_cannot_be_set_is_logged_once_and_the_job_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sets, raised = list[threading.Thread](), "no such metric"
+
+    def refuse(_: Gauges) -> None:
+        sets.append(threading.current_thread())
+        raise RuntimeError(raised)
+
+    monkeypatch.setattr(runtime_gauges, "_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(Gauges, "set", refuse)
+    with exported(Progress("training", 10, "steps"), "train_decoder", "/run"):
+        deadline = time.monotonic() + 60
+        while len(sets) < 5:
+            assert time.monotonic() < deadline, "the thread has ended"
+            time.sleep(0.01)
+        assert sets[-1] is not threading.current_thread()
+        assert sets[-1].is_alive()
+    assert sets[0] is sets[-1] is threading.current_thread()  # before the block, and after it
+    (warning,) = [each for each in caplog.records if each.name == runtime_gauges.__name__]
+    assert warning.levelname == "WARNING"
+    assert "train_decoder" in warning.message
+    assert raised in (warning.exc_text or "")
 
 
 def decoder_job(world: World, run: Path) -> TrainingJob[Any]:
@@ -173,7 +199,7 @@ class Head:
     def samples(self) -> Samples:
         """Our gauges."""
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=30) as answer:  # without the token
+        with urllib.request.urlopen(url, timeout=120) as answer:  # without the token
             text = answer.read().decode()
         found: Samples = {}
         for family in text_string_to_metric_families(text):
@@ -241,7 +267,7 @@ def head() -> Iterator[Head]:
         yield made
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(300)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -257,11 +283,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def started(words: list[str], head: Head) -> Iterator[subprocess.Popen[str]]:
-    """A driver, killed at the latest where the block ends."""
-    process = subprocess.Popen(
-        words, cwd=ROOT, env=head.environment, stderr=subprocess.PIPE, text=True
-    )
+def started(words: list[str], head: Head, said: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A driver that writes into `said`, killed at the latest where the block ends."""
+    with said.open("wb") as file:
+        process = subprocess.Popen(words, cwd=ROOT, env=head.environment, stderr=file)
     try:
         yield process
     finally:
@@ -286,35 +311,41 @@ def test_a_training_is_scraped_while_it_runs(head: Head, world: World, tmp_path:
         assert process.poll() is None, "it ended too early"
         step = samples.get("ttt_done", {}).get((*of_run, "steps"))
         lines = [m for m in metrics(run) if m["kind"] == "step" and m["step"] == step]
-        losses = {tags[2]: value for tags, value in samples.get("ttt_loss", {}).items()}
-        if [losses] == [line["terms"] for line in lines]:  # else scraped while they were set
+        names = "ttt_loss", "ttt_learning_rate", "ttt_grad_norm", "ttt_epoch"
+        scraped = [
+            {tags[2:]: value for tags, value in samples.get(name, {}).items()} for name in names
+        ]
+        written = [
+            [
+                {(term,): loss for term, loss in line["terms"].items()},
+                {(group,): rate for group, rate in line["learning_rate"].items()},
+                {(): line["grad_norm"]},
+                {(): line["epoch"]},
+            ]
+            for line in lines
+        ]
+        if [scraped] == written:  # else scraped while they were set
             seen.append(samples)
         return len(seen) > 1 and seen[-1]["ttt_done"] != seen[0]["ttt_done"]
 
-    with started(command(longer, run, *on_ray), head) as process:
+    said = tmp_path / "said"
+    with started(command(longer, run, *on_ray), head, said) as process:
         samples = head.wait_for(are_of_two_steps)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate()
-        assert process.returncode == 0, said
-    step = samples["ttt_done"][*of_run, "steps"]
-    (line,) = [m for m in metrics(run) if m["kind"] == "step" and m["step"] == step]
+        assert process.wait() == 0, said.read_text()
     assert set(samples) == set(GAUGES) - OF_ITEMS - {"ttt_replaced_workers"}
     assert {tags[:2] for by_tags in samples.values() for tags in by_tags} == {of_run}
-    rates = {tags[2]: value for tags, value in samples["ttt_learning_rate"].items()}
-    assert rates == line["learning_rate"]
-    assert samples["ttt_grad_norm"][of_run] == line["grad_norm"]
-    assert samples["ttt_epoch"][of_run] == line["epoch"]
     validations = [m["loss"] for m in metrics(run) if m["kind"] == "validation"]
     assert samples["ttt_validation_loss"][of_run] in validations
     assert samples["ttt_best_loss"][of_run] in validations
     assert 0 < samples["ttt_data_wait_share"][of_run] < 1
     assert samples["ttt_windows_per_second"][of_run] > 0
-    head.wait_for(lambda left: not left, seconds=60)  # they vanish with the driver
+    head.wait_for(lambda left: not left)  # they vanish with the driver
 
 
 @pytest.mark.timeout(900)
 def test_an_evaluation_is_scraped_while_it_runs(head: Head, tmp_path: Path) -> None:
-    output = tmp_path / "out"
+    output, said = tmp_path / "out", tmp_path / "said"
     words = [
         "--config", "configs/chapters_tiny_cpu.yaml", f"output={output}", "data=null",
         "synthetic.chapters=400", "synthetic.frames=200", "streams.other=masked", "verify_spans=0",
@@ -323,17 +354,20 @@ def test_an_evaluation_is_scraped_while_it_runs(head: Head, tmp_path: Path) -> N
     ]  # fmt: skip
     of_run = "evaluate_chapters", str(output)
 
+    def is_replaced(samples: Samples) -> bool:
+        return "ttt_replaced_workers" in samples and "acceptance=" in said.read_text()
+
     def has_heard(samples: Samples) -> bool:
         assert process.poll() is None, "it ended too early"
         return samples.get("ttt_done", {}).get((*of_run, "chapters"), 0) >= 2
 
-    with started([sys.executable, "-m", "ray_jobs.evaluate_chapters", *words], head) as process:
+    words = [sys.executable, "-m", "ray_jobs.evaluate_chapters", *words]
+    with started(words, head, said) as process:
         first = head.wait_for(has_heard)
         (worker,) = worker_pids("ray::ChapterWorker", below=head.pid)
         os.kill(worker, signal.SIGKILL)
-        samples = head.wait_for(lambda samples: "ttt_replaced_workers" in samples)
+        samples = head.wait_for(is_replaced)
         process.kill()  # so that it can set nothing at its end
-        _, said = process.communicate()
     assert set(first) == {"ttt_done", "ttt_total", "ttt_per_second", "ttt_acceptance"}
     assert set(samples) == {*first, "ttt_replaced_workers"}
     assert samples["ttt_total"] == {(*of_run, "chapters"): 400, (*of_run, "frames"): 400 * 200}
@@ -341,6 +375,6 @@ def test_an_evaluation_is_scraped_while_it_runs(head: Head, tmp_path: Path) -> N
     assert 2 <= heard <= len(list((output / "records").rglob("*.parquet"))) <= 400
     assert 200 <= samples["ttt_done"][*of_run, "frames"] < 400 * 200
     assert samples["ttt_replaced_workers"] == {of_run: 1}
-    accepted = [float(share) for share in re.findall(r"acceptance=([0-9.]+)", said)]
+    accepted = [float(share) for share in re.findall(r"acceptance=([0-9.]+)", said.read_text())]
     assert min(accepted) - 0.1 <= samples["ttt_acceptance"][of_run] <= max(accepted) + 0.1
-    head.wait_for(lambda left: not left, seconds=60)
+    head.wait_for(lambda left: not left)

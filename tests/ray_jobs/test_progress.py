@@ -1,7 +1,12 @@
 """The two faces of progress, read off the characters that were written."""
 
 import io
+import signal
+import sys
+import threading
 import time
+
+import pytest
 
 from ray_jobs.runtime.progress import Progress, waiting_for
 
@@ -134,3 +139,51 @@ def test_a_sentence_has_a_line_of_its_own_and_the_bar_comes_again_below():
     said, bar = said_and_bar.split("\n\r")
     assert said == "a node is to be taken away\x1b[K"
     assert "6/10 steps" in bar
+
+
+def test_threads_that_advance_lose_no_count_and_no_field_of_each_other():
+    progress = Progress("cache", 100, "clips", stream=io.StringIO())
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def advance(name):
+        for number in range(200):
+            progress.advance(1, **{f"{name}{number}": number})
+
+    threads = [threading.Thread(target=advance, args=(name,)) for name in "abcd"]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert progress.reading().done == 800
+    assert len(progress.reading().fields) == 800
+
+
+@pytest.mark.timeout(30)
+def test_the_handler_of_a_signal_may_use_the_progress_that_it_interrupts():
+    class InterruptedOnce(Clock):
+        def __call__(self):
+            if self.now == 110:
+                self.now += 1
+                signal.raise_signal(signal.SIGUSR1)
+            return super().__call__()
+
+    log, clock, seen = io.StringIO(), InterruptedOnce(), []
+    progress = Progress("cache", 100, "clips", stream=log, clock=clock)
+
+    def handle(_number, _frame):
+        seen.append(progress.reading().done)
+        progress.say("stopping")
+        progress.close()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        clock.now += 10
+        progress.advance(2)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [2]
+    assert "stopping\ncache:  2/100 clips" in log.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import signal
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 import ray
 
+from ray_jobs.runtime import gauges as runtime_gauges
 from ray_jobs.runtime.gauges import Gauges
 from ray_jobs.runtime.progress import Progress
 from ray_jobs.training import monitor as train_monitor
@@ -74,6 +76,20 @@ def test_a_monitor_that_stays_away_is_warned_of_and_fails_nothing(
         ray.kill(monitor)
         wait_until(lambda: len(warnings(caplog)) == 2)
     assert all("do not reach the other side" in warning for warning in warnings(caplog))
+
+
+def test_a_gauge_that_cannot_be_shown_keeps_neither_progress_nor_sigterm_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monitor, shown = Monitor.remote(), io.StringIO()
+    with both_sides(monitor, shown) as (client, stop):
+        for step in (3, 5):
+            client.move_to(dataclasses.replace(at(step), measured={"ttt_unknown": 1}))
+            wait_until(lambda step=step: f"{step}/9 steps" in shown.getvalue())
+        stop.set()
+        wait_until(lambda: client.stop_requested)
+    (warning,) = [each for each in caplog.records if each.name == runtime_gauges.__name__]
+    assert "ttt_unknown" in (warning.exc_text or "")
 
 
 def test_what_the_worker_says_is_printed_once_though_the_monitor_is_killed() -> None:
