@@ -96,7 +96,8 @@ def test_the_kept_counts_are_those_of_today(published):
         fresh = counted.without_places(fresh)
         assert kept[name].keys() == fresh.keys(), name
         for what, value in fresh.items():
-            assert kept[name][what] == pytest.approx(value, rel=0.001), (name, what)
+            if what != "most_live_bytes":  # Garbage of the scenes played before counts in it.
+                assert kept[name][what] == pytest.approx(value, rel=0.001), (name, what)
 
 
 def test_the_gpu_benchmark_runs_on_a_card(played):
