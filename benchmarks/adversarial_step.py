@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.training_step import training_step
 from ray_jobs.config.load import load_config
 from ray_jobs.decoder.train_config import TrainConfig
 from ttt.snac.load import load_codec
@@ -99,14 +100,7 @@ def _step(trainee: DecoderTrainee, updates: Sequence[Update], step: int) -> None
         valid_samples=torch.full((CLIPS,), samples),
         clip_ids=["x"] * CLIPS,
     )
-    names = [update.name for update in updates]
-    trainee.accumulate([batch], trainee.denominators([batch]), step=step, due=names)
-    rates = trainee.rates(trainee.epochs[0], step)
-    for update in updates:
-        update.set_rates(rates)
-        update.clip()
-        update.optimizer.step()
-        update.optimizer.zero_grad(set_to_none=True)
+    training_step(trainee, updates, [batch], step=step)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.cases import Case, Quantity
 from benchmarks.gpu.models import plain_activation
 from benchmarks.gpu.profiled import profiled_case
+from benchmarks.training_step import training_step
 from ttt.moshi import codes
 from ttt.numerics import exact_float32
 from ttt.snac.cache.encode import ClipEncoder
@@ -27,7 +28,6 @@ from ttt.snac.train.optim import OptimConfig
 from ttt.snac.train.step import VALID, DecoderRecipe
 from ttt.snac.train.window_reader import MicroBatch
 from ttt.training.micro_batches import BatchId
-from ttt.training.optim import Update, move_weights
 from ttt.training.schedules import EpochPlan
 
 ROUNDS = 5
@@ -51,7 +51,7 @@ def _learning(bench: Bench) -> Iterator[Callable[[], None]]:
     bench.forget()
     trainee = _trainee(bench, "bf16")
     batches, updates = _micro_batches(trainee, bench, 1), trainee.updates(2)
-    yield partial(_gradients, trainee, batches, updates)
+    yield partial(training_step, trainee, updates, batches, move=False)
 
 
 def training_cases(bench: Bench) -> Iterator[Case]:
@@ -102,7 +102,7 @@ def _training(
     seconds: list[float] = []
 
     def work() -> None:
-        _gradients(trainee, batches, updates, move=whole_step)
+        training_step(trainee, updates, batches, move=whole_step)
 
     with ExitStack() as stack:
         if plain:
@@ -224,23 +224,3 @@ def _micro_batches(trainee: DecoderTrainee, bench: Bench, count: int) -> list[Mi
         )
         for micro in range(count)
     ]
-
-
-def _gradients(
-    trainee: DecoderTrainee,
-    batches: Sequence[MicroBatch],
-    updates: Sequence[Update],
-    *,
-    move: bool = False,
-) -> None:
-    """Forward and backward of these micro-batches, and the update where weights are to move."""
-    names = [update.name for update in updates]
-    trainee.accumulate(batches, trainee.denominators(batches), step=0, due=names)
-    if move:
-        rates = trainee.rates(trainee.epochs[0], 0)
-        for update in updates:
-            update.set_rates(rates)
-            update.clip()
-        move_weights(updates, 0)
-    for update in updates:
-        update.optimizer.zero_grad(set_to_none=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.cases import Case, Quantity
 from benchmarks.gpu.models import drawn
 from benchmarks.sizes import ALL, WHOLE_CHAPTER, windows_config
+from benchmarks.training_step import training_step
 from ttt.moshi import tiny_lm
 from ttt.moshi.training import (
     MoshiTrainee,
@@ -21,7 +22,6 @@ from ttt.moshi.training import (
 )
 from ttt.moshi.training.estimate import training_bytes
 from ttt.numerics import exact_float32
-from ttt.training.optim import Update, move_weights
 
 
 def window_cases(bench: Bench) -> Iterator[Case]:
@@ -49,11 +49,12 @@ def _step_over(
     bench.forget()
     trainee = MoshiTrainee(_model(bench, config), config)
     updates = trainee.updates(1)
-    _step(trainee, updates, _batch(bench, 16))  # in which the optimizer makes its averages
+    # A first one, in which the optimizer makes its averages.
+    training_step(trainee, updates, [_batch(bench, 16)])
     seconds: list[float] = []
 
     def measured() -> None:
-        step = partial(_step, trainee, updates, _batch(bench, frames))
+        step = partial(training_step, trainee, updates, [_batch(bench, frames)])
         seconds.append(bench.seconds(step, rounds, warm_up=0))
 
     with exact_float32():
@@ -74,15 +75,3 @@ def _batch(bench: Bench, frames: int) -> WindowBatch:
     card = bench.size.moshi.get("card", 64)
     codes = torch.randint(card, (1, 8, frames), generator=draw)
     return WindowBatch(["x"], codes, torch.ones(1, frames, dtype=torch.bool))
-
-
-def _step(trainee: MoshiTrainee, updates: Sequence[Update], batch: WindowBatch) -> None:
-    counts, names = trainee.denominators([batch]), [update.name for update in updates]
-    trainee.accumulate([batch], counts, step=0, due=names)
-    rates = trainee.rates(trainee.epochs[0], 0)
-    for update in updates:
-        update.set_rates(rates)
-        update.clip()
-    move_weights(updates, 0)
-    for update in updates:
-        update.optimizer.zero_grad(set_to_none=True)
