@@ -51,9 +51,7 @@ class HfRows:
             num_workers=order.workers,
             generator=torch.Generator().manual_seed(order.seed),
         )
-        if state is not None:
-            loader.load_state_dict(state)
-        yield LoaderStream(loader)
+        yield LoaderStream(loader, state)
 
 
 class HfStream(HfRows):
@@ -76,9 +74,7 @@ class HfStream(HfRows):
         )
         kind = installed("torchdata.stateful_dataloader").StatefulDataLoader
         loader = kind(windows, order.batch, num_workers=order.workers)
-        if state is not None:
-            loader.load_state_dict(state)
-        yield LoaderStream(loader)
+        yield LoaderStream(loader, state)
 
 
 class HfStreamByShard(HfStream):

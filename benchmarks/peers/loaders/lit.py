@@ -52,9 +52,7 @@ class LitRecords:
             num_workers=order.workers,
             collate_fn=functools.partial(_windows, seed=order.seed),
         )
-        if state is not None:
-            loader.load_state_dict(state)
-        yield LoaderStream(loader)
+        yield LoaderStream(loader, state)
 
 
 class LitWindows(LitRecords):

@@ -54,9 +54,7 @@ class Stateful(Mapped):
     def open(self, folder: Path, order: Order, state: Any = None) -> Iterator[Stream]:
         kind = installed("torchdata.stateful_dataloader").StatefulDataLoader
         loader = self._loader(kind, folder, order)
-        if state is not None:
-            loader.load_state_dict(state)
-        yield LoaderStream(loader)
+        yield LoaderStream(loader, state)
 
 
 class MappedWindows(Dataset[dict[str, Any]]):

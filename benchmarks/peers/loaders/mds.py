@@ -42,9 +42,7 @@ class Mds:
             num_workers=order.workers,
             collate_fn=functools.partial(_windows, seed=order.seed),
         )
-        if state is not None:
-            loader.load_state_dict(state)
-        yield LoaderStream(loader)
+        yield LoaderStream(loader, state)
 
 
 def _windows(samples: list[dict[str, Any]], seed: int) -> dict[str, Any]:

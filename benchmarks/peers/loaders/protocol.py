@@ -110,9 +110,11 @@ def batch_of(collated: dict[str, Any]) -> Batch:
 
 
 class LoaderStream:
-    """A stream of a data loader that yields collated samples."""
+    """A stream of a data loader that yields collated samples, from a state on if one is given."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, state: Any = None) -> None:
+        if state is not None:
+            loader.load_state_dict(state)
         self._loader = loader
 
     def __iter__(self) -> Iterator[Batch]:
