@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,9 +24,7 @@ class Killed(BaseException):
 
 def run_two_ranks(script: str, *arguments: object, killed: bool = False) -> None:
     """Run `script` once for each rank, and see that both end, or are `killed`, as they should."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     ranks = [
         subprocess.Popen(
             [sys.executable, script, str(rank), str(port), *map(str, arguments)],

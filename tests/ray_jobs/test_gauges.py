@@ -9,7 +9,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from ray_jobs.runtime.progress import Counted, Progress
 from ray_jobs.training.position import Position, PositionHook
 from ray_jobs.training.run import train_in_process
 from ray_jobs.training.training_job import TrainingJob
+from tests.ports import free_ports
 from tests.ray_jobs.nano_training import ROOT, World, command, metrics
 from tests.ray_jobs.test_trackers import record
 from tests.ray_jobs.worker_processes import worker_pids
@@ -269,17 +269,6 @@ def head() -> Iterator[Head]:
         process.send_signal(signal.SIGTERM)
         process.wait(300)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 @contextmanager

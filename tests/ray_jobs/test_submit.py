@@ -28,6 +28,7 @@ from ray_jobs import submit
 from ray_jobs.config.yaml_tree import read
 from ray_jobs.runtime import job_server
 from ray_jobs.runtime.job_server import LARGEST_MIB, describe_upload, files_to_upload
+from tests.ports import free_ports
 from ttt import records
 from ttt.errors import UserError
 
@@ -165,7 +166,7 @@ def head() -> Iterator[SimpleNamespace]:
     folder = Path(tempfile.mkdtemp(prefix="ttt-head-"))  # Ray's sockets need a short path
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
-    port, dashboard, agent, client = _free_ports(4)
+    port, dashboard, agent, client = free_ports(4)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "RAY_AUTH_MODE": "token",
@@ -377,18 +378,6 @@ def _client(script: str, environment: dict[str, str]) -> subprocess.CompletedPro
     """A process of its own: Ray reads its authentication once per process."""
     command = [sys.executable, "-c", textwrap.dedent(script)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        # Above the ports that Ray gives to its workers (10002 to 19999).
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _wait_for(condition, seconds: float = 90) -> None:
