@@ -38,6 +38,8 @@ def test_the_guide_applies_what_exists_and_names_every_job():
     applied = set(re.findall(r"^kubectl apply -k cluster/kuberay/(\S+)", text, flags=re.MULTILINE))
     assert {"files", "cluster", "local"} < applied
     assert {KUBERAY / name for name in applied} <= set(OVERLAYS)
+    files = re.findall(r"^kubectl apply -f (\S+)", text, flags=re.MULTILINE)
+    assert [CLUSTER.parent / name for name in files] == [KUBERAY / "network.yaml"]
     (order,) = re.findall(r"(\| jobs \| in this order \|.*?)\n\n", text, flags=re.DOTALL)
     assert set(re.findall(r"`(\w+)`", order)) == set(JOB_CONFIGS)
     names = set(re.findall(r"rayjob[ /](ttt-[a-z-]+)", text))

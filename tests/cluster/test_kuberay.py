@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+from ray._private.ray_constants import (
+    DEFAULT_DASHBOARD_PORT,
+    RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S,
+)
 from ray.scripts.scripts import start
 
 from ray_jobs.config.schema import JOB_CONFIGS
@@ -25,6 +28,7 @@ from tests.cluster.manifests import (
     RAY_JOBS,
     ROOT,
     SETTINGS,
+    Schema,
     by_name,
     cluster_spec,
     entrypoint_words,
@@ -247,6 +251,31 @@ def test_the_pod_for_files_gives_the_shared_folder_to_the_images_user():
         (mount,) = container["volumeMounts"]
         assert mount["mountPath"] == "/shared"
     assert owner["command"] == ["chown", f"{user}:{user}", "/shared"]
+
+
+def test_the_network_file_lets_in_ray_the_operator_and_prometheus():
+    policy = load(KUBERAY / "network.yaml")
+    assert (policy["apiVersion"], policy["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+    assert set(policy["metadata"]) == {"name"}  # applied in the namespace of the jobs
+    spec = policy["spec"]
+    assert set(spec) == {"podSelector", "policyTypes", "ingress"}
+    assert spec["policyTypes"] == ["Ingress"]
+    # KubeRay keeps rules of the same kind, so its definition knows their keys.
+    known = kuberay_schema("RayCluster").schema["properties"]["spec"]["properties"]
+    rules = Schema(known["networkPolicy"]["properties"]["head"]["properties"]["ingressRules"])
+    assert not problems(spec["ingress"], rules)
+    for place, changed in misspelt(spec["ingress"], ("matchLabels",)):
+        assert problems(changed, rules), f"misspelt {place} is not noticed"
+    monitor = load(KUBERAY / "podmonitor.yaml")
+    among, operator, prometheus = spec["ingress"]
+    assert spec["podSelector"] == monitor["spec"]["selector"]  # all pods of Ray
+    assert among == {"from": [{"podSelector": spec["podSelector"]}]}  # on any port
+    (dashboard,), (metrics,) = operator["ports"], prometheus["ports"]
+    assert dashboard["port"] == DEFAULT_DASHBOARD_PORT
+    assert metrics["port"] == 8080  # KubeRay's, which podmonitor.yaml calls `metrics`
+    for rule in (operator, prometheus):
+        (peer,) = rule["from"]
+        assert peer["namespaceSelector"]["matchLabels"]  # an empty one would be everybody
 
 
 # The jobs.
