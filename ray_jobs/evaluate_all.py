@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=cli.later("ray_jobs.moshi.together:make_plan"),
         describe=cli.later("ray_jobs.moshi.together:describe"),
         execute=cli.later("ray_jobs.moshi.together:execute"),
+        foresee=cli.later("ray_jobs.runtime.run_folder:foresee"),
         doc=__doc__ or "",
         argv=argv,
         actions=[

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=cli.later("ray_jobs.moshi.chapters.plan:make_plan"),
         describe=cli.later("ray_jobs.moshi.chapters.plan:describe"),
         execute=cli.later("ray_jobs.moshi.chapters.run:evaluate"),
+        foresee=cli.later("ray_jobs.moshi.evaluation:foresee"),
         doc=__doc__ or "",
         argv=argv,
         actions=actions,

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=cli.later("ray_jobs.decoder.evaluate.several:plan"),
         describe=cli.later("ray_jobs.decoder.evaluate.several:describe"),
         execute=cli.later("ray_jobs.decoder.evaluate.compare:evaluate"),
+        foresee=cli.later("ray_jobs.decoder.evaluate.compare:foresee"),
         doc=__doc__ or "",
         argv=argv,
         actions=[score],

@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=cli.later("ray_jobs.decoder.onnx_file:make_plan"),
         describe=cli.later("ray_jobs.decoder.onnx_file:describe"),
         execute=cli.later("ray_jobs.decoder.onnx_file:execute"),
+        foresee=cli.later("ray_jobs.decoder.onnx_file:foresee"),
         doc=__doc__ or "",
         argv=argv,
     )

@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=cli.later("ray_jobs.moshi.import_ttt:make_plan"),
         describe=cli.later("ray_jobs.moshi.import_ttt:describe"),
         execute=cli.later("ray_jobs.moshi.import_ttt:execute"),
+        foresee=cli.later("ray_jobs.runtime.run_folder:foresee"),
         doc=__doc__ or "",
         argv=argv,
     )

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=later("ray_jobs.decoder.train.plan:make_plan"),
         describe=later("ray_jobs.decoder.train.words:describe"),
         execute=later("ray_jobs.decoder.train.job:train"),
+        foresee=later("ray_jobs.decoder.train.job:foresee"),
         doc=__doc__ or "",
         argv=argv,
     )

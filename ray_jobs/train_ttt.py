@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=later("ray_jobs.moshi.train.plan:make_plan"),
         describe=later("ray_jobs.moshi.train.words:describe"),
         execute=later("ray_jobs.moshi.train.job:train"),
+        foresee=later("ray_jobs.moshi.train.job:foresee"),
         doc=__doc__ or "",
         argv=argv,
         actions=actions,

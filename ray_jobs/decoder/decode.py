@@ -123,7 +123,7 @@ def decode(plan: Plan, invocation: Invocation) -> None:
         _decode(plan, output, invocation)
 
 
-def foresee(plan: Plan, resume: bool) -> None:
+def foresee(plan: Plan, _config: DecodeConfig, resume: bool) -> None:
     """Raise the UserError that `decode` is known to end with."""
     there = _there(plan, storage.local_path(plan.config.output).resolve(), resume)
     refuse_few(plan.items, there, plan.config.min_coverage)

@@ -59,14 +59,19 @@ def describe(plan: Plan) -> str:
     )
 
 
+def foresee(plan: Plan, _config: ExportOnnxConfig, resume: bool) -> None:
+    """Raise UserError where the file exists and is not to be kept."""
+    if plan.output.exists() and not resume:
+        raise UserError(
+            f"{plan.output}: exists; give --resume to keep it if it is of this decoder, or choose "
+            "another output"
+        )
+
+
 def execute(plan: Plan, invocation: Invocation) -> None:
     """Write the file. One that exists is an error, or with --resume kept, if it is the same."""
     config, output = plan.config, plan.output
-    if output.exists() and not invocation.resume:
-        raise UserError(
-            f"{output}: exists; give --resume to keep it if it is of this decoder, or choose "
-            "another output"
-        )
+    foresee(plan, config, invocation.resume)
     with tempfile.TemporaryDirectory() as folder:
         made = plan.decoder.export_into(Path(folder) / "decoder")
         decoder = Decoder48k.from_pretrained(made, noise_floor=config.noise_floor)

@@ -79,14 +79,14 @@ def run(
     argv: Sequence[str] | None = None,
     actions: Sequence[Action] = (),
     goes_on: str = "--resume",
-    foresee: Callable[[P, bool], None] | None = None,
+    foresee: Callable[[P, C, bool], None] | None = None,
 ) -> int:
     """Run a job from its command line and return the exit code.
 
     `plan` does all validation that needs no resources; `--dry-run` prints its description, and a
-    real run does so before it starts. `foresee` refuses in a dry run, which is told of `--resume`,
-    what a real run would refuse later. `goes_on` is what a job that was stopped goes on with.
-    Without `argv`, sys.argv is read.
+    real run does so before it starts. `foresee` refuses in a dry run what a real run would refuse
+    later; it is given the plan, the configuration and whether --resume holds. `goes_on` is what a
+    job that was stopped goes on with. Without `argv`, sys.argv is read.
     """
     arguments = _parser(doc, actions).parse_intermixed_args(argv)
     stopped = f"stopped; {goes_on} goes on from here"
@@ -176,7 +176,7 @@ def _dispatch(
     describe: Callable[[P], str],
     execute: Callable[[P, Invocation], None],
     actions: Sequence[Action],
-    foresee: Callable[[P, bool], None] | None,
+    foresee: Callable[[P, C, bool], None] | None,
 ) -> None:
     for action in actions:
         values = getattr(arguments, _destination(action))
@@ -195,7 +195,7 @@ def _dispatch(
     resume = arguments.resume or (arguments.resume_if_begun and run_folder.begun(config))
     if arguments.dry_run:
         if foresee is not None:
-            foresee(planned, resume)
+            foresee(planned, config, resume)
     else:
         execute(planned, Invocation(resume, arguments.address, arguments.config or ""))
 

@@ -29,14 +29,7 @@ def claim(run: str, config: Config, *, resume: bool) -> Iterator[Callable[[], No
     on, and when another process holds it. The lock is the operating system's, so a killed process
     leaves none behind; on an object store there is none.
     """
-    before = content(run)
-    if before and not resume:
-        raise UserError(
-            f"{run}: not empty ({', '.join(before[:3])}); continue that run with --resume or "
-            f"choose another run folder"
-        )
-    if not before and resume:
-        raise UserError(f"{run}: nothing to resume; start the run without --resume")
+    before = _require_startable(run, resume=resume)
 
     def begin() -> None:
         storage.write_bytes(storage.join(run, _WRITTEN[0]), dump_yaml(config).encode())
@@ -51,6 +44,25 @@ def claim(run: str, config: Config, *, resume: bool) -> Iterator[Callable[[], No
                 for name in _WRITTEN:
                     storage.delete(storage.join(run, name))
             raise
+
+
+def foresee(_plan: object, config: Config, resume: bool) -> None:
+    """Raise the UserError that `claim` would raise for the content of the job's folder."""
+    (run,) = (getattr(config, key) for key in KEYS if hasattr(config, key))
+    _require_startable(run, resume=resume)
+
+
+def _require_startable(run: str, *, resume: bool) -> list[str]:
+    """The folder's content. Raises UserError where a run cannot begin there, or not go on."""
+    before = content(run)
+    if before and not resume:
+        raise UserError(
+            f"{run}: not empty ({', '.join(before[:3])}); continue that run with --resume or "
+            f"choose another run folder"
+        )
+    if not before and resume:
+        raise UserError(f"{run}: nothing to resume; start the run without --resume")
+    return before
 
 
 @contextmanager

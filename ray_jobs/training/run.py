@@ -70,6 +70,15 @@ def run_job(
             print(f"stopped at step {outcome.step}; continue with --resume")
 
 
+def foresee(job: TrainingJob[Any], resume: bool, parts: Sequence[TrainingJob[Any]] = ()) -> None:
+    """Raise the UserError by which `run_job` is known to refuse the run."""
+    config = job.config
+    assert isinstance(config, Config)  # A protocol cannot say so.
+    run_folder.foresee(job, config, resume)
+    for each in (job, *parts):
+        require_resumable(each)
+
+
 def train_to_end(job: TrainingJob[Any], address: str | None, stop: threading.Event) -> Outcome:
     """Train to the end or until `stop` is set: in this process with no workers, else on Ray."""
     if job.config.cluster.num_workers == 0:

@@ -65,8 +65,12 @@ def test_a_file_that_exists_is_never_replaced(
     before = file.read_bytes()
     assert export_onnx.main(words) == 2
     assert f"{file}: exists; give --resume" in capsys.readouterr().err
-    assert export_onnx.main([*words, "--dry-run"]) == 0
-    assert f"writes: {file}, which exists" in capsys.readouterr().out
+    assert export_onnx.main([*words, "--dry-run"]) == 2
+    told = capsys.readouterr()
+    assert f"writes: {file}, which exists" in told.out
+    assert f"{file}: exists; give --resume" in told.err
+    assert export_onnx.main([*words, "--dry-run", "--resume"]) == 0
+    capsys.readouterr()
     for flag in ("--resume", "--resume-if-begun"):
         assert export_onnx.main([*words, flag]) == 0
         assert f"{file}: kept, it is of this decoder" in capsys.readouterr().out

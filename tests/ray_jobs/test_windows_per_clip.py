@@ -92,7 +92,8 @@ def test_the_plan_of_a_run_of_before_says_how_it_goes_on(
     run = shutil.copytree(finished, tmp_path / "run")
     forget(run)
     path = str(without_the_key(world.config, tmp_path))
-    assert train_decoder.main(["--config", path, f"run={run}", "--dry-run"]) == 0
+    goes_on = ["--dry-run", "--resume"]
+    assert train_decoder.main(["--config", path, f"run={run}", *goes_on]) == 0
     printed = capsys.readouterr().out
     assert "8 steps in 3 epochs" in printed
     assert "an epoch hears one window of each clip; curriculum.windows_per_clip=length" in printed

@@ -7,7 +7,9 @@ import threading
 from ray_jobs.config.load import dump_yaml
 from ray_jobs.decoder.train.exports import export_best
 from ray_jobs.decoder.train.plan import TrainPlan
+from ray_jobs.decoder.train_config import TrainConfig
 from ray_jobs.runtime.cli import Invocation
+from ray_jobs.training import run as training_run
 from ray_jobs.training.run import Outcome, run_job, train_to_end
 from ray_jobs.training.training_job import steps_done
 from ttt import records, storage
@@ -23,6 +25,11 @@ def train(plan: TrainPlan, invocation: Invocation) -> None:
         print(f"trained {outcome.step} steps; best decoder: {export_best(plan)}")
 
     run_job(plan, invocation, finish, parts=plan.folds)
+
+
+def foresee(plan: TrainPlan, _config: TrainConfig, resume: bool) -> None:
+    """Raise the UserError that `train` is known to end with."""
+    training_run.foresee(plan, resume, plan.folds)
 
 
 def _train_fold(fold: TrainPlan, address: str | None, stop: threading.Event) -> bool:
