@@ -238,6 +238,18 @@ def test_a_signal_ends_all(scene: Path, number: signal.Signals, code: int) -> No
         assert has_ended(scene, name)
 
 
+def test_under_nohup_a_closed_terminal_ends_nothing(scene: Path) -> None:
+    parent = _staying(scene, "stay", hangup=signal.SIG_IGN)
+    parent.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        parent.wait(timeout=0.5)
+    assert not any((scene / f"{name}-was-told").exists() for name in ("one", "two"))
+    parent.send_signal(signal.SIGTERM)
+    parent.communicate(timeout=60)
+    assert parent.returncode == 143
+    assert all(has_ended(scene, name) for name in ("one", "two"))
+
+
 def test_a_second_ctrl_c_ends_all_at_once(scene: Path) -> None:
     parent = _staying(scene, "deaf", "stay")
     began = time.monotonic()
@@ -251,8 +263,10 @@ def test_a_second_ctrl_c_ends_all_at_once(scene: Path) -> None:
     assert all(has_ended(scene, name) for name in ("one", "two"))
 
 
-def _staying(scene: Path, *words: str) -> subprocess.Popen[str]:
-    """A process whose two steps stay."""
+def _staying(
+    scene: Path, *words: str, hangup: signal.Handlers = signal.SIG_DFL
+) -> subprocess.Popen[str]:
+    """A process whose two steps stay, and that began with this way of taking SIGHUP."""
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, *words],
         cwd=ROOT,
@@ -261,6 +275,8 @@ def _staying(scene: Path, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # The tests' own would be inherited, and they may have been started under nohup.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
     )
     while not all((scene / f"{name}-stays").exists() for name in ("one", "two")):
         assert parent.poll() is None
