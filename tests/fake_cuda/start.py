@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -52,7 +53,9 @@ def _no_card() -> Path:
     if found is None:
         raise FileNotFoundError("a pretended CUDA device needs a C compiler (gcc or cc)")
     # Under the driver's own name, so that whoever loads the driver finds this one loaded.
-    library = Path(tempfile.mkdtemp(prefix="no-card-")) / "libcuda.so.1"
+    folder = tempfile.mkdtemp(prefix="no-card-")
+    atexit.register(shutil.rmtree, folder)
+    library = Path(folder) / "libcuda.so.1"
     source = str(_HERE / "no_card.c")
     flags = ["-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1"]
     subprocess.run([found, *flags, "-o", str(library), source], check=True)
