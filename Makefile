@@ -14,8 +14,8 @@ READY := $(STAMP) $(if $(filter 1,$(METRICS)),$(METRICS_STAMP))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-jobs-to-h test-jobs-from-i test-library test-rest test-faults same \
-  check format bench schema submit lock
+.PHONY: help setup demo test test-jobs test-library test-rest test-faults same check format bench \
+  schema submit lock
 
 help:
 	@echo 'make demo         the whole story on this CPU, ending with the path of a report'
@@ -57,25 +57,20 @@ $(METRICS_STAMP): $(STAMP) requirements-metrics.txt
 demo: $(READY)
 	$(BIN)/python -m ray_jobs.demo
 
-# Four lanes beside each other: much of a job's test is waiting for Ray to start. Ray gives its workers a
-# niceness of 15, by which the other lanes would leave them next to nothing of two cores.
-JOBS_TO_H := $(wildcard tests/ray_jobs/test_[a-h]*.py)
-NOT_FAULTS := RAY_worker_niceness=0 $(BIN)/python -m pytest -q -m 'not faults'
+# Two at a time: the tests of the jobs wait for Ray most of the time, the others keep a core busy.
+NOT_FAULTS := $(BIN)/python -m pytest -q -m 'not faults'
 
 test: $(READY)
-	+@$(MAKE) --no-print-directory -j4 test-jobs-to-h test-jobs-from-i test-library test-rest
+	+@$(MAKE) --no-print-directory -k -j2 test-jobs test-library test-rest
 
-test-jobs-to-h: $(READY)
-	$(NOT_FAULTS) $(JOBS_TO_H)
-
-test-jobs-from-i: $(READY)
-	$(NOT_FAULTS) tests/ray_jobs $(JOBS_TO_H:%=--ignore=%)
+test-jobs: $(READY)
+	$(NOT_FAULTS) tests/ray_jobs
 
 test-library: $(READY)
 	$(NOT_FAULTS) tests/ttt
 
 test-rest: $(READY)
-	$(NOT_FAULTS) tests --ignore=tests/ttt --ignore=tests/ray_jobs
+	$(NOT_FAULTS) tests --ignore=tests/ray_jobs --ignore=tests/ttt
 
 test-faults: $(READY)
 	$(BIN)/python -m pytest -q -m faults
