@@ -22,7 +22,6 @@ from ray_jobs.runtime.items import Ask, Session, worker_session
 from ray_jobs.runtime.progress import Progress
 from ray_jobs.runtime.run_folder import refuse_changed_config, refuse_changed_run
 from ttt import records, storage
-from ttt.config import Config
 from ttt.errors import UserError
 from ttt.eval.rescore import Kind, rescore
 from ttt.eval.run import ModelIdentity, Run
@@ -134,13 +133,6 @@ def evaluate(job: Job[Any], plan: Any, invocation: Invocation) -> None:
     print("\n".join(lines), flush=True)
     for sentence in job.low_coverage(config, summary):
         raise UserError(sentence)
-
-
-def foresee(plan: Any, config: Config, resume: bool) -> None:
-    """Raise the UserError by which `evaluate` is known to refuse the run."""
-    if resume:
-        refuse_changed_config(plan.given, Path(plan.config.output))
-    run_folder.foresee(plan, config, resume)
 
 
 def write_results(job: Job[Any], folder: Path, config: Any = None) -> dict[str, Any]:

@@ -48,8 +48,16 @@ def claim(run: str, config: Config, *, resume: bool) -> Iterator[Callable[[], No
 
 def foresee(_plan: object, config: Config, resume: bool) -> None:
     """Raise the UserError that `claim` would raise for the content of the job's folder."""
-    (run,) = (getattr(config, key) for key in KEYS if hasattr(config, key))
+    (run,) = _places(config)
     _require_startable(run, resume=resume)
+
+
+def foresee_unchanged(plan: object, config: Config, resume: bool) -> None:
+    """Raise the UserError of `refuse_changed_config` where the run goes on, or else of `claim`."""
+    if resume:
+        (output,) = _places(config)
+        refuse_changed_config(config, storage.local_path(output).absolute())
+    foresee(plan, config, resume)
 
 
 def _require_startable(run: str, *, resume: bool) -> list[str]:
@@ -94,8 +102,13 @@ def locked(run: str) -> Iterator[None]:
 
 def begun(config: Config) -> bool:
     """Whether the folder that the job writes to holds anything yet, or the file is there."""
-    places = [getattr(config, key) for key in KEYS if hasattr(config, key)]
+    places = _places(config)
     return any(storage.file_bytes(each) is not None or content(each) for each in places)
+
+
+def _places(config: Config) -> list[str]:
+    """Where the job writes to, as its configuration has it."""
+    return [getattr(config, key) for key in KEYS if hasattr(config, key)]
 
 
 def content(run: str) -> list[str]:

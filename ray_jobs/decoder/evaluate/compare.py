@@ -30,7 +30,6 @@ from ray_jobs.decoder.evaluate.plan import Plan
 from ray_jobs.decoder.evaluate.run import Evaluated, measure_one, require_coverage
 from ray_jobs.decoder.evaluate.run import evaluate as evaluate_one
 from ray_jobs.decoder.evaluate.several import SeveralPlan
-from ray_jobs.decoder.evaluate_config import EvaluateConfig
 from ray_jobs.reports.between import build_report
 from ray_jobs.reports.examples import Example, write_examples
 from ray_jobs.runtime import run_folder
@@ -85,13 +84,6 @@ def evaluate(plan: Plan | SeveralPlan, invocation: Invocation) -> None:
         told = f"{config.output}/{PAGE} (send it; keep {KEY}, which scores the answers)"
         print(f"blind comparison by ear: {told}", flush=True)
     require_coverage(config, summary["data"]["compared"], summary["data"]["wanted"])
-
-
-def foresee(plan: Plan | SeveralPlan, config: EvaluateConfig, resume: bool) -> None:
-    """Raise the UserError by which `evaluate` is known to refuse the run."""
-    if resume:
-        run_folder.refuse_changed_config(config, storage.local_path(config.output))
-    run_folder.foresee(plan, config, resume)
 
 
 def _measure_each(plan: SeveralPlan, invocation: Invocation, passages: int) -> dict[str, Evaluated]:
